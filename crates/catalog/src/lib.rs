@@ -1,0 +1,35 @@
+//! The SQLite catalog: the only source of truth of a collection.
+//!
+//! One file, `catalog.sqlite`, holds documents with their normalised text, chunks as byte spans into it, embeddings,
+//! tombstones, and a [`Generation`](edgewise_types::Generation) that grows by one with each committed batch. Every
+//! other index of a collection is derived: it remembers the generation it has reached and catches up from
+//! [`Catalog::changes_since`].
+//!
+//! Invariants:
+//! - A [`Catalog::commit`] that returned is durable (write-ahead log, `synchronous=FULL`); one that did not return has
+//!   happened completely or not at all.
+//! - Every chunk's span is a range of whole characters of its document's text; every chunk has an embedding of the
+//!   catalog's dimension; ordinals of a document are 0, 1, 2, …
+//! - A [`ChunkId`](edgewise_types::ChunkId) is never used twice.
+//! - Each read sees one committed state; a read of several tables does not mix two.
+//!
+//! Deliberately not here: parsing, chunking, embedding, search, the lock that keeps a second writing process out
+//! (SQLite serialises single commits, but two ingests would still interleave), clocks, and checksums of content:
+//! [`Catalog::check`] finds a damaged file structure and broken invariants, not a letter that flipped on the disk.
+
+mod catalog;
+mod check;
+mod connections;
+mod error;
+mod read;
+mod records;
+mod rows;
+mod schema;
+mod write;
+
+pub use catalog::{Catalog, OpenMode};
+pub use error::CatalogError;
+pub use records::{
+    Batch, CatalogMeta, Changes, ChunkRecord, Committed, ContentFingerprint, EmbedderIdentity, NewChunk, NewDocument,
+    Stats,
+};

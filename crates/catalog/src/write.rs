@@ -1,0 +1,228 @@
+//! Committing a batch.
+
+use std::collections::BTreeSet;
+
+use edgewise_types::{ChunkId, DocumentId, DocumentStatus};
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use crate::{
+    Batch, Catalog, CatalogError, Committed, NewDocument,
+    error::Fault,
+    rows::{chunk_id, encode_vector, generation, signed, status_text},
+};
+
+/// How far from 1 the length of a unit vector may be: room for `f32` rounding, none for a missing normalisation.
+const UNIT_TOLERANCE: f64 = 1e-3;
+
+impl Catalog {
+    /// Commits all of `batch` in one transaction, or nothing. When it returns, the change is on disk.
+    ///
+    /// A replaced document loses all its chunks, which get tombstones, and its new chunks get new ids. The generation
+    /// grows by one, except when nothing changes: an empty batch, or one that only deletes unknown documents.
+    ///
+    /// # Errors
+    /// [`CatalogError::InvalidBatch`] if a span cuts a character or leaves the text, an embedding has the wrong
+    /// dimension or length, a number in the metadata is not finite, or a URI comes twice or is empty;
+    /// [`CatalogError::ReadOnly`], [`CatalogError::DiskFull`], [`CatalogError::Busy`].
+    pub fn commit(&self, batch: &Batch) -> Result<Committed, CatalogError> {
+        self.validate(batch)?;
+        self.connections.write(|transaction| {
+            let before = generation(&transaction)?;
+            let next = before.0 + 1;
+            let (mut added, mut removed, mut changed) = (Vec::new(), Vec::new(), false);
+            for id in &batch.deletes {
+                changed |= remove(&transaction, id, next, &mut removed)?;
+            }
+            for document in &batch.upserts {
+                remove(&transaction, &document.id(), next, &mut removed)?;
+                insert(&transaction, document, next, &mut added)?;
+                changed = true;
+            }
+            if !changed {
+                return Ok(Committed { generation: before, added, removed });
+            }
+            transaction.prepare_cached("UPDATE meta SET generation = ?1")?.execute([signed(next as usize)])?;
+            transaction.commit()?;
+            removed.sort_unstable();
+            Ok(Committed { generation: edgewise_types::Generation(next), added, removed })
+        })
+    }
+
+    fn validate(&self, batch: &Batch) -> Result<(), CatalogError> {
+        let mut uris = BTreeSet::new();
+        for document in &batch.upserts {
+            let refuse = |reason: String| Err(CatalogError::InvalidBatch { uri: document.uri.clone(), reason });
+            if document.uri.is_empty() {
+                return refuse("its URI is empty".to_owned());
+            }
+            if !uris.insert(document.uri.as_str()) {
+                return refuse("it is in the batch twice".to_owned());
+            }
+            if let Some(key) = non_finite_metadata(document) {
+                return refuse(format!("the number in metadata `{key}` is not finite"));
+            }
+            for (ordinal, chunk) in document.chunks.iter().enumerate() {
+                if let Err(error) = chunk.span.slice(&document.text) {
+                    return refuse(format!("chunk {ordinal}: {error}"));
+                }
+                let dimension = self.meta().embedder.dimension;
+                if chunk.embedding.len() != dimension {
+                    let found = chunk.embedding.len();
+                    return refuse(format!(
+                        "chunk {ordinal}: its embedding has {found} dimensions, expected {dimension}"
+                    ));
+                }
+                let norm = chunk.embedding.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+                // Written so that NaN is refused too.
+                if !((norm - 1.0).abs() <= UNIT_TOLERANCE) {
+                    return refuse(format!("chunk {ordinal}: its embedding has length {norm}, expected 1"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn non_finite_metadata(document: &NewDocument) -> Option<&str> {
+    document.metadata.iter().find_map(|(key, value)| match value {
+        edgewise_types::MetadataValue::Float(number) if !number.is_finite() => Some(key.as_str()),
+        _ => None,
+    })
+}
+
+/// Removes a document and its chunks, leaving tombstones. False if it is not there.
+fn remove(
+    transaction: &Transaction<'_>,
+    id: &DocumentId,
+    generation: u64,
+    removed: &mut Vec<ChunkId>,
+) -> Result<bool, Fault> {
+    let key: Option<i64> = transaction
+        .prepare_cached("SELECT key FROM documents WHERE id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(key) = key else { return Ok(false) };
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO tombstones (chunk, added_in, removed_in) \
+         SELECT id, added_in, ?2 FROM chunks WHERE document = ?1 RETURNING chunk",
+    )?;
+    let mut rows = statement.query(params![key, signed(generation as usize)])?;
+    while let Some(row) = rows.next()? {
+        removed.push(chunk_id(row, 0)?);
+    }
+    // Text, chunks and embeddings go with it.
+    transaction.prepare_cached("DELETE FROM documents WHERE key = ?1")?.execute([key])?;
+    Ok(true)
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    document: &NewDocument,
+    generation: u64,
+    added: &mut Vec<ChunkId>,
+) -> Result<(), Fault> {
+    let refuse = |error: serde_json::Error| {
+        Fault::from(CatalogError::InvalidBatch { uri: document.uri.clone(), reason: error.to_string() })
+    };
+    transaction
+        .prepare_cached(
+            "INSERT INTO documents \
+             (id, uri, title, media_type, content_hash, text_bytes, tokens, chunks, metadata, status, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            document.id().as_str(),
+            document.uri,
+            document.title,
+            document.media_type,
+            document.content_hash.as_str(),
+            signed(document.text.len()),
+            signed(document.tokens),
+            signed(document.chunks.len()),
+            serde_json::to_string(&document.metadata).map_err(refuse)?,
+            status_text(DocumentStatus::Ready),
+            document.updated_at.to_string(),
+        ])?;
+    let key = transaction.last_insert_rowid();
+    transaction
+        .prepare_cached("INSERT INTO texts (document, text) VALUES (?1, ?2)")?
+        .execute(params![key, document.text])?;
+    let mut insert_chunk = transaction.prepare_cached(
+        "INSERT INTO chunks \
+         (document, ordinal, span_start, span_end, heading_path, embedder_tokens, generator_tokens, added_in) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    let mut insert_embedding = transaction.prepare_cached("INSERT INTO embeddings (chunk, vector) VALUES (?1, ?2)")?;
+    for (ordinal, chunk) in document.chunks.iter().enumerate() {
+        insert_chunk.execute(params![
+            key,
+            signed(ordinal),
+            signed(chunk.span.start),
+            signed(chunk.span.end),
+            serde_json::to_string(&chunk.heading_path).map_err(refuse)?,
+            signed(chunk.embedder_tokens),
+            signed(chunk.generator_tokens),
+            signed(generation as usize),
+        ])?;
+        let id = transaction.last_insert_rowid();
+        insert_embedding.execute(params![id, encode_vector(&chunk.embedding)])?;
+        added.push(ChunkId(id.unsigned_abs()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use edgewise_types::{ContentHash, Metadata};
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{CatalogMeta, EmbedderIdentity};
+
+    fn document(uri: &str, text: String) -> NewDocument {
+        NewDocument {
+            uri: uri.to_owned(),
+            title: String::new(),
+            media_type: "text/plain".to_owned(),
+            content_hash: ContentHash::of(text.as_bytes()),
+            tokens: 0,
+            metadata: Metadata::new(),
+            updated_at: Timestamp::UNIX_EPOCH,
+            text,
+            chunks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_full_disk_refuses_the_batch_and_keeps_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let meta = CatalogMeta {
+            collection: "test".parse().unwrap(),
+            profile: String::new(),
+            embedder: EmbedderIdentity { model: String::new(), digest: String::new(), dimension: 1 },
+            generator_tokenizer: String::new(),
+        };
+        let catalog = Catalog::create(&folder.path().join("catalog.sqlite"), &meta).unwrap();
+        let small = Batch { upserts: vec![document("small", "text".to_owned())], deletes: Vec::new() };
+        let large = Batch {
+            upserts: vec![document("large", "text ".repeat(100_000))],
+            deletes: vec![document("small", String::new()).id()],
+        };
+        catalog.commit(&small).unwrap();
+        // SQLite answers with the same code as for a device without space: https://sqlite.org/rescode.html#full
+        let limit = |pages: i64| {
+            catalog
+                .connections
+                .write(|transaction| Ok(transaction.pragma_update(None, "max_page_count", pages)?))
+                .unwrap();
+        };
+        limit(40);
+        assert!(matches!(catalog.commit(&large), Err(CatalogError::DiskFull { .. })));
+        assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
+        assert_eq!((catalog.stats().unwrap().documents, catalog.generation().unwrap().0), (1, 1));
+        limit(100_000);
+        catalog.commit(&large).unwrap();
+        assert_eq!(catalog.documents(None, 9).unwrap()[0].uri, "large");
+    }
+}

@@ -1,0 +1,177 @@
+//! Opens what commands need: models, collections, planner, ledger. The only place that picks a concrete engine.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use edgewise_engine::{EngineOptions, LocalGenerator};
+use edgewise_gateway::Recorder;
+use edgewise_ledger::{Ledger, PriceBook};
+use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
+use edgewise_model_store::{ModelFiles, ModelStore, Registry};
+use edgewise_planner::{Objective, Planner, PlannerOptions};
+use edgewise_prompts::Prompts;
+use edgewise_retrieval::{Collections, RetrievalModels};
+use edgewise_settings::Settings;
+
+use crate::error::CliError;
+
+/// Settings, and how to build everything else from them.
+pub(crate) struct App {
+    settings: Settings,
+    quiet: bool,
+}
+
+/// The generator's tokenizer, shared as the trait that retrieval wants.
+struct GeneratorTokenizer(Arc<LocalGenerator>);
+
+impl Tokenizer for GeneratorTokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.0.tokenizer().encode(text)
+    }
+
+    fn offsets(&self, text: &str) -> Result<Vec<std::ops::Range<usize>>, ModelError> {
+        self.0.tokenizer().offsets(text)
+    }
+
+    fn count(&self, text: &str) -> Result<usize, ModelError> {
+        self.0.tokenizer().count(text)
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
+        self.0.tokenizer().decode(ids)
+    }
+}
+
+/// The GGUF file of a generator.
+fn gguf(files: &ModelFiles) -> Result<&Path, CliError> {
+    files.find(".gguf").ok_or_else(|| {
+        CliError::Usage(format!("model {} has no GGUF file: configure a generator, see edgewise models list", files.name))
+    })
+}
+
+/// Everything a question needs.
+pub(crate) struct Stack {
+    pub(crate) collections: Arc<Collections>,
+    pub(crate) planner: Arc<Planner>,
+    pub(crate) recorder: Recorder,
+}
+
+impl App {
+    pub(crate) fn new(settings: Settings, quiet: bool) -> Self {
+        Self { settings, quiet }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// The model store, with the embedded registry and the configured addition.
+    pub(crate) fn store(&self) -> Result<ModelStore, CliError> {
+        let paths = &self.settings.paths;
+        Ok(ModelStore::open(&paths.models, Registry::load(paths.registry_file())?))
+    }
+
+    /// The files of an installed model.
+    fn files(&self, name: &str) -> Result<ModelFiles, CliError> {
+        Ok(self.store()?.resolve(name)?)
+    }
+
+    pub(crate) fn embedder(&self) -> Result<Arc<dyn Embedder>, CliError> {
+        let name = &self.settings.models.embedder;
+        let files = self.files(name)?;
+        Ok(Arc::new(edgewise_engine::load_embedder(name, &files.dir)?))
+    }
+
+    pub(crate) fn tokenizer(&self) -> Result<Arc<dyn Tokenizer>, CliError> {
+        let name = &self.settings.models.generator;
+        Ok(edgewise_engine::load_tokenizer(name, gguf(&self.files(name)?)?)?)
+    }
+
+    fn generator(&self) -> Result<Arc<LocalGenerator>, CliError> {
+        let name = &self.settings.models.generator;
+        let files = self.files(name)?;
+        Ok(Arc::new(edgewise_engine::load_generator(name, gguf(&files)?, &self.engine_options())?))
+    }
+
+    fn engine_options(&self) -> EngineOptions {
+        let engine = &self.settings.engine;
+        EngineOptions {
+            prefill_chunk: engine.prefill_chunk,
+            max_queue_tokens: engine.max_queue_tokens,
+            max_cached_sequences: engine.cache_slots,
+            max_cached_bytes: engine.cache_bytes,
+            ..EngineOptions::default()
+        }
+    }
+
+    /// The collections, with the generator's tokenizer but not its weights: enough to ingest, list and search.
+    pub(crate) fn collections(&self) -> Result<Collections, CliError> {
+        let (embedder, tokenizer) = (self.embedder()?, self.tokenizer()?);
+        let models =
+            RetrievalModels { embedder, tokenizer, tokenizer_name: self.settings.models.generator.clone() };
+        Ok(Collections::open(&self.settings.paths.data, models)?)
+    }
+
+    /// Everything a question needs; loads both models.
+    pub(crate) fn stack(&self) -> Result<Stack, CliError> {
+        let (generator, embedder) = (self.generator()?, self.embedder()?);
+        let models = RetrievalModels {
+            embedder: Arc::clone(&embedder),
+            tokenizer: Arc::new(GeneratorTokenizer(Arc::clone(&generator))),
+            tokenizer_name: self.settings.models.generator.clone(),
+        };
+        let collections = Arc::new(Collections::open(&self.settings.paths.data, models)?);
+        let prompts = Prompts::load(self.settings.paths.prompts_dir())?;
+        let prices = PriceBook::embedded()?;
+        let recorder = Recorder {
+            ledger: Arc::new(Ledger::open(&self.settings.paths.ledger)?),
+            prices: prices.clone(),
+            model: self.settings.models.generator.clone(),
+            template_hash: prompts.answer().template_hash().to_owned(),
+        };
+        let planner = Planner::new(generator, embedder, prompts, prices, self.planner_options())?;
+        Ok(Stack { collections, planner: Arc::new(planner), recorder })
+    }
+
+    fn planner_options(&self) -> PlannerOptions {
+        let planner = &self.settings.planner;
+        PlannerOptions {
+            max_input_tokens: Some(planner.max_input_tokens).filter(|n| *n > 0),
+            passages_budget_tokens: planner.passages_budget_tokens,
+            documents_budget_tokens: planner.documents_budget_tokens,
+            top_k: planner.top_k,
+            score_floor: planner.score_floor as f32,
+            default_max_output_tokens: self.settings.engine.default_max_tokens,
+            ..PlannerOptions::default()
+        }
+    }
+
+    /// Where to listen: flags before settings.
+    pub(crate) fn address(&self, host: Option<&str>, port: Option<u16>) -> Result<SocketAddr, CliError> {
+        let mut server = self.settings.server.clone();
+        if let Some(host) = host {
+            host.clone_into(&mut server.host);
+        }
+        server.port = port.unwrap_or(server.port);
+        server
+            .address()
+            .ok_or_else(|| CliError::Usage(format!("`{}` is not an IP address: pass one, or localhost", server.host)))
+    }
+
+    /// What `auto` optimises where a request does not say.
+    pub(crate) fn objective(&self) -> Objective {
+        match self.settings.planner.objective {
+            edgewise_settings::Objective::Cheapest => Objective::Cheapest,
+            edgewise_settings::Objective::Balanced => Objective::Balanced,
+            edgewise_settings::Objective::Best => Objective::Best,
+        }
+    }
+
+    /// The folder of the collections.
+    pub(crate) fn data_root(&self) -> &Path {
+        &self.settings.paths.data
+    }
+}

@@ -1,0 +1,344 @@
+//! Command line arguments. Nothing here does anything; see `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use edgewise_planner::{Objective, Route};
+use edgewise_types::{CollectionName, Money};
+
+/// Answers questions about your documents, choosing for each how much context to pay for.
+#[derive(Debug, Parser)]
+#[command(name = "edgewise", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file, instead of ./edgewise.toml or the user's own
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one configuration value, such as server.port=9000 (may be repeated)
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Log more (-v: debug, -vv: trace)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// No progress bars and no logs below error
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fetch the models, ingest the guide, ask a question, and serve: the first five minutes in one command
+    Quickstart(Quickstart),
+    /// Serve the REST API and the dashboard
+    Serve(Serve),
+    /// Ingest files and folders into a collection
+    Ingest(Ingest),
+    /// Ask a question of a collection
+    Query(Query),
+    /// Search a collection without asking a model
+    Search(Search),
+    /// List, show or delete collections
+    #[command(subcommand)]
+    Collections(Collections),
+    /// List, pull, verify or remove models
+    #[command(subcommand)]
+    Models(Models),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Show tokens, cost and recent requests
+    Usage(Usage),
+}
+
+/// Arguments of `quickstart`.
+#[derive(Debug, Args)]
+pub(crate) struct Quickstart {
+    /// Answer yes to every question
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Stop after the answer, without starting the server
+    #[arg(long)]
+    pub(crate) no_serve: bool,
+    /// Ask this instead of the prepared question
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) question: Option<String>,
+    /// Port of the server
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Address to listen on
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// Port to listen on
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+}
+
+/// Where a command's work is done.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// Open the collection in this process even if a server is running
+    #[arg(long, conflicts_with = "server")]
+    pub(crate) local: bool,
+    /// Use the server at this address, such as http://127.0.0.1:8080
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+}
+
+/// Arguments of `ingest`.
+#[derive(Debug, Args)]
+pub(crate) struct Ingest {
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Collection to ingest into; made if it does not exist
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) collection: CollectionName,
+    /// Index profile of a new collection; of an existing one, re-chunks everything if it differs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
+    /// Only files that match this glob (may be repeated)
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+    /// No files that match this glob (may be repeated)
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Remove documents of the collection whose files are gone
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Stay running and ingest changes as they are saved
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the work is done.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// A route, or `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RouteArg {
+    /// Let Edgewise choose
+    Auto,
+    /// The top passages
+    Passages,
+    /// The few right documents, whole
+    Documents,
+    /// Everything
+    Full,
+}
+
+impl RouteArg {
+    pub(crate) fn forced(self) -> Option<Route> {
+        match self {
+            Self::Auto => None,
+            Self::Passages => Some(Route::Passages),
+            Self::Documents => Some(Route::Documents),
+            Self::Full => Some(Route::Full),
+        }
+    }
+}
+
+/// What `auto` optimises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ObjectiveArg {
+    /// Least cost
+    Cheapest,
+    /// Quality against cost and latency
+    Balanced,
+    /// Best expected quality
+    Best,
+}
+
+impl From<ObjectiveArg> for Objective {
+    fn from(value: ObjectiveArg) -> Self {
+        match value {
+            ObjectiveArg::Cheapest => Self::Cheapest,
+            ObjectiveArg::Balanced => Self::Balanced,
+            ObjectiveArg::Best => Self::Best,
+        }
+    }
+}
+
+/// Arguments of `query`.
+#[derive(Debug, Args)]
+pub(crate) struct Query {
+    /// The question
+    pub(crate) question: String,
+    /// Collection to ask
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) collection: CollectionName,
+    /// Route to take
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) route: RouteArg,
+    /// What the choice of a route optimises [default: planner.objective]
+    #[arg(long, value_enum)]
+    pub(crate) objective: Option<ObjectiveArg>,
+    /// Most the request may cost, in dollars, such as 0.01
+    #[arg(long, value_name = "DOLLARS")]
+    pub(crate) max_cost: Option<Money>,
+    /// Longest prompt in tokens
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_input_tokens: Option<usize>,
+    /// Longest predicted time in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_latency_ms: Option<u64>,
+    /// Most passages in the prompt
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<usize>,
+    /// Most tokens of the answer
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_tokens: Option<usize>,
+    /// Sampling temperature; 0 is greedy
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Keep the k likeliest tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    pub(crate) sample_top_k: usize,
+    /// Keep the likeliest tokens up to this probability
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) top_p: f32,
+    /// Drop tokens less likely than this share of the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) min_p: f32,
+    /// Penalise repetition; 1 is off
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f32,
+    /// Seed of the sampler
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// End the answer at this text (may be repeated)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Show the whole decision without generating anything
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the work is done.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Arguments of `search`.
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// What to look for
+    pub(crate) query: String,
+    /// Collection to search
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) collection: CollectionName,
+    /// Most hits
+    #[arg(short, long, default_value_t = 10)]
+    pub(crate) limit: usize,
+    /// Fuse by reciprocal rank instead of the profile's way
+    #[arg(long, conflicts_with = "lexical_weight")]
+    pub(crate) rrf: bool,
+    /// Fuse by convex combination with this weight of the lexical arm, 0 to 1
+    #[arg(long, value_name = "WEIGHT")]
+    pub(crate) lexical_weight: Option<f32>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the work is done.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Commands on collections.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Collections {
+    /// List collections
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a collection and its documents
+    Info {
+        /// The collection
+        name: CollectionName,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a collection
+    Delete {
+        /// The collection
+        name: CollectionName,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+/// Commands on models.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Models {
+    /// List the registry and what is installed
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch models; without names, the configured ones
+    Pull {
+        /// Models
+        names: Vec<String>,
+        /// Take the files from this folder
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+    },
+    /// Compare what is on disk with the registry's checksums; without names, everything installed
+    Verify {
+        /// Models
+        names: Vec<String>,
+    },
+    /// Remove models
+    Rm {
+        /// Models
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// Commands on the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Check the configuration
+    Check,
+    /// Print the effective configuration and where each value comes from
+    Show,
+    /// List every environment variable
+    Env,
+}
+
+/// Arguments of `usage`.
+#[derive(Debug, Args)]
+pub(crate) struct Usage {
+    /// Requests to list
+    #[arg(long, default_value_t = 10)]
+    pub(crate) recent: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,11 @@
+//! One module a command. Each turns arguments into calls of the libraries and prints what came of it.
+
+pub(crate) mod collections;
+pub(crate) mod config;
+pub(crate) mod ingest;
+pub(crate) mod models;
+pub(crate) mod query;
+pub(crate) mod quickstart;
+pub(crate) mod search;
+pub(crate) mod serve;
+pub(crate) mod usage;

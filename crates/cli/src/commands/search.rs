@@ -1,0 +1,70 @@
+//! `edgewise search`.
+
+use serde_json::json;
+
+use edgewise_retrieval::{ArmScore, Fusion, SearchRequest, SearchResults};
+
+use super::query::server;
+use crate::{
+    app::App,
+    args::Search,
+    error::CliError,
+    output::{self, duration},
+};
+
+/// Rank constant of reciprocal rank fusion in the paper.
+const RRF_K: f32 = 60.0;
+
+/// Characters of a hit's text shown; `--json` shows all.
+const SHOWN: usize = 240;
+
+pub(crate) fn run(args: &Search, app: &App) -> Result<(), CliError> {
+    let fusion = match args.lexical_weight {
+        Some(lexical_weight) => Some(Fusion::Convex { lexical_weight }),
+        None => args.rrf.then_some(Fusion::Rrf { k: RRF_K }),
+    };
+    let results: SearchResults = match server(&args.place, app) {
+        Some(client) => {
+            let mut body = json!({ "query": args.query, "limit": args.limit });
+            if let Some(fusion) = fusion {
+                body["fusion"] = json!(fusion);
+            }
+            client.post(&format!("/v1/collections/{}/search", args.collection), &body)?
+        }
+        None => {
+            let collection = app.collections()?.get(&args.collection)?;
+            let query = args.query.clone();
+            collection.search(&SearchRequest { query, limit: args.limit, fusion, documents: None })?
+        }
+    };
+    if args.json {
+        return output::json(&results);
+    }
+    print(&results)
+}
+
+fn print(results: &SearchResults) -> Result<(), CliError> {
+    let arm = |score: &Option<ArmScore>| score.map_or("–".to_owned(), |s| format!("{:.3} (#{})", s.score, s.rank));
+    for (rank, hit) in results.hits.iter().enumerate() {
+        let mut path: Vec<&str> = vec![&hit.uri];
+        path.extend(hit.chunk.heading_path.iter().map(String::as_str));
+        let scores = format!("{:.3}  BM25 {}  cosine {}", hit.score, arm(&hit.lexical), arm(&hit.vector));
+        output::line(&format!("{}. {}  {}", rank + 1, output::bold(&path.join(" › ")), output::dim(&scores)))?;
+        let text = hit.chunk.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut shown: String = text.chars().take(SHOWN).collect();
+        if shown.len() < text.len() {
+            shown.push('…');
+        }
+        output::line(&format!("   {shown}"))?;
+    }
+    if results.hits.is_empty() {
+        output::line("nothing found")?;
+    }
+    Ok(output::line(&output::dim(&format!(
+        "embed {} · lexical {} · vector {} · fuse {}",
+        duration(results.embed_ms),
+        duration(results.lexical_ms),
+        duration(results.vector_ms),
+        duration(results.fuse_ms)
+    )))?)
+}

@@ -1,0 +1,84 @@
+//! `edgewise serve`.
+
+use edgewise_gateway::{AppState, GatewayOptions, Parts, ServerInfo};
+
+use crate::{
+    app::{App, Stack},
+    args::Serve,
+    client::{Client, ServerFile},
+    error::CliError,
+    output,
+};
+
+pub(crate) fn run(args: &Serve, app: &App) -> Result<(), CliError> {
+    let address = app.address(args.host.as_deref(), args.port)?;
+    if let Some(running) = Client::discover(app.data_root()) {
+        return Err(CliError::Busy(format!(
+            "a server for {} is already running at {}: stop it first, or set another paths.data",
+            app.data_root().display(),
+            running.url()
+        )));
+    }
+    // The port is taken before the models are loaded, so that a clash is said at once.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let listener = runtime.block_on(edgewise_gateway::bind(address.ip(), address.port()))?;
+    output::note("loading models …");
+    let stack = app.stack()?;
+    serve(app, stack, &runtime, listener)
+}
+
+/// Serves until Ctrl-C or SIGTERM.
+pub(crate) fn serve(
+    app: &App,
+    stack: Stack,
+    runtime: &tokio::runtime::Runtime,
+    listener: tokio::net::TcpListener,
+) -> Result<(), CliError> {
+    let metrics = edgewise_telemetry::install_metrics()?;
+    let address = listener.local_addr()?;
+    let url = format!("http://{address}");
+    let settings = app.settings();
+    let state = AppState::new(Parts {
+        collections: stack.collections,
+        planner: stack.planner,
+        recorder: stack.recorder,
+        metrics,
+        options: GatewayOptions::from(&settings.server),
+        info: ServerInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generator: settings.models.generator.clone(),
+            embedder: settings.models.embedder.clone(),
+        },
+    });
+    let announcement = ServerFile::announce(app.data_root(), &url)?;
+    output::line(&format!("serving on {}", output::bold(&url)))?;
+    output::line(&format!("  dashboard  {url}/"))?;
+    output::line(&format!("  API        {url}/v1/query, described at {url}/openapi.json"))?;
+    output::line(&output::dim("  Ctrl-C stops"))?;
+    let served = runtime.block_on(edgewise_gateway::serve(listener, state, stop_signal()));
+    drop(announcement);
+    served?;
+    output::note("stopped");
+    Ok(())
+}
+
+/// Completes at Ctrl-C or SIGTERM.
+async fn stop_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            },
+            Err(error) => {
+                tracing::warn!(%error, "cannot listen for SIGTERM; Ctrl-C still stops the server");
+                let _ = interrupt.await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = interrupt.await;
+}

@@ -1,0 +1,148 @@
+//! The command line's errors and their exit codes. Every lower error is mapped here, once.
+
+use std::{io, path::PathBuf};
+
+use edgewise_gateway::GatewayError;
+use edgewise_ledger::LedgerError;
+use edgewise_model_api::ModelError;
+use edgewise_model_store::StoreError;
+use edgewise_planner::{PlannerError, PlannerErrorKind};
+use edgewise_prompts::PromptError;
+use edgewise_retrieval::RetrievalError;
+use edgewise_settings::SettingsError;
+use edgewise_telemetry::TelemetryError;
+
+/// Exit codes. 0 is success and 2, as everywhere, a mistake in the arguments or the configuration.
+pub(crate) mod exit {
+    pub(crate) const FAILED: u8 = 1;
+    pub(crate) const USAGE: u8 = 2;
+    /// Some files failed; the others were ingested.
+    pub(crate) const PARTIAL: u8 = 3;
+    pub(crate) const NOT_FOUND: u8 = 4;
+    pub(crate) const BUSY: u8 = 5;
+    pub(crate) const DOES_NOT_FIT: u8 = 6;
+    pub(crate) const INTERRUPTED: u8 = 130;
+}
+
+/// Failure of a command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    Prompts(#[from] PromptError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Retrieval(#[from] RetrievalError),
+    #[error(transparent)]
+    Planner(#[from] PlannerError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// A mistake in the arguments that clap can't see.
+    #[error("{0}")]
+    Usage(String),
+    /// A check found something wrong; what it found has been printed.
+    #[error("{0}")]
+    Failed(String),
+    /// Something is running already that must not run twice.
+    #[error("{0}")]
+    Busy(String),
+    /// The server answered with an error.
+    #[error("{message}")]
+    Server {
+        /// HTTP status.
+        status: u16,
+        /// What it said, and its hint.
+        message: String,
+    },
+    /// The server can't be reached or does not speak as expected.
+    #[error("cannot talk to the server at {url}: {reason}")]
+    Connection {
+        /// Its address.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    #[error("{what} {path}: {source}")]
+    Io {
+        /// What was tried, such as `cannot read`.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Standard output or input can't be used.
+    #[error("cannot use the terminal: {0}")]
+    Terminal(#[from] io::Error),
+    #[error("cannot write JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Some sources failed; the report has been printed.
+    #[error("{failed} of {total} files failed; the others were ingested")]
+    Partial {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        total: usize,
+    },
+    /// The user said no, or pressed Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl CliError {
+    /// The process's exit code.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Usage(_) | Self::Telemetry(_) | Self::Prompts(_) => exit::USAGE,
+            Self::Store(StoreError::UnknownModel { .. } | StoreError::NotInstalled { .. }) => exit::NOT_FOUND,
+            Self::Retrieval(error) => retrieval_code(error),
+            Self::Planner(PlannerError::Retrieval(error)) => retrieval_code(error),
+            Self::Planner(error) => match error.kind() {
+                PlannerErrorKind::InvalidRequest => exit::USAGE,
+                PlannerErrorKind::NotFound => exit::NOT_FOUND,
+                PlannerErrorKind::TooLarge | PlannerErrorKind::Budget => exit::DOES_NOT_FIT,
+                PlannerErrorKind::Overloaded | PlannerErrorKind::Unavailable => exit::BUSY,
+                PlannerErrorKind::Cancelled => exit::INTERRUPTED,
+                PlannerErrorKind::Internal => exit::FAILED,
+            },
+            Self::Model(ModelError::WindowExceeded { .. }) => exit::DOES_NOT_FIT,
+            Self::Model(ModelError::Overloaded { .. }) => exit::BUSY,
+            Self::Gateway(GatewayError::PortTaken { .. }) => exit::BUSY,
+            Self::Busy(_) => exit::BUSY,
+            Self::Server { status, .. } => match status {
+                400 => exit::USAGE,
+                404 => exit::NOT_FOUND,
+                409 | 429 | 503 => exit::BUSY,
+                422 => exit::DOES_NOT_FIT,
+                _ => exit::FAILED,
+            },
+            Self::Partial { .. } => exit::PARTIAL,
+            Self::Interrupted => exit::INTERRUPTED,
+            _ => exit::FAILED,
+        }
+    }
+}
+
+fn retrieval_code(error: &RetrievalError) -> u8 {
+    match error {
+        RetrievalError::UnknownCollection { .. } | RetrievalError::UnknownDocument { .. } => exit::NOT_FOUND,
+        RetrievalError::Locked { .. } => exit::BUSY,
+        RetrievalError::EmptyQuery | RetrievalError::InvalidRequest(_) | RetrievalError::Discover(_) => exit::USAGE,
+        RetrievalError::Cancelled => exit::INTERRUPTED,
+        _ => exit::FAILED,
+    }
+}
+
+/// For `map_err`: an I/O error with what was tried on which path.
+pub(crate) fn io_error(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> CliError {
+    let path = path.into();
+    move |source| CliError::Io { what, path, source }
+}

@@ -1,0 +1,49 @@
+//! The user guide, embedded so that the quickstart works from any folder.
+
+use edgewise_retrieval::{Source, SourceContent};
+
+macro_rules! pages {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../../docs/guide/", $name)))),*]
+    };
+}
+
+/// File name and text of each page.
+const PAGES: &[(&str, &str)] = pages![
+    "01-what-edgewise-does.md",
+    "02-first-steps.md",
+    "03-ingesting.md",
+    "04-routes.md",
+    "05-placement-and-citations.md",
+    "06-api.md",
+    "07-configuration.md",
+    "08-troubleshooting.md",
+];
+
+/// The pages as sources to ingest.
+pub(crate) fn sources() -> Vec<Source> {
+    PAGES
+        .iter()
+        .map(|(name, text)| Source {
+            uri: (*name).to_owned(),
+            content: SourceContent::Bytes(text.as_bytes().to_vec()),
+            media_type: Some("text/markdown".to_owned()),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    #[test]
+    fn every_page_of_the_guide_is_embedded() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide");
+        let mut on_disk: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        on_disk.sort();
+        let embedded: Vec<&str> = super::PAGES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(on_disk, embedded);
+    }
+}

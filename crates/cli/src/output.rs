@@ -1,0 +1,302 @@
+//! What the command line prints. Results go to standard output, everything else to standard error.
+//!
+//! Colour is used where the terminal supports it and `NO_COLOR` is unset. Nothing here computes.
+
+use std::io::{self, Write};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use owo_colors::{OwoColorize, Stream, Style};
+
+use edgewise_planner::{Answer, CitationMethod, Explanation, Route};
+use edgewise_retrieval::{IngestReport, Outcome};
+use edgewise_types::Usage;
+
+/// Prints a line to standard output; a closed pipe ends the process quietly, as `head` expects.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")
+}
+
+/// Prints text without a line end, at once: for streaming.
+pub(crate) fn piece(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Prints a value as JSON.
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<(), crate::error::CliError> {
+    Ok(line(&serde_json::to_string_pretty(value)?)?)
+}
+
+/// Prints a progress remark to standard error.
+pub(crate) fn note(text: &str) {
+    // A closed standard error leaves nobody to tell.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+pub(crate) fn bold(text: &str) -> String {
+    styled(text, Style::new().bold())
+}
+
+pub(crate) fn dim(text: &str) -> String {
+    styled(text, Style::new().dimmed())
+}
+
+pub(crate) fn good(text: &str) -> String {
+    styled(text, Style::new().green())
+}
+
+pub(crate) fn bad(text: &str) -> String {
+    styled(text, Style::new().red())
+}
+
+fn styled(text: &str, style: Style) -> String {
+    text.if_supports_color(Stream::Stdout, |t| t.style(style)).to_string()
+}
+
+/// A table with a header, no lines, columns two spaces apart. `right` are the columns of numbers.
+pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.iter().map(|h| Cell::new(bold(h))));
+    for row in rows {
+        table.add_row(row);
+    }
+    for index in right {
+        if let Some(column) = table.column_mut(*index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn count(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes for people.
+pub(crate) fn bytes(n: u64) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        _ => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}
+
+/// Milliseconds for people.
+pub(crate) fn duration(ms: f64) -> String {
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 1_000.0 => format!("{ms:.0} ms"),
+        ms if ms < 60_000.0 => format!("{:.1} s", ms / 1e3),
+        ms => format!("{:.0} min {:02.0} s", (ms / 60_000.0).floor(), (ms % 60_000.0) / 1e3),
+    }
+}
+
+/// `n` and the noun in the right number.
+pub(crate) fn plural(n: usize, noun: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{} {noun}{s}", count(n))
+}
+
+pub(crate) fn route_name(route: Route) -> &'static str {
+    match route {
+        Route::Passages => "passages",
+        Route::Documents => "documents",
+        Route::Full => "full",
+    }
+}
+
+/// The comparison of routes.
+pub(crate) fn explanation(explanation: &Explanation) -> io::Result<()> {
+    let rows = explanation
+        .candidates
+        .iter()
+        .map(|c| {
+            let chosen = c.route == explanation.chosen;
+            let name = route_name(c.route);
+            let number = |text: String| if c.feasible { text } else { dim("–") };
+            vec![
+                if chosen { good(&format!("→ {name}")) } else { format!("  {name}") },
+                count(c.prompt_tokens),
+                number(count(c.resident_tokens)),
+                number(format!("${}", c.cost)),
+                number(duration(c.ttft_ms)),
+                number(duration(c.latency_ms)),
+                number(format!("{:.2}", c.quality)),
+                c.reason.clone(),
+            ]
+        })
+        .collect();
+    let header = ["route", "tokens", "cached", "cost", "first token", "total", "quality", "why"];
+    line(&table(&header, &[1, 2, 3, 4, 5, 6], rows))?;
+    if !explanation.dropped.is_empty() {
+        line(&dim(&format!("left out of the prompt: {}", plural(explanation.dropped.len(), "item"))))?;
+        for drop in explanation.dropped.iter().take(5) {
+            line(&dim(&format!("  {} — {}", drop.uri, drop.reason)))?;
+        }
+        if let Some(more) = explanation.dropped.len().checked_sub(5).filter(|more| *more > 0) {
+            line(&dim(&format!("  … and {more} more (--json shows all)")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything that follows the text of an answer: citations, the comparison, usage, cost, times.
+pub(crate) fn answer_details(answer: &Answer) -> io::Result<()> {
+    let unsupported: Vec<&str> = answer
+        .sentences
+        .iter()
+        .filter(|s| !s.supported)
+        .filter_map(|s| s.span.slice(&answer.text).ok())
+        .map(str::trim)
+        .collect();
+    if answer.unanswerable {
+        line(&dim("The model found no answer in what it read."))?;
+    }
+    if !answer.citations.is_empty() {
+        line(&format!("\n{}", bold("Citations")))?;
+        for citation in &answer.citations {
+            let mut path: Vec<&str> = vec![&citation.uri];
+            path.extend(citation.heading_path.iter().map(String::as_str));
+            let method = match citation.method {
+                CitationMethod::Marker => "marked by the model, checked",
+                CitationMethod::Aligned => "aligned",
+            };
+            let place = format!("bytes {}–{}, {method}, {:.2}", citation.span.start, citation.span.end, citation.score);
+            line(&format!("[{}] {} {}", citation.n, path.join(" › "), dim(&format!("({place})"))))?;
+            let quote = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
+            line(&format!("    “{quote}”"))?;
+        }
+    }
+    if !unsupported.is_empty() && !answer.unanswerable {
+        line(&format!("\n{}", bold("Not supported by any source")))?;
+        for sentence in unsupported {
+            line(&bad(&format!("  {sentence}")))?;
+        }
+    }
+    line(&format!("\n{}", bold("Routes")))?;
+    explanation(&answer.explanation)?;
+    line(&format!("\n{}", bold("Used")))?;
+    line(&format!("  tokens  {}", usage(&answer.usage)))?;
+    let predicted = answer.explanation.candidates.first();
+    let (cost, time) = predicted
+        .map(|c| (format!(" (predicted ${})", c.cost), format!(" (predicted {})", duration(c.latency_ms))))
+        .unwrap_or_default();
+    line(&format!("  cost    ${}{}", answer.cost, dim(&cost)))?;
+    let t = &answer.timings;
+    line(&format!("  time    {}{}", duration(t.total_ms), dim(&time)))?;
+    let stages = [
+        ("embed", t.embed_ms),
+        ("lexical", t.lexical_ms),
+        ("vector", t.vector_ms),
+        ("fuse", t.fuse_ms),
+        ("plan", t.plan_ms),
+        ("queue", t.queue_ms),
+        ("prefill", t.prefill_ms),
+        ("decode", t.decode_ms),
+        ("cite", t.cite_ms),
+    ];
+    let stages: Vec<String> = stages.iter().map(|(name, ms)| format!("{name} {}", duration(*ms))).collect();
+    line(&dim(&format!("          {}", stages.join(" · "))))?;
+    line(&dim(&format!("  model   {}", answer.model)))
+}
+
+/// Tokens of a request in one line.
+pub(crate) fn usage(usage: &Usage) -> String {
+    let written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens;
+    format!(
+        "{} in the prompt ({} from the cache, {} written to it), {} generated",
+        count(usage.prompt_tokens()),
+        count(usage.cache_read_tokens),
+        count(written),
+        count(usage.output_tokens)
+    )
+}
+
+/// Counts of an ingest report: added, changed, unchanged, removed, failed.
+pub(crate) fn outcome_counts(report: &IngestReport) -> [usize; 5] {
+    let mut counts = [0; 5];
+    for source in &report.sources {
+        let slot = match source.outcome {
+            Outcome::Added => 0,
+            Outcome::Changed => 1,
+            Outcome::Unchanged => 2,
+            Outcome::Removed => 3,
+            Outcome::Failed { .. } => 4,
+        };
+        counts[slot] += 1;
+    }
+    counts
+}
+
+/// The summary of an ingest.
+pub(crate) fn ingest_report(report: &IngestReport, skipped: &[(String, String)]) -> io::Result<()> {
+    let counts = outcome_counts(report);
+    let names = ["added", "changed", "unchanged", "removed", "failed"];
+    let rows = names
+        .iter()
+        .zip(counts)
+        .map(|(name, n)| {
+            let text = count(n);
+            let text = match (*name, n) {
+                (_, 0) => dim(&text),
+                ("failed", _) => bad(&text),
+                _ => text,
+            };
+            vec![(*name).to_owned(), text]
+        })
+        .collect();
+    line(&table(&["documents", ""], &[1], rows))?;
+    for source in &report.sources {
+        if let Outcome::Failed { reason } = &source.outcome {
+            line(&format!("{} {}: {reason}", bad("failed"), source.uri))?;
+        }
+    }
+    for (path, reason) in skipped.iter().take(10) {
+        line(&dim(&format!("skipped {path}: {reason}")))?;
+    }
+    if skipped.len() > 10 {
+        line(&dim(&format!("… and {} more skipped (--json lists all)", skipped.len() - 10)))?;
+    }
+    let rate = if report.seconds > 0.0 { report.chunks_embedded as f64 / report.seconds } else { 0.0 };
+    let files = (counts[0] + counts[1]) as f64 / report.seconds.max(1e-9);
+    let speed = if report.chunks_embedded > 0 { format!(" ({files:.1} files/s, {rate:.1} chunks/s)") } else { String::new() };
+    line(&format!(
+        "collection {} is at generation {}: {} embedded in {}{speed}",
+        bold(report.collection.as_str()),
+        report.generation,
+        plural(report.chunks_embedded, "chunk"),
+        duration(report.seconds * 1e3),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_000), "1,000");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(plural(1, "chunk"), "1 chunk");
+        assert_eq!(plural(2_000, "chunk"), "2,000 chunks");
+        assert_eq!(bytes(98_362_432), "98.4 MB");
+        assert_eq!(duration(3.14), "3.1 ms");
+        assert_eq!(duration(61_500.0), "1 min 02 s");
+    }
+}

@@ -1,0 +1,111 @@
+//! What can go wrong between a file's bytes and its chunks.
+
+use edgewise_model_api::ModelError;
+
+/// Failure to read, parse or cut a document, or to load an index profile.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// There is no text in it, before or after parsing.
+    #[error("`{uri}` holds no text, so there is nothing to index")]
+    Empty {
+        /// The document.
+        uri: String,
+    },
+    /// Larger than the profile allows.
+    #[error(
+        "`{uri}` has {bytes} bytes, more than the limit of {limit}: split it or raise limits.max_file_bytes in the index profile"
+    )]
+    TooLarge {
+        /// The document.
+        uri: String,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Not text, whatever its name says.
+    #[error("`{uri}` is not text: it {found}; exclude it, or give it the extension of what it is")]
+    Binary {
+        /// The document.
+        uri: String,
+        /// What was found, as the rest of a sentence: `is a PNG image`.
+        found: String,
+    },
+    /// Neither UTF-8 nor plausibly anything else.
+    #[error(
+        "`{uri}` is not valid {encoding} at byte {offset} (line {line}) and does not look like another encoding: save it as UTF-8"
+    )]
+    InvalidEncoding {
+        /// The document.
+        uri: String,
+        /// The encoding it was read as.
+        encoding: &'static str,
+        /// Offset of the first bad byte.
+        offset: usize,
+        /// Its line, from 1.
+        line: usize,
+    },
+    /// No parser takes it.
+    #[error("`{uri}` is of a kind that is not read: supported extensions are {supported}")]
+    Unsupported {
+        /// The document.
+        uri: String,
+        /// Extensions of the registered parsers.
+        supported: String,
+    },
+    /// Tags nested or left open so often that parsing would take unreasonable time or memory.
+    #[error(
+        "`{uri}` leaves far too many tags open (the limit is {limit} at a time), which no real page does: exclude it"
+    )]
+    TooDeep {
+        /// The document.
+        uri: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// A parser has a defect that this document brings out.
+    #[error("the {parser} parser failed on `{uri}`: {reason}; exclude the file and report it as a defect of Edgewise")]
+    ParserFailed {
+        /// The document.
+        uri: String,
+        /// Name of the parser.
+        parser: &'static str,
+        /// The message of the panic.
+        reason: String,
+    },
+    /// A parser handed over blocks that do not describe its text.
+    #[error("the blocks of the document do not describe its text: {reason}")]
+    InvalidBlocks {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Chunk limits that cannot be met.
+    #[error("invalid chunk limits: {reason}")]
+    ChunkOptions {
+        /// Which and why.
+        reason: String,
+    },
+    /// The embedder's tokenizer failed.
+    #[error(transparent)]
+    Tokenizer(#[from] ModelError),
+    /// The index profile can't be read.
+    #[error("cannot read the index profile `{path}`: {source}")]
+    ProfileRead {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The index profile has an unknown key, a bad value or a syntax error.
+    #[error("{path}:{line}:{column}: {message}")]
+    Profile {
+        /// The file.
+        path: String,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What is wrong there and what is allowed.
+        message: String,
+    },
+}

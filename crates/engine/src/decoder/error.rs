@@ -1,0 +1,79 @@
+//! What can go wrong when a decoder is loaded or run.
+
+use std::path::PathBuf;
+
+/// Failure of loading or running a decoder.
+#[derive(Debug, thiserror::Error)]
+pub enum DecoderError {
+    /// The file can't be opened or mapped.
+    #[error("cannot read the model file {}: {source}; check the path and its permissions", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file is not GGUF, is damaged, or was cut short.
+    #[error("{} is not a usable GGUF file: {reason}; fetch the model again", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A metadata key that is needed is missing or has another type.
+    #[error("the GGUF metadata key `{key}` {problem}; this model can't be used as it is")]
+    Metadata {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tensor is missing, of an unexpected shape, or of an unreadable type.
+    #[error("the tensor `{name}` {problem}; this model can't be used as it is")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The model needs something this decoder does not have.
+    #[error("the model is not supported: {reason}")]
+    Unsupported {
+        /// What it needs.
+        reason: String,
+    },
+    /// The sequence would outgrow the context window.
+    #[error("{held} tokens are held and {added} more were given, but the window is {window}: shorten the input")]
+    WindowExceeded {
+        /// Tokens in the state.
+        held: usize,
+        /// Tokens to append.
+        added: usize,
+        /// The context window in tokens.
+        window: usize,
+    },
+    /// No token was given.
+    #[error("a forward pass needs at least one token")]
+    NoTokens,
+    /// A token id that the model does not have.
+    #[error("token {token} is outside the vocabulary of {vocab_size} tokens: tokenise with this model's own tokenizer")]
+    UnknownToken {
+        /// The id.
+        token: u32,
+        /// Number of tokens the model knows.
+        vocab_size: usize,
+    },
+    /// The state belongs to a model of another shape.
+    #[error("the key-value state was made for another model: make it with this decoder's `new_state`")]
+    ForeignState,
+    /// The logits hold an infinity or a NaN.
+    #[error("the logits at position {position} are not finite: the model file is damaged, so fetch it again")]
+    NotFinite {
+        /// The position, from 0.
+        position: usize,
+    },
+    /// A kernel refused its arguments.
+    #[error("kernel failure: {0}")]
+    Kernel(#[from] edgewise_kernels::KernelError),
+}

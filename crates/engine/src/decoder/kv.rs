@@ -1,0 +1,97 @@
+//! Keys and values of one sequence, for every layer, in the page layout of the attention kernel but contiguous.
+//!
+//! Invariants: only positions below [`KvState::tokens`] are ever read; a state takes
+//! `2·layers·kv_heads·head_dim·2` bytes per position of its pages, which grow by doubling. Deliberately not here:
+//! sharing pages between sequences.
+
+use edgewise_kernels::{Attention, KernelError, KvLayout};
+use half::f16;
+
+use super::DecoderConfig;
+
+/// Keys and values of one sequence, in f16. Made by [`Decoder::new_state`](super::Decoder::new_state), and usable only
+/// with a decoder of the same shape.
+#[derive(Debug, Clone)]
+pub struct KvState {
+    layout: KvLayout,
+    tokens: usize,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Layer {
+    keys: Vec<f16>,
+    values: Vec<f16>,
+}
+
+impl KvState {
+    pub(super) fn new(layout: KvLayout, layers: usize) -> Self {
+        Self { layout, tokens: 0, layers: vec![Layer::default(); layers] }
+    }
+
+    /// Number of positions held.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Forgets every position from `tokens` on; does nothing when fewer are held. The memory is kept for reuse.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.tokens = self.tokens.min(tokens);
+    }
+
+    /// A state of its own with the first `tokens` positions, or all when fewer are held.
+    pub fn clone_prefix(&self, tokens: usize) -> Self {
+        let tokens = tokens.min(self.tokens);
+        let elements = self.layout.elements(tokens);
+        let copy = |layer: &Layer| Layer {
+            keys: layer.keys[..elements].to_vec(),
+            values: layer.values[..elements].to_vec(),
+        };
+        Self { layout: self.layout, tokens, layers: self.layers.iter().map(copy).collect() }
+    }
+
+    /// Memory taken, in bytes.
+    pub fn bytes(&self) -> usize {
+        let elements: usize = self.layers.iter().map(|layer| layer.keys.capacity() + layer.values.capacity()).sum();
+        elements * size_of::<f16>()
+    }
+
+    /// Whether it was made for a decoder of this shape.
+    pub(super) fn fits(&self, config: &DecoderConfig) -> bool {
+        self.layers.len() == config.layers
+            && self.layout.kv_heads() == config.kv_heads
+            && self.layout.head_dim() == config.head_dim
+    }
+
+    /// Makes room for `tokens` more positions, which do not count as held before [`Self::advance`].
+    pub(super) fn reserve(&mut self, tokens: usize, window: usize) {
+        let needed = self.layout.elements(self.tokens + tokens);
+        for layer in &mut self.layers {
+            if layer.keys.len() < needed {
+                let doubled = (layer.keys.len() * 2).min(self.layout.elements(window)).max(needed);
+                for pages in [&mut layer.keys, &mut layer.values] {
+                    pages.reserve_exact(doubled - pages.len());
+                    pages.resize(doubled, f16::ZERO);
+                }
+            }
+        }
+    }
+
+    /// Writes keys and values, `[tokens, kv_heads, head_dim]`, of the positions after those held.
+    pub(super) fn write(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<(), KernelError> {
+        let Layer { keys, values } = &mut self.layers[layer];
+        self.layout.write(k, v, self.tokens, keys, values)
+    }
+
+    /// Attention of the queries at the positions after those held, whose keys and values have been written.
+    pub(super) fn attend(&self, layer: usize, heads: usize, q: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+        let Layer { keys, values } = &self.layers[layer];
+        Attention { layout: self.layout, heads, q, first_position: self.tokens, keys, values }.run(out)
+    }
+
+    /// Counts `tokens` positions, written in every layer, as held.
+    pub(super) fn advance(&mut self, tokens: usize) {
+        self.tokens += tokens;
+    }
+}
+

@@ -1,0 +1,148 @@
+//! A BERT checkpoint from `config.json` and `model.safetensors`.
+//!
+//! Every tensor's shape is checked against the configuration; what the encoder does not implement is refused by name.
+
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::bert::{Bert, Layer, Linear, Norm, Shape};
+use crate::EngineError;
+
+/// The keys of `config.json` that matter.
+#[derive(Deserialize)]
+struct Config {
+    model_type: String,
+    hidden_act: String,
+    #[serde(default)]
+    position_embedding_type: Option<String>,
+    vocab_size: usize,
+    max_position_embeddings: usize,
+    hidden_size: usize,
+    num_attention_heads: usize,
+    num_hidden_layers: usize,
+    intermediate_size: usize,
+    layer_norm_eps: f32,
+}
+
+/// Parses a JSON file.
+pub(super) fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, EngineError> {
+    let bytes = std::fs::read(path).map_err(|e| EngineError::io(path, e))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| EngineError::BadFile { path: path.to_owned(), reason: e.to_string() })
+}
+
+/// Loads both files.
+pub(super) fn load(config: &Path, weights: &Path) -> Result<Bert, EngineError> {
+    let shape = shape(read_json(config)?, config)?;
+    let file = std::fs::File::open(weights).map_err(|e| EngineError::io(weights, e))?;
+    // SAFETY: the mapping is read once, here, and dropped. Model files are replaced by renaming, never written in place.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| EngineError::io(weights, e))?;
+    let bad = |reason: String| EngineError::BadFile { path: weights.to_owned(), reason };
+    let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(e.to_string()))?;
+    Tensors { tensors, path: weights }.bert(shape)
+}
+
+fn shape(config: Config, path: &Path) -> Result<Shape, EngineError> {
+    let only = |what: &str, found: &str, supported: &str| match found == supported {
+        true => Ok(()),
+        false => Err(EngineError::Unsupported {
+            what: format!("{what} `{found}` in {}", path.display()),
+            supported: format!("the embedder implements `{supported}`"),
+        }),
+    };
+    only("the model type", &config.model_type, "bert")?;
+    only("the activation", &config.hidden_act, "gelu")?;
+    only("the position embedding", config.position_embedding_type.as_deref().unwrap_or("absolute"), "absolute")?;
+    let shape = Shape {
+        vocabulary: config.vocab_size,
+        positions: config.max_position_embeddings,
+        hidden: config.hidden_size,
+        heads: config.num_attention_heads,
+        layers: config.num_hidden_layers,
+        intermediate: config.intermediate_size,
+        epsilon: config.layer_norm_eps,
+    };
+    let sizes = [shape.vocabulary, shape.positions, shape.hidden, shape.heads, shape.intermediate];
+    if sizes.contains(&0) || shape.hidden % shape.heads != 0 {
+        let reason = format!("its dimensions contradict each other: {shape:?}");
+        return Err(EngineError::BadFile { path: path.to_owned(), reason });
+    }
+    Ok(shape)
+}
+
+struct Tensors<'a> {
+    tensors: SafeTensors<'a>,
+    path: &'a Path,
+}
+
+impl Tensors<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EngineError> {
+        let bad = |reason: String| EngineError::BadFile { path: self.path.to_owned(), reason };
+        let tensor = self.tensors.tensor(name).map_err(|_| bad(format!("the tensor `{name}` is missing")))?;
+        if tensor.dtype() != Dtype::F32 {
+            return Err(EngineError::Unsupported {
+                what: format!("the type {:?} of the tensor `{name}` in {}", tensor.dtype(), self.path.display()),
+                supported: "the embedder reads F32".to_owned(),
+            });
+        }
+        if tensor.shape() != shape {
+            return Err(bad(format!(
+                "the tensor `{name}` has shape {:?}, but the configuration asks for {shape:?}",
+                tensor.shape()
+            )));
+        }
+        let (values, _) = tensor.data().as_chunks::<4>();
+        Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    }
+
+    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, EngineError> {
+        Ok(Linear {
+            weight: self.tensor(&format!("{name}.weight"), &[outputs, inputs])?,
+            bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
+        })
+    }
+
+    fn norm(&self, name: &str, width: usize) -> Result<Norm, EngineError> {
+        Ok(Norm {
+            weight: self.tensor(&format!("{name}.weight"), &[width])?,
+            bias: self.tensor(&format!("{name}.bias"), &[width])?,
+        })
+    }
+
+    fn bert(&self, shape: Shape) -> Result<Bert, EngineError> {
+        let hidden = shape.hidden;
+        let segments = self.tensor("embeddings.token_type_embeddings.weight", &[2, hidden])?;
+        let mut positions = self.tensor("embeddings.position_embeddings.weight", &[shape.positions, hidden])?;
+        for position in positions.chunks_exact_mut(hidden) {
+            position.iter_mut().zip(&segments).for_each(|(p, s)| *p += s);
+        }
+        Ok(Bert {
+            words: self.tensor("embeddings.word_embeddings.weight", &[shape.vocabulary, hidden])?,
+            positions,
+            norm: self.norm("embeddings.LayerNorm", hidden)?,
+            layers: (0..shape.layers).map(|i| self.layer(i, &shape)).collect::<Result<_, _>>()?,
+            shape,
+        })
+    }
+
+    fn layer(&self, index: usize, shape: &Shape) -> Result<Layer, EngineError> {
+        let (hidden, intermediate) = (shape.hidden, shape.intermediate);
+        let name = |part: &str| format!("encoder.layer.{index}.{part}");
+        let mut qkv = self.linear(&name("attention.self.query"), hidden, hidden)?;
+        for part in ["attention.self.key", "attention.self.value"] {
+            let next = self.linear(&name(part), hidden, hidden)?;
+            qkv.weight.extend(next.weight);
+            qkv.bias.extend(next.bias);
+        }
+        Ok(Layer {
+            qkv,
+            attention_output: self.linear(&name("attention.output.dense"), hidden, hidden)?,
+            attention_norm: self.norm(&name("attention.output.LayerNorm"), hidden)?,
+            intermediate: self.linear(&name("intermediate.dense"), intermediate, hidden)?,
+            output: self.linear(&name("output.dense"), hidden, intermediate)?,
+            output_norm: self.norm(&name("output.LayerNorm"), hidden)?,
+        })
+    }
+}

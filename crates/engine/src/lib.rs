@@ -1,0 +1,31 @@
+//! Model loading, decoding, sampling and embedding on this machine; implements the model API.
+//!
+//! - [`load_generator`]: a GGUF file becomes a [`LocalGenerator`] with tokenizer, chat template, prefix cache and
+//!   calibrated latency curve.
+//! - [`load_embedder`]: a folder with a BERT-family checkpoint becomes a [`BertEmbedder`].
+//!
+//! Invariants:
+//! - The two traits of the model API are the only way in; nothing here knows of collections, routes or prices.
+//! - Files are never trusted: missing, truncated or foreign ones give one clear sentence, never a panic.
+//!
+//! Deliberately not here: fetching and checking model files, prompts, HTTP.
+
+// The mapped model files and the matrix kernels need it; each block says why it is sound.
+#![allow(unsafe_code)]
+
+mod chat_template;
+pub mod decoder;
+mod detokenizer;
+mod digest;
+mod embedder;
+mod error;
+mod load;
+mod sampler;
+mod serve;
+mod stop;
+mod tokenizer;
+
+pub use embedder::BertEmbedder;
+pub use error::EngineError;
+pub use load::{load_embedder, load_generator, load_tokenizer};
+pub use serve::{Clock, EngineOptions, LocalGenerator, SystemClock};

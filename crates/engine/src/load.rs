@@ -1,0 +1,135 @@
+//! From files to running models.
+
+use std::{path::Path, sync::Arc};
+
+use edgewise_model_api::{GeneratorInfo, ModelError, Tokenizer};
+
+use crate::{
+    BertEmbedder, EngineError, EngineOptions, LocalGenerator, SystemClock,
+    chat_template::ChatTemplate,
+    decoder::{Decoder, DecoderError, GgufFile, KvState},
+    digest,
+    serve::{Parts, StepModel},
+    tokenizer::{GgufTokenizer, GgufVocabulary},
+};
+
+impl From<DecoderError> for EngineError {
+    fn from(error: DecoderError) -> Self {
+        match error {
+            DecoderError::Io { path, source } => Self::io(&path, source),
+            // The library beneath appends a backtrace when the environment asks for one.
+            DecoderError::Format { path, reason } => {
+                Self::BadFile { path, reason: reason.lines().next().unwrap_or_default().to_owned() }
+            }
+            other => Self::Decoder(other.to_string()),
+        }
+    }
+}
+
+impl StepModel for Decoder {
+    type State = KvState;
+
+    fn vocabulary(&self) -> usize {
+        self.config().vocab_size
+    }
+
+    fn new_state(&self) -> KvState {
+        self.new_state()
+    }
+
+    fn forward(&self, state: &mut KvState, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+        Ok(self.forward(state, tokens)?)
+    }
+
+    fn copy_prefix(&self, state: &KvState, tokens: usize) -> KvState {
+        let mut copy = state.clone();
+        copy.truncate(tokens);
+        copy
+    }
+
+    fn truncate(&self, state: &mut KvState, tokens: usize) {
+        state.truncate(tokens);
+    }
+
+    fn bytes(&self, state: &KvState) -> usize {
+        state.bytes()
+    }
+}
+
+/// Loads a generator from a GGUF file, measures its latency curve (about a second) and starts its worker. `model` is
+/// the name it goes by.
+///
+/// # Errors
+/// [`ModelError::Load`], with one sentence on what is wrong with the file.
+pub fn load_generator(model: &str, gguf: &Path, options: &EngineOptions) -> Result<LocalGenerator, ModelError> {
+    try_load_generator(model, gguf, options).map_err(|e| e.on_load(model))
+}
+
+fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
+    let gguf = GgufFile::open(path)?;
+    let tokenizer = GgufTokenizer::new(vocabulary(&gguf)?)?;
+    let template = gguf.string("tokenizer.chat_template")?.to_owned();
+    let template = ChatTemplate::new(template, tokenizer.bos(), tokenizer.eos())?;
+    let decoder = Decoder::load_gguf(&gguf)?;
+    if decoder.config().vocab_size != tokenizer.vocabulary_size() {
+        let reason = format!(
+            "its weights know {} tokens, its tokenizer {}",
+            decoder.config().vocab_size,
+            tokenizer.vocabulary_size()
+        );
+        return Err(EngineError::BadFile { path: path.to_owned(), reason });
+    }
+    let trained = decoder.config().context_window;
+    let info = GeneratorInfo {
+        model: model.to_owned(),
+        digest: digest::of_files(&[path])?,
+        context_window: options.context_window.map_or(trained, |window| window.min(trained)),
+    };
+    LocalGenerator::start(Parts { model: decoder, info, tokenizer, template }, options, Arc::new(SystemClock))
+}
+
+/// Loads only the tokenizer of a GGUF file: enough to count tokens, without the weights. `model` is the name it goes by.
+///
+/// # Errors
+/// [`ModelError::Load`], with one sentence on what is wrong with the file.
+pub fn load_tokenizer(model: &str, gguf: &Path) -> Result<Arc<dyn Tokenizer>, ModelError> {
+    let load = || Ok(GgufTokenizer::new(vocabulary(&GgufFile::open(gguf)?)?)?);
+    load().map(|tokenizer| Arc::new(tokenizer) as Arc<dyn Tokenizer>).map_err(|e: EngineError| e.on_load(model))
+}
+
+/// Reads `tokenizer.ggml.*`.
+fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
+    let strings = |key: &str| -> Result<Vec<String>, EngineError> {
+        Ok(gguf.strings(key)?.into_iter().map(str::to_owned).collect())
+    };
+    let id = |name: &str| -> Result<Option<u32>, EngineError> {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        match gguf.value(&key) {
+            None => Ok(None),
+            Some(_) => Ok(u32::try_from(gguf.integer(&key)?).ok()),
+        }
+    };
+    let types = "tokenizer.ggml.token_type";
+    let token_types = if gguf.value(types).is_some() { gguf.integers(types)? } else { Vec::new() };
+    let pre = "tokenizer.ggml.pre";
+    Ok(GgufVocabulary {
+        model: gguf.string("tokenizer.ggml.model")?.to_owned(),
+        // Files older than the key are refused rather than cut by a guess.
+        pre: if gguf.value(pre).is_some() { gguf.string(pre)?.to_owned() } else { "(none)".to_owned() },
+        tokens: strings("tokenizer.ggml.tokens")?,
+        token_types: token_types.into_iter().map(|kind| u32::try_from(kind).unwrap_or(u32::MAX)).collect(),
+        merges: strings("tokenizer.ggml.merges")?,
+        bos: id("bos")?,
+        eos: id("eos")?,
+        further_ends: [id("eot")?, id("eom")?].into_iter().flatten().collect(),
+    })
+}
+
+/// Loads an embedder of the BERT family from `folder`, which holds `config.json`, `model.safetensors` and
+/// `tokenizer.json`. `model` is the name it goes by.
+///
+/// # Errors
+/// [`ModelError::Load`], with one sentence on what is wrong with which file.
+pub fn load_embedder(model: &str, folder: &Path) -> Result<BertEmbedder, ModelError> {
+    BertEmbedder::load(model, folder).map_err(|e| e.on_load(model))
+}

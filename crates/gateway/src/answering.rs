@@ -1,0 +1,156 @@
+//! One question being answered on a blocking thread, as a stream of [`Progress`].
+//!
+//! Invariants:
+//! - The stream ends with exactly one `Done` or `Failed`, also when the job panics.
+//! - Dropping the stream (the client went away), the time limit and the end of the grace period all close the channel.
+//!   The planner learns of that from its sink and drops the generation, which cancels it in the engine.
+//! - The channel is unbounded, which the length of an answer bounds: a slow client never holds the engine up.
+//! - The job holds its slot until it has really ended, so that abandoned work still counts against the limit.
+
+use std::{
+    ops::ControlFlow,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+
+use edgewise_planner::{Answer, AnswerEvent, PlannerError, Query};
+use edgewise_types::CollectionName;
+
+use crate::{
+    ApiError, ErrorKind,
+    middleware::RequestId,
+    record::Failure,
+    state::{AppState, Parts, Phase},
+};
+
+/// How an answer comes along.
+pub(crate) enum Progress {
+    /// A step of the planner.
+    Event(AnswerEvent),
+    /// The answer is complete.
+    Done(Box<Answer>),
+    /// There is none.
+    Failed(ApiError),
+}
+
+/// A running answer.
+pub(crate) struct Answering {
+    progress: mpsc::UnboundedReceiver<Progress>,
+    /// Resolves when the answer must end, with the reason.
+    stop: Pin<Box<dyn Future<Output = ApiError> + Send>>,
+    ended: bool,
+}
+
+impl Answering {
+    /// Starts answering, or refuses when the server is at its limit.
+    pub(crate) fn start(
+        state: &AppState,
+        collection: CollectionName,
+        query: Query,
+        request_id: RequestId,
+    ) -> Result<Self, ApiError> {
+        let slot = state.answer_slot()?;
+        let (sender, progress) = mpsc::unbounded_channel();
+        let parts = state.shared_parts();
+        let span = tracing::Span::current();
+        // Detached on purpose: the job reports through the channel and ends when that closes.
+        drop(tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            span.in_scope(|| answer(&parts, &collection, &query, &request_id, &sender));
+        }));
+        let limit = state.options().request_timeout;
+        let cancelling = state.lifecycle().reached(Phase::Cancelling);
+        let stop = Box::pin(async move {
+            tokio::select! {
+                () = cancelling => ApiError::shutting_down(),
+                () = tokio::time::sleep(limit) => ApiError::new(
+                    ErrorKind::Timeout,
+                    format!("the answer took longer than {} s, which is this server's limit", limit.as_secs()),
+                )
+                .hint("ask for fewer tokens or a narrower route, or raise server.request_timeout_s"),
+            }
+        });
+        Ok(Self { progress, stop, ended: false })
+    }
+}
+
+impl Stream for Answering {
+    type Item = Progress;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Progress>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let next = self.progress.poll_recv(context);
+        match next {
+            Poll::Ready(Some(end @ (Progress::Done(_) | Progress::Failed(_)))) => {
+                self.ended = true;
+                Poll::Ready(Some(end))
+            }
+            Poll::Ready(None) => {
+                self.ended = true;
+                Poll::Ready(Some(Progress::Failed(ApiError::internal("the answering job ended without a result"))))
+            }
+            // Looked at for events too, so that a fast stream can't outrun its limit.
+            event => match self.stop.as_mut().poll(context) {
+                Poll::Ready(error) => {
+                    self.ended = true;
+                    self.progress.close();
+                    Poll::Ready(Some(Progress::Failed(error)))
+                }
+                Poll::Pending => event,
+            },
+        }
+    }
+}
+
+/// The job: answers, records, reports.
+fn answer(
+    parts: &Parts,
+    collection: &CollectionName,
+    query: &Query,
+    request_id: &RequestId,
+    sender: &mpsc::UnboundedSender<Progress>,
+) {
+    let at = jiff::Timestamp::now();
+    let started = Instant::now();
+    let mut planned = None;
+    let mut first_token = None;
+    let mut output_tokens = 0;
+    let result = parts.collections.get(collection).map_err(PlannerError::from).and_then(|collection| {
+        parts.planner.answer(&collection, query, &mut |event| {
+            match &event {
+                AnswerEvent::Plan(explanation) => planned = Some(explanation.clone()),
+                AnswerEvent::Token(_) => {
+                    output_tokens += 1;
+                    first_token.get_or_insert_with(|| started.elapsed());
+                }
+                AnswerEvent::Sources(_) => {}
+            }
+            match sender.send(Progress::Event(event)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })
+    });
+    let last = match result {
+        Ok(answer) => {
+            parts.recorder.answered(&request_id.0, at, query, &answer);
+            Progress::Done(Box::new(answer))
+        }
+        Err(error) => {
+            if let (Some(explanation), Some(ttft)) = (&planned, first_token) {
+                let total = started.elapsed();
+                let failure = Failure { explanation, error: &error, output_tokens, ttft, total };
+                parts.recorder.failed(&request_id.0, at, query, &failure);
+            }
+            Progress::Failed(error.into())
+        }
+    };
+    // Nobody may be listening any more; the record above is all that remains then.
+    let _ = sender.send(last);
+}

@@ -1,0 +1,342 @@
+//! Documents of a collection: upload, list, look at, read, delete.
+//!
+//! An upload is all or nothing only per file: each file gets its own outcome in the report, and a file that can't be
+//! read never keeps the others out. An upload whose client leaves stops before its next commit.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Json,
+    extract::{FromRequest, Multipart, Request, State, multipart::MultipartError},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use edgewise_retrieval::{IngestOptions, IngestReport, Outcome, Silent, Source, SourceContent};
+use edgewise_telemetry::names::{self, labels};
+use edgewise_types::{CollectionName, Document, DocumentId, Span};
+
+use crate::{
+    ApiError, ErrorBody, ErrorKind,
+    extract::{ApiQuery, InCollection, InDocument, is_media_type, json_body, too_large},
+    state::{AppState, Phase},
+};
+
+/// Longest name of a document, in bytes.
+const MAX_URI: usize = 1024;
+
+/// Most documents of one page of the list.
+const MAX_PAGE: usize = 1000;
+
+/// A document given as text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentUpload {
+    /// Name that identifies the document in its collection. The same name replaces the document.
+    #[schema(example = "notes/keys.md")]
+    pub uri: String,
+    /// Its text.
+    pub text: String,
+    /// Media type; absent goes by the extension of the name.
+    #[serde(default)]
+    #[schema(example = "text/markdown")]
+    pub media_type: Option<String>,
+}
+
+/// An upload of files: one part for each, its file name being the document's name.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes the form in the OpenAPI document; parts are read one by one")]
+pub(crate) struct FileUpload {
+    /// The files. The names of the parts do not matter.
+    #[schema(value_type = Vec<String>, format = Binary)]
+    file: Vec<Vec<u8>>,
+}
+
+/// A part of a collection's documents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DocumentList {
+    /// The documents, in order of URI.
+    pub documents: Vec<Document>,
+    /// How many the collection has.
+    pub total: usize,
+    /// How many were skipped.
+    pub offset: usize,
+}
+
+/// Which part of the list.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Page {
+    /// Documents to skip.
+    #[serde(default)]
+    #[param(default = 0)]
+    offset: usize,
+    /// Most documents to return, 1 to 1,000.
+    #[serde(default = "default_page")]
+    #[param(default = 100, minimum = 1, maximum = 1000)]
+    limit: usize,
+}
+
+fn default_page() -> usize {
+    100
+}
+
+/// Which part of the text.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct TextRange {
+    /// First byte; absent is the beginning.
+    start: Option<usize>,
+    /// One past the last byte; absent is the end.
+    end: Option<usize>,
+}
+
+/// Add or replace documents.
+///
+/// Either `multipart/form-data` with one part for each file, or one text as JSON. Answers 200 even when some files
+/// could not be taken: the report says what became of each.
+#[utoipa::path(
+    post,
+    path = "/v1/collections/{collection}/documents",
+    tag = "documents",
+    params(("collection" = CollectionName, Path, description = "Name of the collection")),
+    request_body(content(
+        (FileUpload = "multipart/form-data"),
+        (DocumentUpload = "application/json"),
+    )),
+    responses(
+        (status = 200, description = "What became of each file", body = IngestReport),
+        (status = 400, description = "Malformed request or name", body = ErrorBody),
+        (status = 404, description = "No such collection", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time", body = ErrorBody),
+        (status = 409, description = "Another process writes to the collection", body = ErrorBody),
+        (status = 413, description = "Body too large", body = ErrorBody),
+        (status = 415, description = "Neither a form nor JSON", body = ErrorBody),
+        (status = 500, description = "Failure inside the server", body = ErrorBody),
+        (status = 503, description = "Loading or shutting down", body = ErrorBody),
+        (status = 507, description = "The disk is full", body = ErrorBody),
+    )
+)]
+pub(crate) async fn upload(
+    State(state): State<AppState>,
+    InCollection(name): InCollection,
+    request: Request,
+) -> Result<Json<IngestReport>, ApiError> {
+    // An unknown collection is refused before megabytes are read for it.
+    let collection = state.read(move |parts| Ok(parts.collections.get(&name)?)).await?;
+    let slot = state.upload_slot().await?;
+    let limit = state.options().request_timeout;
+    let sources = tokio::time::timeout(limit, read_sources(&state, request)).await.map_err(|_| {
+        ApiError::new(ErrorKind::RequestTimeout, format!("the body did not arrive within {} s", limit.as_secs()))
+    })??;
+    let cancel = CancelOnDrop(Arc::default());
+    let options = IngestOptions { cancel: Some(Arc::clone(&cancel.0)), ..IngestOptions::default() };
+    let ingest = state.blocking(slot, move |_| Ok(collection.ingest(sources, &options, &Silent)?));
+    let mut ingest = std::pin::pin!(ingest);
+    let report = tokio::select! {
+        report = &mut ingest => report,
+        () = state.lifecycle().reached(Phase::Cancelling) => {
+            cancel.0.store(true, Ordering::Relaxed);
+            ingest.await
+        }
+    };
+    let report = report?;
+    count(&report);
+    Ok(Json(report))
+}
+
+fn count(report: &IngestReport) {
+    for source in &report.sources {
+        let outcome = match source.outcome {
+            Outcome::Added => "added",
+            Outcome::Changed => "changed",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Removed => "removed",
+            Outcome::Failed { .. } => "failed",
+        };
+        metrics::counter!(names::INGEST_DOCUMENTS_TOTAL, labels::OUTCOME => outcome).increment(1);
+    }
+    metrics::counter!(names::INGEST_CHUNKS_TOTAL).increment(report.chunks_embedded as u64);
+}
+
+/// Stops the ingest it belongs to when the handler goes away.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn read_sources(state: &AppState, request: Request) -> Result<Vec<Source>, ApiError> {
+    if is_media_type(request.headers(), "application/json") {
+        let DocumentUpload { uri, text, media_type } =
+            json_body(request, state, state.options().max_upload_bytes).await?;
+        check_uri(&uri)?;
+        return Ok(vec![Source { uri, content: SourceContent::Bytes(text.into_bytes()), media_type }]);
+    }
+    if !is_media_type(request.headers(), "multipart/form-data") {
+        return Err(ApiError::new(ErrorKind::UnsupportedMediaType, "this path takes files or one text")
+            .hint("send files as multipart/form-data, or a text as application/json"));
+    }
+    let form = Multipart::from_request(request, state).await;
+    let mut form = form.map_err(|rejection| ApiError::new(ErrorKind::MalformedRequest, rejection.body_text()))?;
+    let limit = state.options().max_upload_bytes;
+    let broken = |error: MultipartError| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(limit).hint("send fewer files at a time"),
+        _ => ApiError::new(ErrorKind::MalformedRequest, format!("the form could not be read: {}", error.body_text())),
+    };
+    let mut sources: Vec<Source> = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(broken)? {
+        let part = sources.len() + 1;
+        let Some(uri) = field.file_name().map(str::to_owned) else {
+            return Err(ApiError::new(
+                ErrorKind::MalformedRequest,
+                format!("part {part} of the form has no file name"),
+            )
+            .hint("send every file with a file name, which becomes the document's name"));
+        };
+        check_uri(&uri)?;
+        // Clients send this type when they don't know one.
+        let media_type = field.content_type().filter(|t| *t != "application/octet-stream").map(str::to_owned);
+        let bytes = field.bytes().await.map_err(broken)?;
+        sources.push(Source { uri, content: SourceContent::Bytes(bytes.into()), media_type });
+    }
+    if sources.is_empty() {
+        return Err(ApiError::new(ErrorKind::InvalidRequest, "the form holds no file"));
+    }
+    Ok(sources)
+}
+
+fn check_uri(uri: &str) -> Result<(), ApiError> {
+    let wrong = match uri {
+        "" => "is empty",
+        uri if uri.len() > MAX_URI => "is longer than 1,024 bytes",
+        uri if uri.chars().any(char::is_control) => "holds control characters",
+        _ => return Ok(()),
+    };
+    Err(ApiError::new(ErrorKind::InvalidRequest, format!("the name of a document {wrong}")))
+}
+
+/// List documents.
+#[utoipa::path(
+    get,
+    path = "/v1/collections/{collection}/documents",
+    tag = "documents",
+    params(("collection" = CollectionName, Path, description = "Name of the collection"), Page),
+    responses(
+        (status = 200, description = "The documents", body = DocumentList),
+        (status = 400, description = "Malformed name or parameters", body = ErrorBody),
+        (status = 404, description = "No such collection", body = ErrorBody),
+    )
+)]
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    InCollection(name): InCollection,
+    ApiQuery(page): ApiQuery<Page>,
+) -> Result<Json<DocumentList>, ApiError> {
+    let Page { offset, limit } = page;
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(ApiError::new(ErrorKind::InvalidRequest, format!("limit must be between 1 and {MAX_PAGE}")));
+    }
+    state
+        .read(move |parts| {
+            let collection = parts.collections.get(&name)?;
+            let documents = collection.documents(offset, limit)?;
+            Ok(Json(DocumentList { documents, total: collection.stats()?.documents, offset }))
+        })
+        .await
+}
+
+/// What is known of a document, without its text.
+#[utoipa::path(
+    get,
+    path = "/v1/collections/{collection}/documents/{document}",
+    tag = "documents",
+    params(
+        ("collection" = CollectionName, Path, description = "Name of the collection"),
+        ("document" = DocumentId, Path, description = "Id of the document"),
+    ),
+    responses(
+        (status = 200, description = "The document", body = Document),
+        (status = 400, description = "Malformed name or id", body = ErrorBody),
+        (status = 404, description = "No such collection or document", body = ErrorBody),
+    )
+)]
+pub(crate) async fn get(
+    State(state): State<AppState>,
+    InDocument(name, id): InDocument,
+) -> Result<Json<Document>, ApiError> {
+    state.read(move |parts| Ok(Json(parts.collections.get(&name)?.document(&id)?))).await
+}
+
+/// Normalised text of a document, or the part of it that a citation points to.
+///
+/// `start` and `end` are bytes of the text, as in every span of this API, and must fall between characters.
+#[utoipa::path(
+    get,
+    path = "/v1/collections/{collection}/documents/{document}/text",
+    tag = "documents",
+    params(
+        ("collection" = CollectionName, Path, description = "Name of the collection"),
+        ("document" = DocumentId, Path, description = "Id of the document"),
+        TextRange,
+    ),
+    responses(
+        (status = 200, description = "The text", body = String, content_type = "text/plain"),
+        (status = 400, description = "Malformed name, id or range", body = ErrorBody),
+        (status = 404, description = "No such collection or document", body = ErrorBody),
+    )
+)]
+pub(crate) async fn text(
+    State(state): State<AppState>,
+    InDocument(name, id): InDocument,
+    ApiQuery(range): ApiQuery<TextRange>,
+) -> Result<Response, ApiError> {
+    let text = state
+        .read(move |parts| {
+            let text = parts.collections.get(&name)?.document_text(&id)?;
+            let (start, end) = (range.start.unwrap_or(0), range.end.unwrap_or(text.len()));
+            // Not `Span::new`, which would turn an inverted range into an empty one.
+            let part = Span { start, end }.slice(&text);
+            part.map(str::to_owned).map_err(|error| ApiError::new(ErrorKind::InvalidRequest, error.to_string()))
+        })
+        .await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}
+
+/// Delete a document.
+#[utoipa::path(
+    delete,
+    path = "/v1/collections/{collection}/documents/{document}",
+    tag = "documents",
+    params(
+        ("collection" = CollectionName, Path, description = "Name of the collection"),
+        ("document" = DocumentId, Path, description = "Id of the document"),
+    ),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 400, description = "Malformed name or id", body = ErrorBody),
+        (status = 404, description = "No such collection or document", body = ErrorBody),
+        (status = 409, description = "Another process writes to the collection", body = ErrorBody),
+        (status = 507, description = "The disk is full", body = ErrorBody),
+    )
+)]
+pub(crate) async fn delete(
+    State(state): State<AppState>,
+    InDocument(name, id): InDocument,
+) -> Result<StatusCode, ApiError> {
+    state
+        .read(move |parts| {
+            parts.collections.get(&name)?.delete_document(&id)?;
+            Ok(StatusCode::NO_CONTENT)
+        })
+        .await
+}

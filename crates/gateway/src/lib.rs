@@ -1,0 +1,40 @@
+//! HTTP: the native API, streaming, metrics, OpenAPI and the dashboard pages.
+//!
+//! A request passes [`middleware`] and an [`extract`]or, becomes a call of the planner or of a collection on a blocking
+//! thread, and comes back as JSON, as server-sent events, or as an [`ApiError`].
+//!
+//! Invariants:
+//! - Every response that is not a success has the body [`ErrorBody`], whoever made it.
+//! - A client that goes away cancels its answer, prefill included as far as the planner looks at its sink.
+//! - Every route of the API is in `/openapi.json`.
+//!
+//! Deliberately not here: choosing routes, touching indexes, loading models, and naming an engine: all tests of this
+//! crate run on scripted models.
+
+mod answering;
+mod collections;
+mod documents;
+mod error;
+mod extract;
+mod health;
+mod middleware;
+mod openapi;
+mod pages;
+mod query;
+mod record;
+mod serve;
+mod sse;
+mod state;
+mod usage;
+
+pub use collections::{CollectionList, CollectionSearchRequest, CreateCollectionRequest, DamagedCollection};
+pub use documents::{DocumentList, DocumentUpload};
+pub use error::{ApiError, ErrorBody, ErrorDetail, ErrorKind};
+pub use health::{Health, Readiness};
+pub use openapi::router;
+pub use query::{ExplainRequest, QueryRequest};
+pub use record::{Failure, Recorder};
+pub use serve::{GatewayError, bind, serve};
+pub use sse::{SourcesEvent, TokenEvent, UsageEvent};
+pub use state::{AppState, GatewayOptions, Lifecycle, Parts, Phase, ServerInfo};
+pub use usage::UsageReport;

@@ -1,0 +1,46 @@
+//! The dashboard: one page, its script and its style, embedded in the binary.
+//!
+//! The page needs nothing from elsewhere and its policy allows nothing else: no inline script or style, no other host.
+//! It is a client of the public API like any other and has no endpoint of its own.
+
+use axum::{
+    Router,
+    http::{HeaderName, header},
+    response::IntoResponse,
+    routing::get,
+};
+
+use crate::state::AppState;
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Path, media type and content of everything the dashboard is made of.
+const FILES: [(&str, &str, &str); 4] = [
+    ("/", "text/html; charset=utf-8", include_str!("../assets/index.html")),
+    ("/assets/app.js", "text/javascript; charset=utf-8", include_str!("../assets/app.js")),
+    ("/assets/app.css", "text/css; charset=utf-8", include_str!("../assets/app.css")),
+    ("/assets/icon.svg", "image/svg+xml", include_str!("../assets/icon.svg")),
+];
+
+/// The paths of the dashboard; the only ones that are not in the OpenAPI document.
+#[cfg(test)]
+pub(crate) fn paths() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(path, _, _)| *path)
+}
+
+/// Serves the dashboard.
+pub(crate) fn router() -> Router<AppState> {
+    FILES.iter().fold(Router::new(), |router, &(path, media_type, content)| {
+        let response = move || async move {
+            let headers: [(HeaderName, &'static str); 3] = [
+                (header::CONTENT_TYPE, media_type),
+                (header::CONTENT_SECURITY_POLICY, POLICY),
+                // The files change with the binary, which may be replaced at any time.
+                (header::CACHE_CONTROL, "no-cache"),
+            ];
+            (headers, content).into_response()
+        };
+        router.route(path, get(response))
+    })
+}

@@ -1,0 +1,213 @@
+//! Questions: `POST /v1/query` and `POST /v1/routes/explain`.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use tokio_stream::StreamExt;
+use utoipa::ToSchema;
+
+use edgewise_model_api::Sampling;
+use edgewise_planner::{Answer, Budget, Explanation, Objective, Query, Route};
+use edgewise_types::{CollectionName, DocumentId, TenantId};
+
+use crate::{
+    ApiError, ErrorBody,
+    answering::{Answering, Progress},
+    collections::parse_ids,
+    extract::ApiJson,
+    middleware::RequestId,
+    sse,
+    state::AppState,
+};
+
+/// A question to a collection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryRequest {
+    /// The collection to answer from.
+    #[schema(value_type = CollectionName)]
+    pub collection: String,
+    /// The question.
+    #[schema(example = "How do I rotate the keys?")]
+    pub question: String,
+    /// Route to take; absent lets the planner choose.
+    #[serde(default)]
+    pub route: Option<Route>,
+    /// What the choice optimises; absent is balanced.
+    #[serde(default)]
+    pub objective: Objective,
+    /// Hard limits.
+    #[serde(default)]
+    pub budget: Budget,
+    /// Passages to place at most; absent takes the configured number.
+    #[serde(default)]
+    pub top_k: Option<usize>,
+    /// Answer only from these documents; absent is the whole collection.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<DocumentId>>)]
+    pub documents: Option<Vec<String>>,
+    /// How tokens are drawn; absent is greedy.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// Most tokens of the answer; absent takes the configured number.
+    #[serde(default)]
+    pub max_output_tokens: Option<usize>,
+    /// Strings that end the answer.
+    #[serde(default)]
+    pub stop: Vec<String>,
+    /// Whether to stream the answer as server-sent events.
+    #[serde(default)]
+    pub stream: bool,
+}
+
+/// A question whose routes are to be priced, not answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// The collection.
+    #[schema(value_type = CollectionName)]
+    pub collection: String,
+    /// The question.
+    pub question: String,
+    /// Route to take; absent lets the planner choose.
+    #[serde(default)]
+    pub route: Option<Route>,
+    /// What the choice optimises; absent is balanced.
+    #[serde(default)]
+    pub objective: Objective,
+    /// Hard limits.
+    #[serde(default)]
+    pub budget: Budget,
+    /// Passages to place at most; absent takes the configured number.
+    #[serde(default)]
+    pub top_k: Option<usize>,
+    /// Consider only these documents; absent is the whole collection.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<DocumentId>>)]
+    pub documents: Option<Vec<String>>,
+    /// Most tokens of the answer; absent takes the configured number.
+    #[serde(default)]
+    pub max_output_tokens: Option<usize>,
+}
+
+impl From<ExplainRequest> for QueryRequest {
+    fn from(request: ExplainRequest) -> Self {
+        let ExplainRequest { collection, question, route, objective, budget, top_k, documents, max_output_tokens } =
+            request;
+        Self {
+            collection,
+            question,
+            route,
+            objective,
+            budget,
+            top_k,
+            documents,
+            max_output_tokens,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            stream: false,
+        }
+    }
+}
+
+impl QueryRequest {
+    /// The planner's query; it checks the ranges.
+    fn into_query(self) -> Result<(CollectionName, Query), ApiError> {
+        let documents = parse_ids(self.documents)?;
+        let query = Query {
+            question: self.question,
+            route: self.route,
+            objective: self.objective,
+            budget: self.budget,
+            top_k: self.top_k,
+            documents,
+            sampling: self.sampling,
+            max_output_tokens: self.max_output_tokens,
+            stop: self.stop,
+            tenant: TenantId::local(),
+        };
+        Ok((self.collection.parse()?, query))
+    }
+}
+
+/// Answer a question.
+///
+/// Without `stream`, the complete answer. With `stream`, server-sent events: `plan` (Explanation), `sources`
+/// (SourcesEvent), `token` (TokenEvent), `citation` (Citation), `usage` (UsageEvent), then `done` (Answer) or `error`
+/// (ErrorBody). A failure before the first event is an ordinary error response. Closing the connection cancels the
+/// answer.
+#[utoipa::path(
+    post,
+    path = "/v1/query",
+    tag = "questions",
+    request_body = QueryRequest,
+    responses(
+        (status = 200, description = "The answer, or its events", content(
+            (Answer = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = 400, description = "Malformed or invalid request", body = ErrorBody),
+        (status = 404, description = "No such collection or document", body = ErrorBody),
+        (status = 413, description = "Body too large", body = ErrorBody),
+        (status = 415, description = "Not JSON", body = ErrorBody),
+        (status = 422, description = "Nothing to answer from, or no route fits the budget or the window", body = ErrorBody),
+        (status = 429, description = "Too much work is queued; see Retry-After", body = ErrorBody),
+        (status = 500, description = "Failure inside the server", body = ErrorBody),
+        (status = 503, description = "Loading or shutting down", body = ErrorBody),
+        (status = 504, description = "The answer took too long", body = ErrorBody),
+    )
+)]
+pub(crate) async fn query(
+    State(state): State<AppState>,
+    request_id: RequestId,
+    ApiJson(request): ApiJson<QueryRequest>,
+) -> Result<Response, ApiError> {
+    let stream = request.stream;
+    let (collection, query) = request.into_query()?;
+    let mut answering = Answering::start(&state, collection, query, request_id)?;
+    if stream {
+        return sse::respond(answering).await;
+    }
+    while let Some(progress) = answering.next().await {
+        match progress {
+            Progress::Event(_) => {}
+            Progress::Done(answer) => return Ok(Json(*answer).into_response()),
+            Progress::Failed(error) => return Err(error),
+        }
+    }
+    Err(ApiError::internal("the answer ended without a result"))
+}
+
+/// Price every route for a question, without answering it.
+#[utoipa::path(
+    post,
+    path = "/v1/routes/explain",
+    tag = "questions",
+    request_body = ExplainRequest,
+    responses(
+        (status = 200, description = "The routes and the choice", body = Explanation),
+        (status = 400, description = "Malformed or invalid request", body = ErrorBody),
+        (status = 404, description = "No such collection or document", body = ErrorBody),
+        (status = 422, description = "Nothing to answer from, or no route fits the budget or the window", body = ErrorBody),
+        (status = 429, description = "Too much work is queued; see Retry-After", body = ErrorBody),
+        (status = 500, description = "Failure inside the server", body = ErrorBody),
+    )
+)]
+pub(crate) async fn explain(
+    State(state): State<AppState>,
+    ApiJson(request): ApiJson<ExplainRequest>,
+) -> Result<Json<Explanation>, ApiError> {
+    let (collection, query) = QueryRequest::from(request).into_query()?;
+    // Composing prompts to price them is work of the size of an answer's preparation, hence the same limit.
+    let slot = state.answer_slot()?;
+    let explanation = state
+        .blocking(slot, move |parts| {
+            let collection = parts.collections.get(&collection)?;
+            Ok(parts.planner.explain(&collection, &query)?)
+        })
+        .await?;
+    Ok(Json(explanation))
+}

@@ -1,0 +1,133 @@
+//! Ledger records and metrics of answered and failed questions, for the server and for a command that answers without
+//! one.
+//!
+//! A failure is recorded once a token has come: then the prompt has been paid for. Its tokens are those that were
+//! planned and those that came; they are priced as plain input, since what the engine retained of them is not known.
+//!
+//! A record that can't be written is logged and does not take the answer away from its caller.
+
+use std::{sync::Arc, time::Duration};
+
+use edgewise_ledger::{Ledger, Prediction, PriceBook, RequestRecord, RequestStatus};
+use edgewise_planner::{Answer, Candidate, Explanation, PlannerError, Query, Route};
+use edgewise_telemetry::names::{self, labels};
+use edgewise_types::{ContentHash, Money, Timings, Usage};
+
+/// Writes records. Cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    /// Where they go.
+    pub ledger: Arc<Ledger>,
+    /// Prices of failed requests and of the routes not taken; those of answers come from the planner. Give both the
+    /// same book.
+    pub prices: PriceBook,
+    /// Registry name of the model that answers.
+    pub model: String,
+    /// Hash of the prompt templates.
+    pub template_hash: ContentHash,
+}
+
+/// What is known of a question that failed.
+#[derive(Debug)]
+pub struct Failure<'a> {
+    /// The decision.
+    pub explanation: &'a Explanation,
+    /// Why it failed.
+    pub error: &'a PlannerError,
+    /// Tokens that came.
+    pub output_tokens: usize,
+    /// Time to the first of them.
+    pub ttft: Duration,
+    /// Time until the failure.
+    pub total: Duration,
+}
+
+impl Recorder {
+    /// Records an answer. `id` and `at`, the time the question came in, together are unique in the ledger.
+    pub fn answered(&self, id: &str, at: jiff::Timestamp, query: &Query, answer: &Answer) {
+        let route = answer.explanation.chosen.to_string();
+        let seconds = |ms: f64| ms / 1e3;
+        metrics::histogram!(names::QUERY_DURATION_SECONDS, labels::ROUTE => route.clone())
+            .record(seconds(answer.timings.total_ms));
+        metrics::histogram!(names::TTFT_SECONDS).record(seconds(answer.timings.ttft_ms));
+        metrics::counter!(names::ROUTE_DECISIONS_TOTAL, labels::ROUTE => route.clone()).increment(1);
+        metrics::counter!(names::COST_NANODOLLARS_TOTAL, labels::ROUTE => route)
+            .increment(u64::try_from(answer.cost.nanos()).unwrap_or(0));
+
+        let status = if answer.unanswerable { RequestStatus::Unanswerable } else { RequestStatus::Answered };
+        let base = self.base(id, at, query, &answer.explanation, answer.usage.output_tokens);
+        self.write(&RequestRecord {
+            status,
+            usage: answer.usage,
+            cost: answer.cost,
+            full_cost: if answer.explanation.chosen == Route::Full { Some(answer.cost) } else { base.full_cost },
+            timings: answer.timings,
+            ..base
+        });
+    }
+
+    /// Records a failure after the first token.
+    pub fn failed(&self, id: &str, at: jiff::Timestamp, query: &Query, failure: &Failure<'_>) {
+        let base = self.base(id, at, query, failure.explanation, failure.output_tokens);
+        let status = match failure.error {
+            PlannerError::Cancelled => RequestStatus::Cancelled,
+            _ => RequestStatus::Failed,
+        };
+        let planned = candidate(failure.explanation, failure.explanation.chosen);
+        let (prompt, resident) = planned.map_or((0, 0), |c| (c.prompt_tokens, c.resident_tokens));
+        let usage = Usage {
+            input_tokens: prompt.saturating_sub(resident),
+            cache_read_tokens: resident,
+            output_tokens: failure.output_tokens,
+            ..Usage::default()
+        };
+        let cost = self.prices.cost(&self.model, &usage);
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let timings = Timings { ttft_ms: ms(failure.ttft), total_ms: ms(failure.total), ..Timings::default() };
+        self.write(&RequestRecord { status, usage, cost, timings, ..base });
+    }
+
+    fn base(
+        &self,
+        id: &str,
+        at: jiff::Timestamp,
+        query: &Query,
+        explanation: &Explanation,
+        output_tokens: usize,
+    ) -> RequestRecord {
+        let predicted = candidate(explanation, explanation.chosen).map_or_else(Prediction::default, |candidate| {
+            Prediction { cost: candidate.cost, ttft_ms: candidate.ttft_ms, latency_ms: candidate.latency_ms }
+        });
+        // The whole scope, had it been read for the same answer: as predicted, but with the tokens that really came.
+        let output_cost = |output_tokens| self.prices.cost(&self.model, &Usage { output_tokens, ..Usage::default() });
+        let full = candidate(explanation, Route::Full).filter(|candidate| candidate.feasible);
+        let full_cost = full.map(|full| full.cost - output_cost(full.output_tokens) + output_cost(output_tokens));
+        RequestRecord {
+            id: format!("{}-{id}", at.as_microsecond()),
+            at,
+            tenant: query.tenant.clone(),
+            collection: explanation.collection.clone(),
+            full_cost,
+            model: self.model.clone(),
+            template_hash: self.template_hash.to_string(),
+            route: explanation.chosen.to_string(),
+            forced: explanation.forced,
+            status: RequestStatus::Answered,
+            usage: Usage::default(),
+            cost: Money::ZERO,
+            predicted,
+            timings: Timings::default(),
+            question_chars: query.question.chars().count(),
+        }
+    }
+
+    fn write(&self, record: &RequestRecord) {
+        if let Err(error) = self.ledger.record(record) {
+            tracing::error!(%error, id = record.id, "a request could not be recorded in the ledger");
+        }
+    }
+}
+
+fn candidate(explanation: &Explanation, route: Route) -> Option<&Candidate> {
+    explanation.candidates.iter().find(|candidate| candidate.route == route)
+}

@@ -1,0 +1,266 @@
+//! What handlers share, and how they run blocking work.
+//!
+//! Invariants:
+//! - Nothing blocks a runtime thread: planner, retrieval and ledger calls go through [`AppState::read`],
+//!   [`AppState::write`] or the answering job, each with its own limit, so that slow answers never keep the dashboard
+//!   or a probe waiting.
+//! - Once a shutdown began, the [`Lifecycle`] only moves forward, and everything that can take long watches it.
+//!
+//! Deliberately not here: anything about HTTP.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use utoipa::ToSchema;
+
+use edgewise_planner::Planner;
+use edgewise_retrieval::Collections;
+use edgewise_telemetry::{
+    MetricsHandle,
+    names::{self, labels},
+};
+
+use crate::{ApiError, Recorder};
+
+/// Limits and times of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayOptions {
+    /// Largest JSON body, in bytes.
+    pub max_body_bytes: usize,
+    /// Largest upload, in bytes; an upload is held in memory.
+    pub max_upload_bytes: usize,
+    /// Longest an answer or an upload may take.
+    pub request_timeout: Duration,
+    /// Answers worked on at once; more are refused with 429.
+    pub max_concurrent_requests: usize,
+    /// Uploads worked on at once; more wait.
+    pub max_concurrent_uploads: usize,
+    /// How long running requests may finish after a shutdown was asked for.
+    pub shutdown_grace: Duration,
+    /// Host names this server answers for, besides `localhost` and every IP address.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self::from(&edgewise_settings::Server::default())
+    }
+}
+
+impl From<&edgewise_settings::Server> for GatewayOptions {
+    fn from(server: &edgewise_settings::Server) -> Self {
+        Self {
+            max_body_bytes: server.max_body_bytes,
+            max_upload_bytes: server.max_upload_bytes,
+            request_timeout: Duration::from_secs(server.request_timeout_s),
+            max_concurrent_requests: server.max_concurrent_requests,
+            max_concurrent_uploads: 2,
+            shutdown_grace: Duration::from_secs(server.shutdown_grace_s),
+            allowed_hosts: Vec::new(),
+        }
+    }
+}
+
+/// What this server is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServerInfo {
+    /// Version of Edgewise.
+    #[schema(example = "0.1.0")]
+    pub version: String,
+    /// Registry name of the model that answers.
+    #[schema(example = "smollm2-135m-instruct")]
+    pub generator: String,
+    /// Registry name of the model that embeds.
+    #[schema(example = "all-minilm-l6-v2")]
+    pub embedder: String,
+}
+
+/// What the server is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// The collections.
+    pub collections: Arc<Collections>,
+    /// Answers questions.
+    pub planner: Arc<Planner>,
+    /// Records them.
+    pub recorder: Recorder,
+    /// Renders `/metrics`.
+    pub metrics: MetricsHandle,
+    /// Limits and times.
+    pub options: GatewayOptions,
+    /// What the server says it is.
+    pub info: ServerInfo,
+}
+
+/// Shared by all requests; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    parts: Arc<Parts>,
+    lifecycle: Lifecycle,
+    answers: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+}
+
+/// Short blocking calls, such as catalog reads, running at once; more wait.
+const READS: usize = 16;
+
+impl AppState {
+    /// A server that is ready.
+    pub fn new(parts: Parts) -> Self {
+        metrics::gauge!(names::BUILD_INFO, labels::VERSION => parts.info.version.clone()).set(1.0);
+        Self {
+            lifecycle: Lifecycle::new(),
+            answers: Arc::new(Semaphore::new(parts.options.max_concurrent_requests)),
+            uploads: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
+            reads: Arc::new(Semaphore::new(READS)),
+            parts: Arc::new(parts),
+        }
+    }
+
+    /// How far the server has come.
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    pub(crate) fn shared_parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.parts)
+    }
+
+    pub(crate) fn options(&self) -> &GatewayOptions {
+        &self.parts.options
+    }
+
+    /// A place among the answers worked on at once, or 429.
+    pub(crate) fn answer_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.answers).try_acquire_owned().map_err(|_| {
+            let limit = self.options().max_concurrent_requests;
+            ApiError::overloaded(
+                format!("the server is working on {limit} questions already, which is its limit"),
+                Duration::from_secs(1),
+            )
+            .hint("retry after the time in Retry-After, or raise server.max_concurrent_requests")
+        })
+    }
+
+    /// A place among the uploads worked on at once; waits for one. Held while the body is read, so that uploads never
+    /// take more memory than their number times `max_upload_bytes`.
+    pub(crate) async fn upload_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.uploads).acquire_owned().await.map_err(|_| ApiError::shutting_down())
+    }
+
+    /// Runs a short blocking call.
+    pub(crate) async fn read<T, F>(&self, call: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Parts) -> Result<T, ApiError> + Send + 'static,
+    {
+        let slot = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| ApiError::shutting_down())?;
+        self.blocking(slot, call).await
+    }
+
+    /// Runs a blocking call that holds `slot` until it returns, even if nobody waits for it any more.
+    pub(crate) async fn blocking<T, F>(&self, slot: OwnedSemaphorePermit, call: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Parts) -> Result<T, ApiError> + Send + 'static,
+    {
+        let parts = Arc::clone(&self.parts);
+        let span = tracing::Span::current();
+        let job = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            span.in_scope(|| call(&parts))
+        });
+        job.await.map_err(|error| ApiError::internal(format!("a blocking call did not return: {error}")))?
+    }
+}
+
+/// Where the server is in its life, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Models are being loaded or warmed up; `/readyz` says 503.
+    Loading,
+    /// Requests are answered.
+    Ready,
+    /// A shutdown was asked for: no new requests, running ones may finish.
+    Draining,
+    /// The grace period is over: running requests are ended.
+    Cancelling,
+}
+
+/// The server's [`Phase`], shared. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Lifecycle {
+    phase: Arc<watch::Sender<Phase>>,
+}
+
+impl Lifecycle {
+    fn new() -> Self {
+        Self { phase: Arc::new(watch::Sender::new(Phase::Ready)) }
+    }
+
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Says 503 until [`Self::ready`]; without effect once the server shuts down.
+    pub fn loading(&self) {
+        self.phase.send_if_modified(|phase| {
+            let back = *phase == Phase::Ready;
+            if back {
+                *phase = Phase::Loading;
+            }
+            back
+        });
+    }
+
+    /// Answers requests.
+    pub fn ready(&self) {
+        self.advance(Phase::Ready);
+    }
+
+    pub(crate) fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = *phase < to;
+            if forward {
+                *phase = to;
+            }
+            forward
+        });
+    }
+
+    /// Returns once the phase is `phase` or later.
+    pub(crate) fn reached(&self, phase: Phase) -> impl Future<Output = ()> + Send + 'static {
+        let mut receiver = self.phase.subscribe();
+        async move {
+            // The sender lives as long as any clone of the lifecycle; without one nothing is running that could end.
+            if receiver.wait_for(|now| *now >= phase).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_phase_never_goes_back_from_a_shutdown() {
+        let lifecycle = Lifecycle::new();
+        lifecycle.loading();
+        assert_eq!(lifecycle.phase(), Phase::Loading);
+        lifecycle.ready();
+        assert_eq!(lifecycle.phase(), Phase::Ready);
+        lifecycle.advance(Phase::Draining);
+        lifecycle.loading();
+        lifecycle.ready();
+        assert_eq!(lifecycle.phase(), Phase::Draining);
+    }
+}

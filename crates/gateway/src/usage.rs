@@ -1,0 +1,75 @@
+//! What was used and what it cost: `GET /v1/usage`.
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use edgewise_ledger::{LedgerError, RequestRecord, Totals};
+
+use crate::{ApiError, ErrorBody, ErrorKind, extract::ApiQuery, state::AppState};
+
+/// Most records of one report.
+const MAX_RECENT: usize = 1000;
+
+/// Sums and the newest records.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UsageReport {
+    /// Sums over all records, or those since the time asked for.
+    pub totals: Totals,
+    /// The newest records, newest first.
+    pub recent: Vec<RequestRecord>,
+}
+
+/// What to report.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct UsageParams {
+    /// Newest records to return, 0 to 1,000.
+    #[serde(default = "default_recent")]
+    #[param(default = 50, maximum = 1000)]
+    recent: usize,
+    /// Sum up records since this time (RFC 3339); absent sums up all.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<jiff::Timestamp>,
+}
+
+fn default_recent() -> usize {
+    50
+}
+
+impl From<LedgerError> for ApiError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::DiskFull => Self::new(ErrorKind::DiskFull, error.to_string()),
+            _ => Self::internal(error.to_string()),
+        }
+    }
+}
+
+/// Tokens and cost so far, and the newest requests.
+#[utoipa::path(
+    get,
+    path = "/v1/usage",
+    tag = "server",
+    params(UsageParams),
+    responses(
+        (status = 200, description = "Sums and records", body = UsageReport),
+        (status = 400, description = "Malformed parameters", body = ErrorBody),
+        (status = 500, description = "Failure inside the server", body = ErrorBody),
+    )
+)]
+pub(crate) async fn usage(
+    State(state): State<AppState>,
+    ApiQuery(params): ApiQuery<UsageParams>,
+) -> Result<Json<UsageReport>, ApiError> {
+    if params.recent > MAX_RECENT {
+        return Err(ApiError::new(ErrorKind::InvalidRequest, format!("recent must be between 0 and {MAX_RECENT}")));
+    }
+    state
+        .read(move |parts| {
+            let totals = parts.recorder.ledger.totals(params.since)?;
+            Ok(Json(UsageReport { totals, recent: parts.recorder.ledger.recent(params.recent)? }))
+        })
+        .await
+}

@@ -1,0 +1,87 @@
+//! Collections and search.
+
+use axum::http::StatusCode;
+use edgewise_gateway::ErrorKind;
+use serde_json::json;
+
+use crate::harness::Gateway;
+
+#[tokio::test]
+async fn a_collection_is_made_listed_looked_at_and_deleted() {
+    let gateway = Gateway::saying("yes");
+    assert_eq!(gateway.get("/v1/collections").await.ok(), json!({"collections": [], "damaged": []}));
+
+    let made = gateway.post("/v1/collections", &json!({"name": "notes"})).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    assert_eq!(made.json()["documents"], 0);
+    let again = gateway.post("/v1/collections", &json!({"name": "notes"})).await;
+    assert_eq!(again.status, StatusCode::OK, "making it again changes nothing");
+
+    let list = gateway.get("/v1/collections").await.ok();
+    assert_eq!(list["collections"][0]["name"], "notes");
+    assert_eq!(gateway.get("/v1/collections/notes").await.ok(), list["collections"][0]);
+
+    assert_eq!(gateway.delete("/v1/collections/notes").await.status, StatusCode::NO_CONTENT);
+    gateway.get("/v1/collections/notes").await.error(ErrorKind::UnknownCollection);
+    gateway.delete("/v1/collections/notes").await.error(ErrorKind::UnknownCollection);
+}
+
+#[tokio::test]
+async fn search_finds_the_document_and_says_how() {
+    let gateway = Gateway::saying("yes").with_corpus().await;
+    let path = "/v1/collections/guide/search";
+    let found = gateway.post(path, &json!({"query": "lighthouse flashes", "limit": 3})).await.ok();
+    let hits = found["hits"].as_array().unwrap();
+    assert!(!hits.is_empty() && hits.len() <= 3);
+    assert_eq!(hits[0]["uri"], "harbour.md");
+    assert!(hits[0]["lexical"]["rank"].is_u64(), "{}", hits[0]);
+
+    let fused = json!({"query": "lighthouse", "fusion": {"method": "convex", "lexical_weight": 0.5}});
+    gateway.post(path, &fused).await.ok();
+    let telescope = gateway.get("/v1/collections/guide/documents").await.ok()["documents"][3]["id"].clone();
+    let only = gateway.post(path, &json!({"query": "lighthouse flashes", "documents": [telescope]})).await.ok();
+    assert!(only["hits"].as_array().unwrap().iter().all(|hit| hit["uri"] == "telescope.md"));
+
+    for (wrong, kind) in [
+        (json!({"query": "x", "limit": 0}), ErrorKind::InvalidRequest),
+        (json!({"query": "x", "limit": 1001}), ErrorKind::InvalidRequest),
+        (json!({"query": "  "}), ErrorKind::InvalidRequest),
+        (json!({"query": "x", "documents": ["nonsense"]}), ErrorKind::InvalidName),
+        (json!({"query": "x", "fusion": {"method": "magic"}}), ErrorKind::MalformedRequest),
+    ] {
+        gateway.post(path, &wrong).await.error(kind);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_collection_is_reported_beside_the_others_without_its_path() {
+    let gateway = Gateway::saying("yes").with_corpus().await;
+    gateway.post("/v1/collections", &json!({"name": "broken"})).await.ok();
+    let folder = gateway.folder.path().join("broken");
+    for entry in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_file() {
+            std::fs::write(entry, "this is not what it was").unwrap();
+        }
+    }
+    // A second server over the same folder, as after a restart.
+    let gateway = gateway.restarted();
+    let list = gateway.get("/v1/collections").await.ok();
+    assert_eq!(list["collections"][0]["name"], "guide");
+    assert_eq!(list["damaged"][0]["name"], "broken", "{list}");
+    let message = list["damaged"][0]["error"]["message"].as_str().unwrap();
+    assert!(!message.contains(gateway.folder.path().to_str().unwrap()), "{message}");
+}
+
+#[tokio::test]
+async fn a_collection_another_process_writes_to_is_a_conflict() {
+    let gateway = Gateway::saying("yes").with_corpus().await;
+    let gateway = gateway.restarted();
+    // The lock is one of the operating system, so a second handle is as good as a second process.
+    let lock = std::fs::File::options().write(true).open(gateway.folder.path().join(".locks/guide")).unwrap();
+    lock.lock().unwrap();
+    let message = gateway.upload("guide", &[("new.md", b"# New")]).await.error(ErrorKind::Conflict);
+    assert!(message.contains("`guide`"), "{message}");
+    gateway.get("/v1/collections/guide/documents").await.ok();
+    lock.unlock().unwrap();
+    gateway.upload("guide", &[("new.md", b"# New\n\nText.")]).await.ok();
+}

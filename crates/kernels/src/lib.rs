@@ -1,0 +1,37 @@
+//! CPU kernels of the decoder: matrix products on quantised and dense weights, attention, normalisation, rotary
+//! positions, the feed-forward gate; and [`reference`], the plain definition each of them is tested against.
+//!
+//! Invariants:
+//! - The interface is safe. Instructions beyond the baseline are used only where the processor is found to have them;
+//!   everything also runs as plain Rust.
+//! - A token's result does not depend, bit for bit, on the other tokens in a call or on the number of threads. The
+//!   prefix cache rests on this.
+//! - Work is spread over the rayon pool of the caller; no kernel makes threads of its own.
+//!
+//! Deliberately not here: models, files, accelerators' launchers (they come with the accelerator).
+#![allow(unsafe_code)]
+
+mod activations;
+mod attention;
+mod error;
+mod kv_layout;
+mod matmul;
+mod matrix;
+pub mod reference;
+mod rows;
+mod simd;
+#[cfg(test)]
+mod testing;
+
+pub use activations::Workspace;
+pub use attention::Attention;
+pub use error::KernelError;
+pub use kv_layout::{KvLayout, PAGE};
+pub use matmul::{Product, matmul};
+pub use matrix::{PackedMatrix, WeightFormat};
+pub use rows::{Rope, Rotation, add, rms_norm, silu_mul};
+
+/// The instruction set the kernels use on this machine: `avx512-vnni`, `avx2` or `portable`.
+pub fn instruction_set() -> &'static str {
+    simd::Isa::detect().name()
+}

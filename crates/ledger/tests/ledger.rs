@@ -1,0 +1,175 @@
+//! The ledger as its users see it: durability, ordering, and sums that always add up.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+
+use edgewise_ledger::{Grouping, Ledger, LedgerError, Prediction, RequestRecord, RequestStatus, Sums};
+use edgewise_types::{Money, TenantId, Timings, Usage};
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+fn record(id: &str, at_us: i64) -> RequestRecord {
+    RequestRecord {
+        id: id.to_owned(),
+        at: Timestamp::from_microsecond(at_us).unwrap(),
+        tenant: TenantId::local(),
+        collection: "guide".parse().unwrap(),
+        model: "small".to_owned(),
+        template_hash: "abc".to_owned(),
+        route: "passages".to_owned(),
+        forced: false,
+        status: RequestStatus::Answered,
+        usage: Usage {
+            input_tokens: 1,
+            cache_read_tokens: 20,
+            cache_write_5m_tokens: 300,
+            cache_write_1h_tokens: 4000,
+            output_tokens: 50000,
+        },
+        cost: Money::from_nanos(123),
+        full_cost: Some(Money::from_nanos(1000)),
+        predicted: Prediction { cost: Money::from_nanos(120), ttft_ms: 1.5, latency_ms: 20.25 },
+        timings: Timings { prefill_ms: 3.25, total_ms: 21.5, ..Timings::default() },
+        question_chars: 42,
+    }
+}
+
+#[test]
+fn a_record_survives_reopening_unchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.sqlite");
+    let mut unpriced = record("b", 1_700_000_000_000_001);
+    unpriced.full_cost = None;
+    unpriced.forced = true;
+    unpriced.status = RequestStatus::Failed;
+    {
+        let ledger = Ledger::open(&path).unwrap();
+        ledger.record(&record("a", 1_700_000_000_000_000)).unwrap();
+        ledger.record(&unpriced).unwrap();
+    }
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(ledger.recent(10).unwrap(), [unpriced, record("a", 1_700_000_000_000_000)], "newest first");
+    assert_eq!(ledger.recent(1).unwrap().len(), 1);
+    assert_eq!(ledger.totals(None).unwrap().all.saved_against_full.nanos(), 877, "the unpriced one saves nothing");
+}
+
+#[test]
+fn an_acknowledged_record_is_seen_by_another_process_without_closing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.sqlite");
+    let writer = Ledger::open(&path).unwrap();
+    let reader = Ledger::open(&path).unwrap();
+    writer.record(&record("a", 5)).unwrap();
+    assert_eq!(reader.recent(10).unwrap().len(), 1);
+    // A copy of the files as they are now, which is what a killed process leaves behind.
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    assert_eq!(Ledger::open(&copy.path().join("ledger.sqlite")).unwrap().recent(10).unwrap().len(), 1);
+}
+
+#[test]
+fn an_id_is_taken_once() {
+    let ledger = Ledger::in_memory().unwrap();
+    ledger.record(&record("a", 1)).unwrap();
+    let error = ledger.record(&record("a", 2)).unwrap_err();
+    assert!(matches!(&error, LedgerError::DuplicateId { id } if id == "a"), "{error}");
+    assert_eq!(ledger.totals(None).unwrap().all.requests, 1);
+}
+
+#[test]
+fn a_newer_or_foreign_file_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let newer = folder.path().join("newer.sqlite");
+    let connection = rusqlite::Connection::open(&newer).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    assert!(matches!(Ledger::open(&newer), Err(LedgerError::NewerSchema { found: 99, .. })));
+
+    let foreign = folder.path().join("notes.txt");
+    std::fs::write(&foreign, "not a database, and long enough to be read as a header of one").unwrap();
+    let error = Ledger::open(&foreign).err().expect("a text file is no ledger").to_string();
+    assert!(error.contains("notes.txt"), "{error}");
+    assert!(std::fs::read_to_string(&foreign).unwrap().starts_with("not a database"));
+
+    assert!(matches!(Ledger::open(&folder.path().join("no/folder.sqlite")), Err(LedgerError::Open { .. })));
+}
+
+#[test]
+fn totals_start_at_the_time_given() {
+    let ledger = Ledger::in_memory().unwrap();
+    for at in [1, 2, 3] {
+        ledger.record(&record(&at.to_string(), at)).unwrap();
+    }
+    assert_eq!(ledger.totals(Some(Timestamp::from_microsecond(2).unwrap())).unwrap().all.requests, 2);
+    assert_eq!(ledger.totals(Some(Timestamp::from_microsecond(4).unwrap())).unwrap().all, Sums::default());
+}
+
+fn any_record() -> impl Strategy<Value = RequestRecord> {
+    let usage = (0..100_000usize, 0..100_000usize, 0..100_000usize, 0..100_000usize, 0..10_000usize);
+    let names = (0..3usize, 0..3usize, 0..3usize, 0..3usize, 0..4usize);
+    (usage, names, 0..1_000_000_000i64, prop::option::of(0..1_000_000_000i64)).prop_map(|(u, n, cost, full)| {
+        let mut record = record("", 7);
+        record.usage = Usage {
+            input_tokens: u.0,
+            cache_read_tokens: u.1,
+            cache_write_5m_tokens: u.2,
+            cache_write_1h_tokens: u.3,
+            output_tokens: u.4,
+        };
+        record.route = ["passages", "documents", "full"][n.0].to_owned();
+        record.tenant = TenantId(["a", "b", "c"][n.1].into());
+        record.collection = ["x", "y", "z"][n.2].parse().unwrap();
+        record.model = ["m", "n", "o"][n.3].to_owned();
+        record.status =
+            [RequestStatus::Answered, RequestStatus::Unanswerable, RequestStatus::Cancelled, RequestStatus::Failed]
+                [n.4];
+        record.cost = Money::from_nanos(cost);
+        record.full_cost = full.map(Money::from_nanos);
+        record
+    })
+}
+
+fn add(a: Sums, b: &Sums) -> Sums {
+    Sums {
+        requests: a.requests + b.requests,
+        usage: Usage {
+            input_tokens: a.usage.input_tokens + b.usage.input_tokens,
+            cache_read_tokens: a.usage.cache_read_tokens + b.usage.cache_read_tokens,
+            cache_write_5m_tokens: a.usage.cache_write_5m_tokens + b.usage.cache_write_5m_tokens,
+            cache_write_1h_tokens: a.usage.cache_write_1h_tokens + b.usage.cache_write_1h_tokens,
+            output_tokens: a.usage.output_tokens + b.usage.output_tokens,
+        },
+        cost: a.cost + b.cost,
+        saved_against_full: a.saved_against_full + b.saved_against_full,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_grouping_sums_to_the_total(records in prop::collection::vec(any_record(), 0..30)) {
+        let ledger = Ledger::in_memory().unwrap();
+        let mut expected = Sums::default();
+        for (i, record) in records.iter().enumerate() {
+            ledger.record(&RequestRecord { id: i.to_string(), ..record.clone() }).unwrap();
+            let one = Sums {
+                requests: 1,
+                usage: record.usage,
+                cost: record.cost,
+                saved_against_full: record.full_cost.map_or(Money::ZERO, |full| full - record.cost),
+            };
+            expected = add(expected, &one);
+        }
+        let totals = ledger.totals(None).unwrap();
+        prop_assert_eq!(totals.all, expected);
+        prop_assert_eq!(totals.by_route.values().fold(Sums::default(), add), expected);
+        for by in [Grouping::Route, Grouping::Tenant, Grouping::Collection, Grouping::Model, Grouping::Status] {
+            let groups: BTreeMap<String, Sums> = ledger.grouped(by, None).unwrap();
+            prop_assert_eq!(groups.values().fold(Sums::default(), add), expected, "{:?}", by);
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Opening, creating and searching the index.
+
+use std::{
+    fs,
+    panic::catch_unwind,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use edgewise_types::{ChunkId, Generation};
+use serde::{Deserialize, Serialize};
+use tantivy::{
+    Directory, Index, IndexReader, IndexSettings, IndexWriter, ReloadPolicy, TantivyError,
+    directory::META_LOCK,
+    schema::{FAST, Field, INDEXED, IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
+    tokenizer::TextAnalyzer,
+};
+
+use crate::{
+    Language, LexicalError, LexicalUpdate,
+    analyser::{ANALYSER, analyser},
+    directory::CheckedDirectory,
+    query,
+};
+
+/// Changes with the schema, the analyser or the meaning of a field; an index of another format is rebuilt.
+const FORMAT: u32 = 1;
+
+/// How much a term counts in each field.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Boosts {
+    /// In the document's title.
+    pub title: f32,
+    /// In the titles of the sections around the chunk.
+    pub heading_path: f32,
+    /// In the chunk's text.
+    pub body: f32,
+}
+
+impl Default for Boosts {
+    fn default() -> Self {
+        Self { title: 1.5, heading_path: 1.5, body: 1.0 }
+    }
+}
+
+/// How a collection is indexed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LexicalConfig {
+    /// Language of the texts. An index of another language must be rebuilt.
+    pub language: Language,
+    /// Weights of the fields. May change at any time: they only enter queries.
+    pub boosts: Boosts,
+    /// Identity of the catalog it derives from. An index of another catalog must be rebuilt.
+    pub source: String,
+}
+
+/// A chunk to index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LexicalEntry {
+    /// Its id; an entry with the same id is replaced.
+    pub chunk: ChunkId,
+    /// Title of its document.
+    pub title: String,
+    /// Titles of the sections it stands in, outermost first.
+    pub heading_path: Vec<String>,
+    /// Its text.
+    pub body: String,
+}
+
+/// A chunk found.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LexicalHit {
+    /// Its id.
+    pub chunk: ChunkId,
+    /// Boosted BM25 score, above 0; comparable within one query only.
+    pub score: f32,
+}
+
+/// What the commit payload says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Payload {
+    format: u32,
+    language: Language,
+    source: String,
+    pub(crate) generation: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fields {
+    pub(crate) chunk: Field,
+    pub(crate) title: Field,
+    pub(crate) heading_path: Field,
+    pub(crate) body: Field,
+}
+
+/// The index of one collection. Shared between threads: searches run in parallel, also beside an update.
+pub struct LexicalIndex {
+    pub(crate) path: PathBuf,
+    pub(crate) config: LexicalConfig,
+    pub(crate) index: Index,
+    pub(crate) fields: Fields,
+    pub(crate) reader: IndexReader,
+    pub(crate) analyser: TextAnalyzer,
+    /// Opened, and the lock file taken, by the first update.
+    pub(crate) writer: Mutex<Option<IndexWriter>>,
+    pub(crate) generation: AtomicU64,
+}
+
+impl std::fmt::Debug for LexicalIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LexicalIndex")
+            .field("path", &self.path)
+            .field("config", &self.config)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LexicalIndex {
+    /// Opens the index in the folder `path`, or creates an empty one of generation 0 there, folder included.
+    ///
+    /// # Errors
+    /// As [`Self::open`], except for [`LexicalError::Missing`].
+    pub fn open_or_create(path: &Path, config: LexicalConfig) -> Result<Self, LexicalError> {
+        match Self::open(path, config.clone()) {
+            Err(LexicalError::Missing { .. }) => Self::rebuild(path, config),
+            opened => opened,
+        }
+    }
+
+    /// Opens the index in the folder `path`. Takes no writer's lock and changes nothing, so any number of processes may.
+    /// All checksums are verified, which reads the whole index once.
+    ///
+    /// # Errors
+    /// [`LexicalError::Missing`] if there is none; [`LexicalError::NeedsRebuild`] if it is damaged, or of another
+    /// format, language or catalog: then call [`Self::rebuild`].
+    pub fn open(path: &Path, config: LexicalConfig) -> Result<Self, LexicalError> {
+        let exists = path.join("meta.json").try_exists().map_err(|error| LexicalError::io(path, &error))?;
+        if !exists {
+            return Err(LexicalError::Missing { path: path.to_owned() });
+        }
+        // tantivy indexes by lengths it reads, and panics on some damaged files before it has seen their checksum.
+        catch_unwind(|| Self::open_checked(path, config))
+            .unwrap_or_else(|_| Err(LexicalError::rebuild(path, "its files are damaged")))
+    }
+
+    fn open_checked(path: &Path, config: LexicalConfig) -> Result<Self, LexicalError> {
+        let fail = |error: TantivyError| LexicalError::tantivy(path, &error);
+        let directory = CheckedDirectory::open(path).map_err(|error| fail(error.into()))?;
+        let index = Index::open(directory).map_err(fail)?;
+        let payload = read_payload(&index, path)?;
+        let (schema, _) = schema();
+        if payload.format != FORMAT || index.schema() != schema {
+            return Err(LexicalError::rebuild(path, format!("its format is {}, expected {FORMAT}", payload.format)));
+        }
+        if payload.language != config.language {
+            let reason = format!("its language is `{}`, expected `{}`", payload.language, config.language);
+            return Err(LexicalError::rebuild(path, reason));
+        }
+        if payload.source != config.source {
+            return Err(LexicalError::rebuild(path, "it belongs to another catalog"));
+        }
+        let damaged = {
+            // Keeps a writer in another process from deleting merged files while they are read.
+            let _lock = index.directory().acquire_lock(&META_LOCK).map_err(|error| fail(error.into()))?;
+            index.validate_checksum().map_err(fail)?
+        };
+        if let Some(file) = damaged.iter().min() {
+            return Err(LexicalError::rebuild(path, format!("file `{}` has a wrong checksum", file.display())));
+        }
+        Self::assemble(path, config, index, payload.generation)
+    }
+
+    /// Deletes whatever the folder `path` holds and creates an empty index of generation 0 there. The owner then applies
+    /// the catalog's changes since 0.
+    pub fn rebuild(path: &Path, config: LexicalConfig) -> Result<Self, LexicalError> {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(LexicalError::io(path, &error)),
+            _ => {}
+        }
+        fs::create_dir_all(path).map_err(|error| LexicalError::io(path, &error))?;
+        let fail = |error: TantivyError| LexicalError::tantivy(path, &error);
+        let (schema, _) = schema();
+        let directory = CheckedDirectory::open(path).map_err(|error| fail(error.into()))?;
+        let index = Index::create(directory, schema, IndexSettings::default()).map_err(fail)?;
+        let created = Self::assemble(path, config, index, 0)?;
+        // Without this commit there is no payload, and the index would be taken for an interrupted creation.
+        created.update()?.commit(Generation(0))?;
+        Ok(created)
+    }
+
+    fn assemble(path: &Path, config: LexicalConfig, index: Index, generation: u64) -> Result<Self, LexicalError> {
+        let analyser = analyser(config.language);
+        index.tokenizers().register(ANALYSER, analyser.clone());
+        let (_, fields) = schema();
+        let reader = index
+            .reader_builder()
+            .reload_policy(ReloadPolicy::Manual)
+            .try_into()
+            .map_err(|error| LexicalError::tantivy(path, &error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            index,
+            fields,
+            reader,
+            analyser,
+            writer: Mutex::new(None),
+            generation: AtomicU64::new(generation),
+        })
+    }
+
+    /// The catalog generation that searches reflect.
+    pub fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    /// Number of chunks.
+    pub fn len(&self) -> usize {
+        usize::try_from(self.reader.searcher().num_docs()).unwrap_or(usize::MAX)
+    }
+
+    /// Whether it holds no chunk.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sees what another process committed since.
+    pub fn refresh(&self) -> Result<(), LexicalError> {
+        // The generation first: the reader may then be ahead of it, never behind.
+        let generation = read_payload(&self.index, &self.path)?.generation;
+        self.reader.reload().map_err(|error| LexicalError::tantivy(&self.path, &error))?;
+        self.generation.store(generation, Ordering::Release);
+        Ok(())
+    }
+
+    /// The `k` best chunks for a question in plain language, among those that `filter` lets through.
+    ///
+    /// The text is analysed like a document; a chunk's score is the sum over terms and fields of boosted BM25 (Robertson
+    /// and Zaragoza 2009; k1 = 1.2, b = 0.75), a repeated term counting as often as it is repeated. Of a text with more
+    /// than 512 different terms the 512 rarest count. A text without any term but stop words finds nothing.
+    pub fn search(
+        &self,
+        text: &str,
+        k: usize,
+        filter: Option<&dyn Fn(ChunkId) -> bool>,
+    ) -> Result<Vec<LexicalHit>, LexicalError> {
+        query::search(self, text, k, filter).map_err(|error| LexicalError::tantivy(&self.path, &error))
+    }
+
+    /// Starts an update. Waits for another thread's to end; takes the lock file unless this index holds it already.
+    ///
+    /// # Errors
+    /// [`LexicalError::Locked`] if another process holds the lock.
+    pub fn update(&self) -> Result<LexicalUpdate<'_>, LexicalError> {
+        LexicalUpdate::begin(self)
+    }
+
+    /// One update with all of `removed` and `added` in it.
+    pub fn apply(
+        &self,
+        added: impl IntoIterator<Item = LexicalEntry>,
+        removed: &[ChunkId],
+        generation: Generation,
+    ) -> Result<(), LexicalError> {
+        let mut update = self.update()?;
+        for chunk in removed {
+            update.remove(*chunk)?;
+        }
+        for entry in added {
+            update.add(entry)?;
+        }
+        update.commit(generation)
+    }
+
+    /// Waits for merges in the background and releases the lock file. Without it, a drop abandons running merges, which
+    /// costs nothing but their work.
+    pub fn close(self) -> Result<(), LexicalError> {
+        let writer = self.writer.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match writer {
+            Some(writer) => writer.wait_merging_threads().map_err(|error| LexicalError::tantivy(&self.path, &error)),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn payload(&self, generation: Generation) -> Payload {
+        Payload {
+            format: FORMAT,
+            language: self.config.language,
+            source: self.config.source.clone(),
+            generation: generation.0,
+        }
+    }
+}
+
+fn read_payload(index: &Index, path: &Path) -> Result<Payload, LexicalError> {
+    let metas = index.load_metas().map_err(|error| LexicalError::tantivy(path, &error))?;
+    let payload = metas.payload.ok_or_else(|| LexicalError::rebuild(path, "its creation was interrupted"))?;
+    serde_json::from_str(&payload).map_err(|error| LexicalError::rebuild(path, format!("unreadable payload: {error}")))
+}
+
+fn schema() -> (Schema, Fields) {
+    // Nothing is stored: texts are in the catalog.
+    let text = TextOptions::default().set_indexing_options(
+        TextFieldIndexing::default().set_tokenizer(ANALYSER).set_index_option(IndexRecordOption::WithFreqs),
+    );
+    let mut builder = Schema::builder();
+    let fields = Fields {
+        chunk: builder.add_u64_field("chunk", FAST | INDEXED),
+        title: builder.add_text_field("title", text.clone()),
+        heading_path: builder.add_text_field("heading_path", text.clone()),
+        body: builder.add_text_field("body", text),
+    };
+    (builder.build(), fields)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_creation_interrupted_before_its_first_commit_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = CheckedDirectory::open(folder.path()).unwrap();
+        Index::create(directory, schema().0, IndexSettings::default()).unwrap();
+        let config = LexicalConfig { language: Language::None, boosts: Boosts::default(), source: String::new() };
+        let result = LexicalIndex::open_or_create(folder.path(), config.clone());
+        assert!(matches!(result, Err(LexicalError::NeedsRebuild { .. })), "{result:?}");
+        assert!(LexicalIndex::rebuild(folder.path(), config).unwrap().is_empty());
+    }
+}

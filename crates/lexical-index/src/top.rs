@@ -1,0 +1,57 @@
+//! The k best hits.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+};
+
+use edgewise_types::ChunkId;
+
+use crate::LexicalHit;
+
+/// Ordered by quality: larger score, then smaller id. Scores are finite.
+#[derive(Debug, PartialEq)]
+struct Ranked(LexicalHit);
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.score.total_cmp(&other.0.score).then(other.0.chunk.cmp(&self.0.chunk))
+    }
+}
+
+/// Keeps the `k` best of the hits pushed, whatever their order.
+#[derive(Debug)]
+pub(crate) struct Top {
+    k: usize,
+    worst_first: BinaryHeap<Reverse<Ranked>>,
+}
+
+impl Top {
+    pub(crate) fn new(k: usize) -> Self {
+        Self { k, worst_first: BinaryHeap::new() }
+    }
+
+    pub(crate) fn push(&mut self, chunk: ChunkId, score: f32) {
+        let hit = Ranked(LexicalHit { chunk, score });
+        if self.worst_first.len() < self.k {
+            self.worst_first.push(Reverse(hit));
+        } else if let Some(mut worst) = self.worst_first.peek_mut()
+            && hit > worst.0
+        {
+            *worst = Reverse(hit);
+        }
+    }
+
+    /// Best first.
+    pub(crate) fn into_hits(self) -> Vec<LexicalHit> {
+        self.worst_first.into_sorted_vec().into_iter().map(|Reverse(Ranked(hit))| hit).collect()
+    }
+}

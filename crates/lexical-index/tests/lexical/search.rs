@@ -1,0 +1,161 @@
+//! What is found, and in which order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use edgewise_lexical_index::{Language, LexicalError, LexicalIndex};
+use edgewise_types::{ChunkId, Generation};
+use proptest::prelude::*;
+
+use super::{config, entry};
+
+fn found(index: &LexicalIndex, text: &str) -> Vec<u64> {
+    index.search(text, 100, None).unwrap().into_iter().map(|hit| hit.chunk.0).collect()
+}
+
+#[test]
+fn questions_find_inflected_words_in_every_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = LexicalIndex::open_or_create(folder.path(), config(Language::English)).unwrap();
+    let entries = [
+        entry(1, "Ownership", &["Ownership", "Borrowing"], "A reference lets you refer to a value."),
+        entry(2, "Ownership", &["Ownership", "Moves"], "Assigning a String moves it."),
+        entry(3, "Concurrency", &["Threads"], "Threads run at the same time. Borrowed values must outlive them."),
+        entry(4, "Café", &[], "Une boisson."),
+    ];
+    index.apply(entries, &[], Generation(1)).unwrap();
+    assert_eq!(index.len(), 4);
+    assert_eq!(found(&index, "How do I borrow?"), [1, 3], "a heading counts more than a body");
+    assert_eq!(found(&index, "moving strings"), [2]);
+    assert_eq!(found(&index, "cafe"), [4]);
+    assert_eq!(found(&index, "What is owned? ownership!"), found(&index, "ownership"));
+    assert_eq!(found(&index, "the of and"), Vec::<u64>::new());
+    assert_eq!(found(&index, ""), Vec::<u64>::new());
+    let hits = index.search("threads borrow", 2, None).unwrap();
+    assert_eq!(hits.len(), 2);
+    assert!(hits[0].score > hits[1].score && hits[1].score > 0.0);
+    let filter = |chunk: ChunkId| chunk != hits[0].chunk;
+    assert_eq!(index.search("threads borrow", 1, Some(&filter)).unwrap()[0].chunk, hits[1].chunk);
+}
+
+#[test]
+fn equal_scores_are_ordered_by_id_whatever_the_segments() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = LexicalIndex::open_or_create(folder.path(), config(Language::None)).unwrap();
+    for (generation, chunks) in [[9, 2], [5, 7], [1, 8]].into_iter().enumerate() {
+        let entries = chunks.map(|chunk| entry(chunk, "", &[], "same words"));
+        index.apply(entries, &[], Generation(generation as u64 + 1)).unwrap();
+    }
+    assert_eq!(found(&index, "words"), [1, 2, 5, 7, 8, 9]);
+    let top: Vec<u64> = index.search("words", 3, None).unwrap().iter().map(|hit| hit.chunk.0).collect();
+    assert_eq!(top, [1, 2, 5], "the cut at k respects the order too");
+}
+
+#[test]
+fn a_whole_document_as_a_question_is_answered_by_its_rarest_terms() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = LexicalIndex::open_or_create(folder.path(), config(Language::None)).unwrap();
+    let common: String = (0..600).map(|n| format!("common{n} ")).collect();
+    let entries = [entry(1, "", &[], &common), entry(2, "", &[], &common), entry(3, "", &[], "rare")];
+    index.apply(entries, &[], Generation(1)).unwrap();
+    assert_eq!(found(&index, &format!("{common} rare"))[..], [1, 2, 3]);
+    assert_eq!(index.search(&format!("{common} rare"), 3, None).unwrap().len(), 3);
+    let only_rare = |chunk: ChunkId| chunk.0 == 3;
+    assert_eq!(index.search(&format!("{common} rare"), 3, Some(&only_rare)).unwrap().len(), 1);
+}
+
+#[derive(Debug, Clone)]
+struct Update {
+    added: Vec<(u64, Vec<&'static str>)>,
+    removed: Vec<u64>,
+    abandoned: bool,
+}
+
+const WORDS: [&str; 5] = ["alpha", "beta", "gamma", "delta", "the"];
+
+fn updates() -> impl Strategy<Value = Vec<Update>> {
+    let words = prop::collection::vec(prop::sample::select(WORDS.to_vec()), 0..6);
+    let update = (prop::collection::vec((0u64..8, words), 0..4), prop::collection::vec(0u64..8, 0..3), 0..4)
+        .prop_map(|(added, removed, n)| Update { added, removed, abandoned: n == 0 });
+    prop::collection::vec(update, 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_leaves_what_the_model_holds(updates in updates(), again: bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+        let index = LexicalIndex::open_or_create(folder.path(), config(Language::None)).unwrap();
+        let mut generation = 0;
+        for update in &updates {
+            let added = || update.added.iter().map(|(chunk, words)| entry(*chunk, "", &[], &words.join(" ")));
+            let removed: Vec<ChunkId> = update.removed.iter().map(|chunk| ChunkId(*chunk)).collect();
+            if update.abandoned {
+                let mut open = index.update().unwrap();
+                for entry in added() {
+                    open.add(entry).unwrap();
+                }
+                for chunk in removed {
+                    open.remove(chunk).unwrap();
+                }
+                continue;
+            }
+            generation += 1;
+            for _ in 0..=usize::from(again) {
+                index.apply(added(), &removed, Generation(generation)).unwrap();
+            }
+            for chunk in &update.removed {
+                model.remove(chunk);
+            }
+            model.extend(update.added.iter().cloned());
+        }
+        let check = |index: &LexicalIndex| {
+            assert_eq!(index.generation(), Generation(generation));
+            assert_eq!(index.len(), model.len());
+            for word in WORDS {
+                let hits: BTreeSet<u64> = found(index, word).into_iter().collect();
+                let expected: BTreeSet<u64> =
+                    model.iter().filter(|(_, words)| words.contains(&word)).map(|(chunk, _)| *chunk).collect();
+                assert_eq!(hits, expected, "{word}");
+            }
+        };
+        check(&index);
+        drop(index);
+        check(&LexicalIndex::open(folder.path(), config(Language::None)).unwrap());
+    }
+
+    #[test]
+    fn every_text_is_a_valid_query(text in "\\PC{0,60}", syntax in "[a-z:+\\-\"()\\[\\]{}^~*?/\\\\!&|<> ]{0,40}") {
+        thread_local! {
+            static INDEX: (tempfile::TempDir, LexicalIndex) = {
+                let folder = tempfile::tempdir().unwrap();
+                let index = LexicalIndex::open_or_create(folder.path(), config(Language::English)).unwrap();
+                index.apply([entry(1, "title", &["heading"], "body")], &[], Generation(1)).unwrap();
+                (folder, index)
+            };
+        }
+        INDEX.with(|(_, index)| {
+            found(index, &text);
+            found(index, &syntax);
+            assert_eq!(found(index, &format!("{syntax} body {text}")), [1]);
+        });
+    }
+}
+
+#[test]
+fn one_process_writes_and_others_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || LexicalIndex::open(folder.path(), config(Language::None)).unwrap();
+    assert!(matches!(LexicalIndex::open(folder.path(), config(Language::None)), Err(LexicalError::Missing { .. })));
+    drop(LexicalIndex::open_or_create(folder.path(), config(Language::None)).unwrap());
+    let (writer, reader) = (open(), open());
+    writer.apply([entry(1, "", &[], "word")], &[], Generation(1)).unwrap();
+    assert!(matches!(reader.update().map(drop), Err(LexicalError::Locked { .. })));
+    assert_eq!((reader.generation(), found(&reader, "word")), (Generation(0), vec![]));
+    reader.refresh().unwrap();
+    assert_eq!((reader.generation(), found(&reader, "word")), (Generation(1), vec![1]));
+    writer.close().unwrap();
+    reader.apply([], &[ChunkId(1)], Generation(2)).unwrap();
+    assert!(reader.is_empty());
+}

@@ -1,0 +1,137 @@
+//! From a plan to an answer: generation, citations, accounts.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use edgewise_model_api::{GenerateRequest, GenerationEvent, ModelError};
+use edgewise_retrieval::Collection;
+use edgewise_types::DocumentId;
+
+use crate::{
+    Answer, AnswerEvent, Citation, CitationMethod, PlannerError, Query,
+    cite::{self, Cited},
+    compose::{self, Composed},
+    planner::{Planned, Planner, elapsed_ms},
+};
+
+/// Generates the answer to a planned prompt, telling `sink` of it, and checks its citations.
+pub(crate) fn carry_out(
+    planner: &Planner,
+    collection: &Collection,
+    query: &Query,
+    planned: Planned,
+    started: Instant,
+    sink: &mut dyn FnMut(AnswerEvent) -> ControlFlow<()>,
+) -> Result<Answer, PlannerError> {
+    let Planned { explanation, composed, limits, mut timings } = planned;
+    let Composed { prompt, sources, texts, segments, .. } = composed;
+    let mut tell = |event| match sink(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(PlannerError::Cancelled),
+    };
+    tell(AnswerEvent::Plan(Box::new(explanation.clone())))?;
+    tell(AnswerEvent::Sources(sources.clone()))?;
+
+    // Leaving this function by `?` drops the stream, which cancels the generation.
+    let mut stream = planner.generator.generate(GenerateRequest {
+        prompt,
+        sampling: query.sampling.clone(),
+        max_tokens: limits.max_output,
+        stop: query.stop.clone(),
+        tenant: query.tenant.clone(),
+    })?;
+    let mut raw = String::new();
+    let mut cached = 0;
+    let (reason, usage, generation) = loop {
+        match stream.next_blocking() {
+            Some(GenerationEvent::Started { cached_tokens }) => cached = cached_tokens,
+            Some(GenerationEvent::Token { text, .. }) => {
+                if timings.ttft_ms == 0.0 {
+                    timings.ttft_ms = elapsed_ms(started);
+                }
+                raw.push_str(&text);
+                tell(AnswerEvent::Token(text))?;
+            }
+            Some(GenerationEvent::Finished { reason, text, usage, timings }) => {
+                raw.push_str(&text);
+                if !text.is_empty() {
+                    tell(AnswerEvent::Token(text))?;
+                }
+                break (reason, usage, timings);
+            }
+            Some(GenerationEvent::Failed(error)) => return Err(error.into()),
+            None => {
+                let error = "its answer ended without saying why: look for its failure in the log".to_owned();
+                return Err(ModelError::Stopped(error).into());
+            }
+        }
+    };
+    timings.queue_ms = generation.queue_ms;
+    timings.prefill_ms = generation.prefill_ms;
+    timings.decode_ms = generation.decode_ms;
+
+    let cite_started = Instant::now();
+    let mut verify = |document: &DocumentId, span: edgewise_types::Span, quote: &str| {
+        // The document may have changed or gone since it was read: then it does not say this any more.
+        match collection.document_text(document) {
+            Ok(text) => Ok(span.slice(&text).is_ok_and(|found| found == quote)),
+            Err(edgewise_retrieval::RetrievalError::UnknownDocument { .. }) => Ok(false),
+            Err(error) => Err(PlannerError::from(error)),
+        }
+    };
+    let Cited { text, sentences, citations } =
+        cite::cite(&raw, &sources, &texts, planner.embedder.as_ref(), &mut verify)?;
+    let mut answer = Answer {
+        unanswerable: false,
+        text,
+        sentences,
+        citations,
+        sources,
+        prompt_map: compose::mark_cached(segments, cached),
+        finish_reason: reason,
+        model: planner.generator.info().model.clone(),
+        cost: planner.prices.cost(&planner.generator.info().model, &usage),
+        usage,
+        explanation,
+        timings,
+    };
+    settle_refusal(planner, &mut answer);
+    for citation in &mut answer.citations {
+        if citation.heading_path.is_empty() {
+            fill_heading_path(collection, citation)?;
+        }
+    }
+    answer.timings.cite_ms = elapsed_ms(cite_started);
+    answer.timings.total_ms = elapsed_ms(started);
+    Ok(answer)
+}
+
+/// Decides whether the answer says that the sources do not hold one. It does if it says so and cites nothing for it:
+/// an answer that goes on to give a fact with a valid marker is an answer. A refusal has no citations.
+fn settle_refusal(planner: &Planner, answer: &mut Answer) {
+    let templates = planner.prompts.answer();
+    let first = answer.sentences.first().and_then(|sentence| sentence.span.slice(&answer.text).ok()).unwrap_or("");
+    let marked = answer.citations.iter().any(|citation| citation.method == CitationMethod::Marker);
+    let refuses =
+        templates.says_unanswerable(first) || answer.citations.is_empty() && templates.says_unanswerable(&answer.text);
+    answer.unanswerable = refuses && !marked;
+    if answer.unanswerable {
+        answer.citations.clear();
+        for sentence in &mut answer.sentences {
+            sentence.citations.clear();
+            sentence.supported = false;
+        }
+    }
+}
+
+/// A quote from a whole document stands in the sections of the chunk it begins in.
+fn fill_heading_path(collection: &Collection, citation: &mut Citation) -> Result<(), PlannerError> {
+    let chunks = match collection.chunks_of(&citation.document) {
+        Ok(chunks) => chunks,
+        Err(edgewise_retrieval::RetrievalError::UnknownDocument { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let at = citation.span.start;
+    let chunk = chunks.into_iter().find(|chunk| chunk.span.start <= at && at < chunk.span.end);
+    citation.heading_path = chunk.map(|chunk| chunk.heading_path).unwrap_or_default();
+    Ok(())
+}

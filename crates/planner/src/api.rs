@@ -1,0 +1,330 @@
+//! Questions, explanations and answers: plain data, serialisable, without behaviour.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use edgewise_model_api::{FinishReason, Sampling};
+use edgewise_types::{CollectionName, DocumentId, Generation, Money, Span, TenantId, Timings, Usage};
+
+/// How much context a request reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Route {
+    /// The top chunks, fused and placed.
+    Passages,
+    /// The few right documents, whole.
+    Documents,
+    /// The whole collection or scope, in one fixed order.
+    Full,
+}
+
+impl Route {
+    /// Its name, as serialised.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passages => "passages",
+            Self::Documents => "documents",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What `auto` optimises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Least cost among the routes that may answer.
+    Cheapest,
+    /// Quality against cost and latency.
+    #[default]
+    Balanced,
+    /// Best expected quality inside the budget.
+    Best,
+}
+
+/// Hard limits, checked before any prefill. Absent means the server's own limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Most a request may cost, in dollars.
+    pub max_cost: Option<Money>,
+    /// Longest prompt in tokens.
+    pub max_input_tokens: Option<usize>,
+    /// Longest predicted time to the last token, in milliseconds.
+    pub max_latency_ms: Option<u64>,
+}
+
+/// A question, whatever dialect it came in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    /// The question.
+    pub question: String,
+    /// Route to take; `None` chooses.
+    pub route: Option<Route>,
+    /// What the choice optimises.
+    pub objective: Objective,
+    /// Hard limits.
+    pub budget: Budget,
+    /// Passages to place at most; `None` takes the configured number.
+    pub top_k: Option<usize>,
+    /// Only these documents; `None` is the whole collection.
+    pub documents: Option<Vec<DocumentId>>,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Most tokens of the answer; `None` takes the configured number.
+    pub max_output_tokens: Option<usize>,
+    /// Strings that end the answer.
+    pub stop: Vec<String>,
+    /// Who asks.
+    pub tenant: TenantId,
+}
+
+impl Query {
+    /// A question with everything else at its default.
+    pub fn new(question: impl Into<String>) -> Self {
+        Self {
+            question: question.into(),
+            route: None,
+            objective: Objective::default(),
+            budget: Budget::default(),
+            top_k: None,
+            documents: None,
+            sampling: Sampling::default(),
+            max_output_tokens: None,
+            stop: Vec::new(),
+            tenant: TenantId::local(),
+        }
+    }
+}
+
+/// What the choice of a route was based on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Features {
+    /// Tokens of the whole scope.
+    pub scope_tokens: usize,
+    /// Documents in the scope.
+    pub scope_documents: usize,
+    /// Chunks that came up.
+    pub hits: usize,
+    /// Cosine of the best hit, 0 without hits.
+    pub top_cosine: f32,
+    /// BM25 of the best lexical hit, 0 without hits.
+    pub top_bm25: f32,
+    /// Fused score of the first hit minus that of the second.
+    pub gap: f32,
+    /// Share of the first ten hits that both arms found.
+    pub arm_overlap: f32,
+    /// Different documents among the first ten hits.
+    pub documents_in_top: usize,
+    /// Requests ahead in the engine's queue.
+    pub queue_requests: usize,
+    /// Prompt tokens ahead in the engine's queue.
+    pub queue_tokens: usize,
+}
+
+/// One route, priced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Candidate {
+    /// The route.
+    pub route: Route,
+    /// Whether it fits every limit.
+    pub feasible: bool,
+    /// Exact length of its prompt in tokens; for a route refused before composition, the least it would need.
+    pub prompt_tokens: usize,
+    /// Prompt tokens resident in the engine's cache now.
+    pub resident_tokens: usize,
+    /// Output tokens assumed for the prediction.
+    pub output_tokens: usize,
+    /// Predicted cost.
+    pub cost: Money,
+    /// Predicted time to the first token, in milliseconds, queue included.
+    pub ttft_ms: f64,
+    /// Predicted total time, in milliseconds.
+    pub latency_ms: f64,
+    /// Expected quality, 0 to 1.
+    pub quality: f64,
+    /// Quality minus weighted cost and latency; what feasible routes are compared by.
+    pub score: f64,
+    /// Passages placed, or documents for the other routes.
+    pub sources: usize,
+    /// Why it was chosen, lost or is not feasible, in one sentence.
+    pub reason: String,
+}
+
+/// Something that was left out of the prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Drop {
+    /// The document.
+    pub document: DocumentId,
+    /// Its URI.
+    pub uri: String,
+    /// The part, if not all of it.
+    pub span: Option<Span>,
+    /// Why, such as over the token budget or below the score floor.
+    pub reason: String,
+}
+
+/// The whole decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// The collection.
+    pub collection: CollectionName,
+    /// Its version.
+    pub generation: Generation,
+    /// The route taken.
+    pub chosen: Route,
+    /// Whether the caller asked for it.
+    pub forced: bool,
+    /// What was optimised.
+    pub objective: Objective,
+    /// Measured features.
+    pub features: Features,
+    /// Every route, the chosen one first.
+    pub candidates: Vec<Candidate>,
+    /// What the chosen route's prompt leaves out.
+    pub dropped: Vec<Drop>,
+}
+
+/// What a part of the prompt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SegmentKind {
+    /// System prompt.
+    System,
+    /// What the collection is.
+    Preamble,
+    /// A passage.
+    Passage,
+    /// A whole document.
+    Document,
+    /// Question and instruction.
+    Question,
+    /// Control tokens of the chat template.
+    Template,
+}
+
+/// A run of prompt tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Segment {
+    /// What it is.
+    pub kind: SegmentKind,
+    /// First token.
+    pub start: usize,
+    /// One past the last token.
+    pub end: usize,
+    /// How many of its tokens were resident.
+    pub cached_tokens: usize,
+    /// Number of the source it holds, if any: `n` of [`SourceRef`].
+    pub source: Option<usize>,
+}
+
+/// A passage or document in the prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SourceRef {
+    /// Its number in the prompt, from 1: what `[1]` refers to.
+    pub n: usize,
+    /// The document.
+    pub document: DocumentId,
+    /// Its URI.
+    pub uri: String,
+    /// Its title.
+    pub title: String,
+    /// Sections the passage stands in, outermost first; empty for a whole document.
+    pub heading_path: Vec<String>,
+    /// Where it stands in the normalised text.
+    pub span: Span,
+    /// Fused retrieval score; absent where nothing was retrieved.
+    pub score: Option<f32>,
+    /// Rank by retrieval, from 1.
+    pub rank: usize,
+}
+
+/// How a citation came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CitationMethod {
+    /// The model wrote the marker, and the source supports the sentence.
+    Marker,
+    /// Found by aligning the sentence with the sources.
+    Aligned,
+}
+
+/// A statement of the answer, tied to a place in a document. The quote equals the document's text at the span.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Citation {
+    /// Number used in the answer's markers, from 1.
+    pub n: usize,
+    /// The document.
+    pub document: DocumentId,
+    /// Its URI.
+    pub uri: String,
+    /// Its title.
+    pub title: String,
+    /// Sections the quote stands in, outermost first.
+    pub heading_path: Vec<String>,
+    /// Bytes of the normalised text that are quoted.
+    pub span: Span,
+    /// The text at the span.
+    pub quote: String,
+    /// How it came about.
+    pub method: CitationMethod,
+    /// Support of the sentence by the quote, 0 to 1.
+    pub score: f32,
+}
+
+/// A sentence of the answer and what supports it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AnswerSentence {
+    /// Bytes of the answer text.
+    pub span: Span,
+    /// Indexes into the answer's citations; empty when nothing supports it.
+    pub citations: Vec<usize>,
+    /// Whether a source supports it.
+    pub supported: bool,
+}
+
+/// An answer with everything that is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Answer {
+    /// The text, as streamed; markers that cite nothing valid are removed.
+    pub text: String,
+    /// Whether the model said that the sources do not hold the answer.
+    pub unanswerable: bool,
+    /// The text's sentences.
+    pub sentences: Vec<AnswerSentence>,
+    /// The citations.
+    pub citations: Vec<Citation>,
+    /// What was in the prompt, in the order of their numbers.
+    pub sources: Vec<SourceRef>,
+    /// Why this route.
+    pub explanation: Explanation,
+    /// The prompt, part by part.
+    pub prompt_map: Vec<Segment>,
+    /// Why generation ended.
+    pub finish_reason: FinishReason,
+    /// Model that answered.
+    pub model: String,
+    /// Tokens used.
+    pub usage: Usage,
+    /// What it cost.
+    pub cost: Money,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Progress of an answer, in this order: `Plan`, `Sources`, then any number of `Token`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnswerEvent {
+    /// The route is chosen.
+    Plan(Box<Explanation>),
+    /// The prompt is composed.
+    Sources(Vec<SourceRef>),
+    /// Text to append, as the model wrote it.
+    Token(String),
+}

@@ -1,0 +1,242 @@
+//! The choice between priced routes.
+//!
+//! A route's score is its expected quality minus its cost and latency, each times a weight that the objective sets. The
+//! best score among the feasible routes wins; equal scores are decided by quality, then cost, then by the shorter
+//! context. The same candidates always give the same choice.
+
+use std::cmp::Ordering;
+
+use edgewise_types::Money;
+
+use crate::{Candidate, Objective, PlannerError, Route, limits::RefusedBy};
+
+/// Expected quality below which `cheapest` does not count a route as one that may answer.
+const MAY_ANSWER: f64 = 0.30;
+
+/// What a point of score is worth.
+struct Weights {
+    quality: f64,
+    /// Score lost for each dollar.
+    dollar: f64,
+    /// Score lost for each second until the last token.
+    second: f64,
+}
+
+/// `balanced` gives up two hundredths of quality for each second saved and half a hundredth for each hundredth of a
+/// cent: so ten seconds of prefill weigh as much as the difference between a good and a mediocre passage prompt.
+const fn weights(objective: Objective) -> Weights {
+    match objective {
+        Objective::Cheapest => Weights { quality: 0.0, dollar: 1000.0, second: 0.0 },
+        Objective::Balanced => Weights { quality: 1.0, dollar: 50.0, second: 0.02 },
+        Objective::Best => Weights { quality: 1.0, dollar: 0.0, second: 0.0 },
+    }
+}
+
+/// A candidate before the choice; `score` and the reasons of feasible candidates are still to be filled in.
+#[derive(Debug, Clone)]
+pub(crate) struct Priced {
+    pub(crate) candidate: Candidate,
+    /// Who refused it, if it is not feasible.
+    pub(crate) refused: Option<RefusedBy>,
+    /// What it costs if the answer is as long as it may be.
+    pub(crate) worst_cost: Money,
+}
+
+/// Chooses a route, or takes the one `forced`. Gives every candidate, the chosen one first, the others by falling
+/// score with infeasible ones last.
+pub(crate) fn choose(
+    mut priced: Vec<Priced>,
+    forced: Option<Route>,
+    objective: Objective,
+) -> Result<Vec<Candidate>, PlannerError> {
+    let Weights { quality, dollar, second } = weights(objective);
+    for Priced { candidate, .. } in &mut priced {
+        candidate.score = quality * candidate.quality
+            - dollar * candidate.cost.as_dollars_lossy()
+            - second * candidate.latency_ms / 1000.0;
+    }
+    let too_poor = |candidate: &Candidate| objective == Objective::Cheapest && candidate.quality < MAY_ANSWER;
+    priced.sort_by(|a, b| {
+        let (a, b) = (&a.candidate, &b.candidate);
+        b.feasible.cmp(&a.feasible).then_with(|| too_poor(a).cmp(&too_poor(b))).then_with(|| preference(a, b))
+    });
+    let chosen = match forced {
+        Some(route) => priced.iter().position(|p| p.candidate.route == route && p.candidate.feasible),
+        None => priced.iter().position(|p| p.candidate.feasible),
+    };
+    let Some(chosen) = chosen else { return Err(refusal(&priced, forced)) };
+    let mut chosen = priced.remove(chosen).candidate;
+    let feasible = 1 + priced.iter().filter(|p| p.candidate.feasible).count();
+    chosen.reason = match forced {
+        Some(_) => "asked for by the caller".to_owned(),
+        None if feasible == 1 => "the only feasible route".to_owned(),
+        None => match objective {
+            Objective::Cheapest => format!("costs least of the {feasible} feasible routes that may answer"),
+            Objective::Balanced => format!("best balance of quality, cost and latency of {feasible} feasible routes"),
+            Objective::Best => format!("best expected quality of {feasible} feasible routes"),
+        },
+    };
+    let others = priced.into_iter().map(|Priced { mut candidate, .. }| {
+        if candidate.feasible {
+            candidate.reason = match forced {
+                Some(route) => format!("the caller asked for `{route}`"),
+                None if too_poor(&candidate) => format!(
+                    "expected quality {:.2} is too low to count as an answer (below {MAY_ANSWER:.2})",
+                    candidate.quality
+                ),
+                None => comparison(&candidate, &chosen),
+            };
+        }
+        candidate
+    });
+    let others: Vec<Candidate> = others.collect();
+    Ok(std::iter::once(chosen).chain(others).collect())
+}
+
+/// The better of two candidates first.
+fn preference(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score
+        .total_cmp(&a.score)
+        .then_with(|| b.quality.total_cmp(&a.quality))
+        .then_with(|| a.cost.cmp(&b.cost))
+        .then_with(|| a.route.cmp(&b.route))
+}
+
+/// Why `loser` lost against `winner`.
+fn comparison(loser: &Candidate, winner: &Candidate) -> String {
+    format!(
+        "scores {:.3} against {:.3} of `{}`: quality {:.2} against {:.2}, ${} against ${}, {:.1} s against {:.1} s",
+        loser.score,
+        winner.score,
+        winner.route,
+        loser.quality,
+        winner.quality,
+        loser.cost,
+        winner.cost,
+        loser.latency_ms / 1000.0,
+        winner.latency_ms / 1000.0
+    )
+}
+
+/// The error when no route, or not the one asked for, is feasible: the caller's budget is to blame if a larger one
+/// would help.
+fn refusal(priced: &[Priced], forced: Option<Route>) -> PlannerError {
+    let considered = || priced.iter().filter(|p| forced.is_none_or(|route| p.candidate.route == route));
+    let mut reasons: Vec<(Route, String)> =
+        considered().map(|p| (p.candidate.route, p.candidate.reason.clone())).collect();
+    reasons.sort();
+    let cheapest = considered()
+        .filter(|p| p.refused == Some(RefusedBy::Budget))
+        .min_by_key(|p| (p.worst_cost, p.candidate.prompt_tokens, p.candidate.route));
+    match cheapest {
+        Some(Priced { candidate, worst_cost, .. }) => PlannerError::BudgetTooSmall {
+            route: forced,
+            reasons,
+            needed_tokens: candidate.prompt_tokens,
+            needed_cost: *worst_cost,
+            needed_latency_ms: candidate.latency_ms.ceil() as u64,
+        },
+        None => PlannerError::DoesNotFit { route: forced, reasons },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn priced(route: Route, quality: f64, nanos: i64, latency_ms: f64) -> Priced {
+        Priced {
+            candidate: Candidate {
+                route,
+                feasible: true,
+                prompt_tokens: 100,
+                resident_tokens: 0,
+                output_tokens: 50,
+                cost: Money::from_nanos(nanos),
+                ttft_ms: latency_ms / 2.0,
+                latency_ms,
+                quality,
+                score: 0.0,
+                sources: 3,
+                reason: String::new(),
+            },
+            refused: None,
+            worst_cost: Money::from_nanos(2 * nanos),
+        }
+    }
+
+    fn infeasible(route: Route, by: RefusedBy, nanos: i64) -> Priced {
+        let mut priced = priced(route, 0.5, nanos, 100.0);
+        priced.candidate.feasible = false;
+        priced.candidate.reason = "too long".to_owned();
+        priced.refused = Some(by);
+        priced
+    }
+
+    fn order(candidates: &[Priced], forced: Option<Route>, objective: Objective) -> Vec<Route> {
+        choose(candidates.to_vec(), forced, objective).unwrap().iter().map(|c| c.route).collect()
+    }
+
+    #[test]
+    fn each_objective_weighs_differently() {
+        let candidates = [
+            priced(Route::Passages, 0.60, 50_000, 1_000.0),
+            priced(Route::Documents, 0.68, 200_000, 3_000.0),
+            priced(Route::Full, 0.75, 400_000, 15_000.0),
+        ];
+        assert_eq!(order(&candidates, None, Objective::Cheapest)[0], Route::Passages);
+        assert_eq!(order(&candidates, None, Objective::Balanced)[0], Route::Documents);
+        assert_eq!(order(&candidates, None, Objective::Best)[0], Route::Full);
+        assert_eq!(order(&candidates, Some(Route::Full), Objective::Cheapest)[0], Route::Full);
+    }
+
+    #[test]
+    fn the_cheapest_route_must_be_able_to_answer() {
+        let candidates = [priced(Route::Passages, 0.20, 50_000, 1.0), priced(Route::Full, 0.6, 90_000, 1.0)];
+        let chosen = choose(candidates.to_vec(), None, Objective::Cheapest).unwrap();
+        assert_eq!(chosen[0].route, Route::Full);
+        assert!(chosen[1].reason.contains("too low"), "{}", chosen[1].reason);
+        let poor = [priced(Route::Passages, 0.20, 50_000, 1.0), priced(Route::Full, 0.25, 90_000, 1.0)];
+        assert_eq!(order(&poor, None, Objective::Cheapest)[0], Route::Passages, "of poor routes, still the cheapest");
+    }
+
+    #[test]
+    fn ties_do_not_depend_on_the_order_given() {
+        let mut candidates = vec![
+            priced(Route::Full, 0.5, 100, 10.0),
+            priced(Route::Passages, 0.5, 100, 10.0),
+            priced(Route::Documents, 0.5, 100, 10.0),
+        ];
+        let expected = [Route::Passages, Route::Documents, Route::Full];
+        for _ in 0..3 {
+            candidates.rotate_left(1);
+            assert_eq!(order(&candidates, None, Objective::Balanced), expected);
+        }
+    }
+
+    #[test]
+    fn an_infeasible_route_is_never_taken_and_stays_listed() {
+        let candidates =
+            [infeasible(Route::Full, RefusedBy::Model, 1), priced(Route::Passages, 0.1, 1_000_000, 60_000.0)];
+        let chosen = choose(candidates.to_vec(), None, Objective::Best).unwrap();
+        assert_eq!(chosen[0].route, Route::Passages);
+        assert_eq!((chosen[1].feasible, chosen[1].reason.as_str()), (false, "too long"));
+    }
+
+    #[test]
+    fn errors_blame_the_budget_only_where_it_is_to_blame() {
+        let both =
+            vec![infeasible(Route::Full, RefusedBy::Model, 9), infeasible(Route::Passages, RefusedBy::Budget, 7)];
+        match choose(both.clone(), None, Objective::Best) {
+            Err(PlannerError::BudgetTooSmall { route: None, reasons, needed_cost, .. }) => {
+                assert_eq!((reasons.len(), needed_cost.nanos()), (2, 14));
+            }
+            other => panic!("{other:?}"),
+        }
+        match choose(both, Some(Route::Full), Objective::Best) {
+            Err(PlannerError::DoesNotFit { route: Some(Route::Full), reasons }) => assert_eq!(reasons.len(), 1),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! One candidate prompt for each route, composed for real, or the reason why it cannot be.
+//!
+//! A route whose token counts in the catalog already exceed the limit is refused without loading a document.
+
+use edgewise_retrieval::{Collection, Hit};
+use edgewise_types::{Document, DocumentId, Span};
+
+use crate::{
+    Drop, Features, PlannerError, PlannerOptions, Route,
+    compose::{Composed, Composer, SourceKind, SourceText},
+    features::Scope,
+    limits::{Limits, Refusal, RefusedBy},
+    place,
+    select::{self, RankedDocument},
+};
+
+/// A document is left out when its evidence is below this share of the best document's.
+const DOCUMENT_WEAK_SHARE: f32 = 0.25;
+
+/// Documents listed at a time.
+const PAGE: usize = 500;
+
+/// A route's prompt.
+pub(crate) struct Draft {
+    pub(crate) route: Route,
+    pub(crate) composed: Result<Composed, Refusal>,
+    /// What the prompt leaves out of what retrieval brought up.
+    pub(crate) dropped: Vec<Drop>,
+}
+
+/// Makes the drafts for one question.
+pub(crate) struct Drafter<'a> {
+    pub(crate) collection: &'a Collection,
+    pub(crate) composer: Composer<'a>,
+    pub(crate) options: &'a PlannerOptions,
+    pub(crate) limits: Limits,
+    /// Length of the prompt without sources.
+    pub(crate) base_tokens: usize,
+}
+
+impl Drafter<'_> {
+    /// The best passages, the very best at the edges.
+    pub(crate) fn passages(&self, hits: &[Hit], features: &Features, top_k: usize) -> Result<Draft, PlannerError> {
+        let (kept, mut dropped) = select::passages(hits, features, top_k, self.options.score_floor);
+        let ranked: Vec<SourceText> = kept.iter().map(|(rank, hit)| passage(*rank, hit)).collect();
+        if ranked.is_empty() {
+            return Ok(self.refused(Route::Passages, dropped, "retrieval found nothing"));
+        }
+        let budget = self.options.passages_budget_tokens;
+        let (composed, fitting) = self.fit(SourceKind::Passages, &ranked, budget, |ranked| {
+            place::edges(ranked.len()).into_iter().filter_map(|rank| ranked.get(rank).cloned()).collect()
+        })?;
+        let composed = match composed {
+            Ok(composed) => composed,
+            Err(refusal) => return Ok(Draft { route: Route::Passages, composed: Err(refusal), dropped }),
+        };
+        let over = format!("over the budget of {} tokens of passages", self.room(budget));
+        dropped.extend(kept.iter().skip(fitting).map(|(_, hit)| select::dropped_hit(hit, over.as_str())));
+        Ok(Draft { route: Route::Passages, composed: Ok(composed), dropped })
+    }
+
+    /// The best documents, whole, in order of URI.
+    pub(crate) fn documents(&self, hits: &[Hit]) -> Result<Draft, PlannerError> {
+        let ranked = select::documents(hits);
+        let budget = self.options.documents_budget_tokens;
+        let weak = ranked.first().map_or(0.0, |best| best.score * DOCUMENT_WEAK_SHARE);
+        let (mut chosen, mut dropped) = (Vec::new(), Vec::new());
+        let mut taken = 0;
+        let mut shortest: Option<(usize, usize, &RankedDocument)> = None;
+        for (i, document) in ranked.iter().enumerate() {
+            let mut leave_out = |reason: String| dropped.push(dropped_document(document, reason));
+            if document.score < weak {
+                leave_out("far less evidence than in the best document".to_owned());
+                continue;
+            }
+            let tokens = self.collection.document(&document.document)?.tokens;
+            if shortest.is_none_or(|(least, ..)| tokens < least) {
+                shortest = Some((tokens, i + 1, document));
+            }
+            let room = self.room(budget);
+            if chosen.len() >= self.options.max_documents {
+                leave_out(format!(
+                    "ranked {}, below the {} documents placed at most",
+                    i + 1,
+                    self.options.max_documents
+                ));
+            } else if taken + tokens > room {
+                leave_out(format!("its {tokens} tokens do not fit beside {taken} of {room} tokens of documents"));
+            } else {
+                taken += tokens;
+                chosen.push((i + 1, document));
+            }
+        }
+        let Some((least, rank, document)) = shortest else {
+            return Ok(self.refused(Route::Documents, dropped, "retrieval found nothing"));
+        };
+        let what = "the shortest relevant document";
+        if let Some(refusal) = self.limits.refuse_unloaded(self.base_tokens + least, what) {
+            return Ok(Draft { route: Route::Documents, composed: Err(refusal), dropped });
+        }
+        if chosen.is_empty() {
+            // Too long for the room there is: composed alone, it tells by how much.
+            chosen.push((rank, document));
+        }
+        let sources = chosen
+            .iter()
+            .map(|(rank, document)| {
+                self.whole(&document.document, &document.uri, &document.title, Some(document.score), *rank)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let (composed, fitting) = self.fit(SourceKind::Documents, &sources, budget, |sources| {
+            let mut canonical = sources.to_vec();
+            canonical.sort_by(|a, b| a.uri.cmp(&b.uri));
+            canonical
+        })?;
+        if composed.is_ok() {
+            let over = format!("over the budget of {} tokens of documents", self.room(budget));
+            dropped.extend(chosen.iter().skip(fitting).map(|(_, document)| dropped_document(document, over.as_str())));
+        }
+        Ok(Draft { route: Route::Documents, composed, dropped })
+    }
+
+    /// Every document of the scope, in order of URI.
+    pub(crate) fn full(&self, scope: Scope, only: Option<&[Document]>) -> Result<Draft, PlannerError> {
+        let refused = |refusal| Ok(Draft { route: Route::Full, composed: Err(refusal), dropped: Vec::new() });
+        if let Some(refusal) = self.limits.refuse_unloaded(self.base_tokens + scope.tokens, "the whole scope") {
+            return refused(refusal);
+        }
+        let mut documents = match only {
+            Some(documents) => documents.to_vec(),
+            None => self.every_document()?,
+        };
+        documents.sort_by(|a, b| a.uri.cmp(&b.uri));
+        let sources = (1..)
+            .zip(&documents)
+            .map(|(rank, document)| self.whole(&document.id, &document.uri, &document.title, None, rank))
+            .collect::<Result<Vec<_>, _>>()?;
+        let composed = self.composer.compose(SourceKind::Documents, &sources)?;
+        match self.limits.refuse_input(&composed.prompt, "the whole scope") {
+            Some(refusal) => refused(refusal),
+            None => Ok(Draft { route: Route::Full, composed: Ok(composed), dropped: Vec::new() }),
+        }
+    }
+
+    /// Composes as many of `ranked`, best first, as fit `budget` and the input limit, in the order that `arrange` makes,
+    /// and says how many that are.
+    fn fit(
+        &self,
+        kind: SourceKind,
+        ranked: &[SourceText],
+        budget: usize,
+        arrange: impl Fn(&[SourceText]) -> Vec<SourceText>,
+    ) -> Result<(Result<Composed, Refusal>, usize), PlannerError> {
+        let mut count = ranked.len();
+        loop {
+            let arranged = arrange(&ranked[..count]);
+            let composed = self.composer.compose(kind, &arranged)?;
+            let used: usize = composed.source_tokens.iter().sum();
+            let length = composed.prompt.tokens.len();
+            if used <= budget && length <= self.limits.input() {
+                return Ok((Ok(composed), count));
+            }
+            if count <= 1 {
+                let refusal =
+                    self.limits.refuse_input(&composed.prompt, "the best source alone").unwrap_or_else(|| Refusal {
+                        by: RefusedBy::Model,
+                        needed_tokens: length,
+                        prompt: Some(composed.prompt.clone()),
+                        reason: format!(
+                            "the best source alone has {used} tokens, over the {budget} set for this route"
+                        ),
+                    });
+                return Ok((Err(refusal), 0));
+            }
+            // As many of the best as fit by the lengths just measured: at least one fewer, so this ends.
+            let by_rank = |rank: usize| {
+                let at = arranged.iter().position(|source| source.rank == rank);
+                at.and_then(|at| composed.source_tokens.get(at)).copied().unwrap_or(0)
+            };
+            let room = self.room(budget);
+            let mut sum = 0;
+            let fitting = ranked[..count]
+                .iter()
+                .take_while(|source| {
+                    sum += by_rank(source.rank);
+                    sum <= room
+                })
+                .count();
+            count = fitting.clamp(1, count - 1);
+        }
+    }
+
+    /// Tokens there are for sources: the route's budget, or what the input limit leaves if that is less.
+    fn room(&self, budget: usize) -> usize {
+        budget.min(self.limits.input().saturating_sub(self.base_tokens))
+    }
+
+    fn whole(
+        &self,
+        id: &DocumentId,
+        uri: &str,
+        title: &str,
+        score: Option<f32>,
+        rank: usize,
+    ) -> Result<SourceText, PlannerError> {
+        let text = self.collection.document_text(id)?;
+        Ok(SourceText {
+            document: id.clone(),
+            uri: uri.to_owned(),
+            title: title.to_owned(),
+            heading_path: Vec::new(),
+            span: Span::new(0, text.len()),
+            text,
+            score,
+            rank,
+        })
+    }
+
+    fn every_document(&self) -> Result<Vec<Document>, PlannerError> {
+        let mut documents = Vec::new();
+        loop {
+            let after = documents.last().map(|document: &Document| document.uri.clone());
+            let page = self.collection.documents_after(after.as_deref(), PAGE)?;
+            let last = page.len() < PAGE;
+            documents.extend(page);
+            if last {
+                return Ok(documents);
+            }
+        }
+    }
+
+    fn refused(&self, route: Route, dropped: Vec<Drop>, reason: &str) -> Draft {
+        let reason = reason.to_owned();
+        let refusal = Refusal { by: RefusedBy::Model, needed_tokens: self.base_tokens, prompt: None, reason };
+        Draft { route, composed: Err(refusal), dropped }
+    }
+}
+
+fn passage(rank: usize, hit: &Hit) -> SourceText {
+    SourceText {
+        document: hit.chunk.document.clone(),
+        uri: hit.uri.clone(),
+        title: hit.title.clone(),
+        heading_path: hit.chunk.heading_path.clone(),
+        span: hit.chunk.span,
+        text: hit.chunk.text.as_str().into(),
+        score: Some(hit.score),
+        rank,
+    }
+}
+
+fn dropped_document(document: &RankedDocument, reason: impl Into<String>) -> Drop {
+    Drop { document: document.document.clone(), uri: document.uri.clone(), span: None, reason: reason.into() }
+}

@@ -1,0 +1,59 @@
+//! What an operator can set.
+
+use crate::PlannerError;
+
+/// Options of a [`crate::Planner`]. The defaults suit a small model on a CPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannerOptions {
+    /// Longest prompt in tokens on any route; `None` is what the window leaves beside the answer.
+    pub max_input_tokens: Option<usize>,
+    /// Most tokens of passages on the route `passages`. Passages of lower rank that exceed it are dropped and reported.
+    pub passages_budget_tokens: usize,
+    /// Most tokens of documents on the route `documents`.
+    pub documents_budget_tokens: usize,
+    /// Most documents on the route `documents`.
+    pub max_documents: usize,
+    /// Passages to place at most, where the query does not say.
+    pub top_k: usize,
+    /// Cosine similarity to the question, -1 to 1, below which a passage is weak in the vector arm. A passage that is weak
+    /// in both arms is dropped: a distracting passage costs more than an absent one. -1 keeps all.
+    pub score_floor: f32,
+    /// Most tokens of an answer, where the query does not say.
+    pub default_max_output_tokens: usize,
+    /// Tokens an answer is expected to have, for predictions. Hard cost limits assume the most it may have.
+    pub expected_output_tokens: usize,
+}
+
+impl Default for PlannerOptions {
+    fn default() -> Self {
+        Self {
+            max_input_tokens: None,
+            passages_budget_tokens: 1200,
+            documents_budget_tokens: 3000,
+            max_documents: 3,
+            top_k: 6,
+            score_floor: 0.2,
+            default_max_output_tokens: 256,
+            expected_output_tokens: 96,
+        }
+    }
+}
+
+impl PlannerOptions {
+    pub(crate) fn validate(&self) -> Result<(), PlannerError> {
+        let checks = [
+            (self.max_input_tokens != Some(0), "max_input_tokens must be at least 1"),
+            (self.passages_budget_tokens > 0, "passages_budget_tokens must be at least 1"),
+            (self.documents_budget_tokens > 0, "documents_budget_tokens must be at least 1"),
+            (self.max_documents > 0, "max_documents must be at least 1"),
+            ((1..=200).contains(&self.top_k), "top_k must be between 1 and 200"),
+            ((-1.0..=1.0).contains(&self.score_floor), "score_floor must be between -1 and 1"),
+            (self.default_max_output_tokens > 0, "default_max_output_tokens must be at least 1"),
+            (self.expected_output_tokens > 0, "expected_output_tokens must be at least 1"),
+        ];
+        match checks.iter().find(|(ok, _)| !ok) {
+            Some((_, why)) => Err(PlannerError::InvalidOptions((*why).to_owned())),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The planner on a scripted model and a real collection: routing, budgets, composition, answers, citations.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod answering;
+mod fixture;
+mod routing;

@@ -1,0 +1,39 @@
+//! Collections: a catalog and its indexes kept in step, ingest, hybrid search and fusion.
+//!
+//! The path of a document: [`discover`] names files → [`Collection::ingest`] reads, parses, cuts and embeds what is new
+//! and commits it to the catalog → the lexical and the vector index follow. The path of a question:
+//! [`Collection::search`] reads both indexes, fuses what they say and loads the chunks.
+//!
+//! Invariants:
+//! - What an ingest has committed is never lost, whenever the process is killed; indexes are brought up to the catalog at
+//!   the next start, and rebuilt from it when they are missing or damaged.
+//! - A search never returns a chunk that is not in the catalog, and never mixes vectors of two embedders.
+//! - At most one process writes to a collection; any number read, and see each commit.
+//! - One bad file never stops a batch; a failing disk stops it with what was committed intact.
+//!
+//! Deliberately not here: how files are parsed and cut, how indexes store what they store, models, routes, prompts.
+
+mod api;
+mod collection;
+mod collections;
+mod commit;
+mod discover;
+mod error;
+mod folder;
+mod fusion;
+mod ingest;
+mod lock;
+mod prepare;
+mod search;
+mod state;
+
+pub use api::{
+    ArmScore, CollectionStats, Fusion, Hit, IngestReport, Outcome, SearchRequest, SearchResults, Source, SourceContent,
+    SourceReport,
+};
+pub use collection::{Collection, RetrievalModels};
+pub use collections::{Collections, Listing};
+pub use discover::{Discovered, Skipped, discover};
+pub use error::{Cause, RetrievalError};
+pub use ingest::{IngestOptions, IngestProgress, Silent};
+pub use search::{MAX_LIMIT, profile_fusion};

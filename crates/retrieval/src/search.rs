@@ -1,0 +1,259 @@
+//! Hybrid search: both arms side by side, fused, loaded from the catalog.
+//!
+//! - The arms are read deeper than asked for, since a chunk in the middle of both may belong on top.
+//! - Chunks that are no longer live, or outside the documents asked for, are filtered inside both arms, so that they
+//!   take no place of another.
+//! - What the caller should know (a cut query, an index that lags) is in the notes of the result.
+//!
+//! Deliberately not here: rewriting of the query, and thresholds on scores.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
+
+use edgewise_documents::{FusionMethod, IndexProfile};
+use edgewise_model_api::{Embedder, ModelError};
+use edgewise_types::{ChunkId, DocumentId};
+
+use crate::{
+    Collection, Fusion, Hit, RetrievalError, SearchRequest, SearchResults,
+    collections::SPECIAL_TOKENS,
+    error::of,
+    fusion::{Arm, Fused, fuse},
+    state::State,
+};
+
+/// Most hits of one search.
+pub const MAX_LIMIT: usize = 1000;
+/// An arm is read to this multiple of the limit.
+const DEPTH_FACTOR: usize = 4;
+/// An arm is read at least this deep.
+const LEAST_DEPTH: usize = 64;
+
+/// The fusion a profile asks for.
+pub fn profile_fusion(profile: &IndexProfile) -> Fusion {
+    match profile.fusion.method {
+        FusionMethod::Convex => Fusion::Convex { lexical_weight: profile.fusion.lexical_weight as f32 },
+        FusionMethod::Rrf => Fusion::Rrf { k: profile.fusion.rrf_k as f32 },
+    }
+}
+
+impl Collection {
+    /// The chunks that answer a question best.
+    ///
+    /// # Errors
+    /// [`RetrievalError::EmptyQuery`], [`RetrievalError::InvalidRequest`], [`RetrievalError::EmbedderMismatch`], and
+    /// [`RetrievalError::UnknownDocument`] for a document in the scope that is not in the collection.
+    pub fn search(&self, request: &SearchRequest) -> Result<SearchResults, RetrievalError> {
+        validate(request)?;
+        let state = self.current()?;
+        self.check_embedder(&state)?;
+        state.follow_as_reader()?;
+        let mut notes = Vec::new();
+        let depth = request.limit.saturating_mul(DEPTH_FACTOR).max(LEAST_DEPTH);
+        let scope = self.scope(&state, request.documents.as_deref())?;
+
+        let (lexical, vector) = std::thread::scope(|threads| {
+            let lexical = threads.spawn(|| self.lexical_arm(&state, &request.query, depth, scope.as_ref()));
+            let vector = self.vector_arm(&state, &request.query, depth, scope.as_ref());
+            let lexical = lexical.join().unwrap_or_else(|_| {
+                Err(RetrievalError::Model(ModelError::Internal("the lexical search panicked".to_owned())))
+            });
+            (lexical, vector)
+        });
+        let (lexical, vector) = (lexical?, vector?);
+        notes.extend(vector.note);
+        notes.extend(lexical.note);
+
+        let start = Instant::now();
+        let method = request.fusion.unwrap_or_else(|| profile_fusion(state.profile()));
+        let fused = fuse(method, &lexical.arm, &vector.arm);
+        let hits = self.load(&state, &fused, request.limit)?;
+        Ok(SearchResults {
+            hits,
+            embed_ms: vector.embed_ms,
+            lexical_ms: lexical.ms,
+            vector_ms: vector.ms,
+            fuse_ms: milliseconds(start),
+            generation: vector.generation,
+            notes,
+        })
+    }
+
+    /// Refuses an embedder other than the one the vectors are from.
+    fn check_embedder(&self, state: &State) -> Result<(), RetrievalError> {
+        let (stored, current) = (&state.catalog().meta().embedder, self.models.embedder.info());
+        if stored.digest == current.digest && stored.dimension == current.dimension {
+            return Ok(());
+        }
+        let describe = |model: &str, digest: &str| format!("`{model}` ({})", digest.get(..12).unwrap_or(digest));
+        Err(RetrievalError::EmbedderMismatch {
+            collection: self.name().clone(),
+            stored: describe(&stored.model, &stored.digest),
+            current: describe(&current.model, &current.digest),
+        })
+    }
+
+    /// The chunks of the documents asked for; `None` if all are.
+    fn scope(
+        &self,
+        state: &State,
+        documents: Option<&[DocumentId]>,
+    ) -> Result<Option<HashSet<ChunkId>>, RetrievalError> {
+        let Some(documents) = documents else { return Ok(None) };
+        for id in documents {
+            if state.catalog().document(id).map_err(of(self.name()))?.is_none() {
+                return Err(self.unknown_document(id));
+            }
+        }
+        let chunks = state.catalog().chunk_ids_of(documents).map_err(of(self.name()))?;
+        Ok(Some(chunks.into_iter().collect()))
+    }
+
+    fn lexical_arm(
+        &self,
+        state: &State,
+        query: &str,
+        depth: usize,
+        scope: Option<&HashSet<ChunkId>>,
+    ) -> Result<LexicalArm, RetrievalError> {
+        let start = Instant::now();
+        let Some(index) = state.lexical() else {
+            let note = "the lexical index is not built yet, so these hits are from the vector index alone";
+            return Ok(LexicalArm {
+                arm: Arm { hits: Vec::new(), exhausted: true },
+                ms: 0.0,
+                note: state.generation()?.0.gt(&0).then(|| note.to_owned()),
+            });
+        };
+        let vectors = state.vectors();
+        let wanted = |chunk: ChunkId| vectors.live(chunk) && scope.is_none_or(|scope| scope.contains(&chunk));
+        let hits = index.search(query, depth, Some(&wanted)).map_err(of(self.name()))?;
+        let behind = index.generation() < vectors.index().generation();
+        Ok(LexicalArm {
+            arm: Arm { exhausted: hits.len() < depth, hits: hits.iter().map(|h| (h.chunk, h.score)).collect() },
+            ms: milliseconds(start),
+            note: behind.then(|| {
+                "the lexical index is catching up: the newest documents are found by the vector index alone".to_owned()
+            }),
+        })
+    }
+
+    fn vector_arm(
+        &self,
+        state: &State,
+        query: &str,
+        depth: usize,
+        scope: Option<&HashSet<ChunkId>>,
+    ) -> Result<VectorArm, RetrievalError> {
+        let start = Instant::now();
+        let (read, note) = fit(self.models.embedder.as_ref(), query)?;
+        let embedded = self.models.embedder.embed(&[read])?;
+        let Some(embedding) = embedded.first() else {
+            return Err(ModelError::Internal("the embedder returned no vector".to_owned()).into());
+        };
+        let embed_ms = milliseconds(start);
+        let start = Instant::now();
+        let vectors = state.vectors();
+        let in_scope = scope.map(|scope| move |chunk: ChunkId| scope.contains(&chunk));
+        let filter = in_scope.as_ref().map(|filter| filter as &(dyn Fn(ChunkId) -> bool + Sync));
+        let hits = vectors.index().search(embedding, depth, filter).map_err(of(self.name()))?;
+        Ok(VectorArm {
+            arm: Arm { exhausted: hits.len() < depth, hits: hits.iter().map(|h| (h.chunk, h.score)).collect() },
+            embed_ms,
+            ms: milliseconds(start),
+            generation: vectors.index().generation(),
+            note,
+        })
+    }
+
+    /// The first `limit` of `fused` that are still in the catalog, with what a caller shows of them.
+    fn load(&self, state: &State, fused: &[Fused], limit: usize) -> Result<Vec<Hit>, RetrievalError> {
+        let mut owners: HashMap<DocumentId, (String, String)> = HashMap::new();
+        let mut hits = Vec::with_capacity(limit.min(fused.len()));
+        // More than one round only if chunks were deleted since the arms were read.
+        let mut rest = fused;
+        while hits.len() < limit && !rest.is_empty() {
+            let (round, later) = rest.split_at(rest.len().min(limit - hits.len()));
+            rest = later;
+            let ids: Vec<ChunkId> = round.iter().map(|hit| hit.chunk).collect();
+            let chunks = state.catalog().chunks(&ids).map_err(of(self.name()))?;
+            let mut chunks: HashMap<ChunkId, _> = chunks.into_iter().map(|chunk| (chunk.id, chunk)).collect();
+            for hit in round {
+                let Some(chunk) = chunks.remove(&hit.chunk) else { continue };
+                let (title, uri) = match owners.get(&chunk.document) {
+                    Some(owner) => owner.clone(),
+                    None => {
+                        let document = state.catalog().document(&chunk.document).map_err(of(self.name()))?;
+                        let Some(document) = document else { continue };
+                        owners.entry(chunk.document.clone()).or_insert((document.title, document.uri)).clone()
+                    }
+                };
+                hits.push(Hit { chunk, title, uri, score: hit.score, lexical: hit.lexical, vector: hit.vector });
+            }
+        }
+        Ok(hits)
+    }
+}
+
+struct LexicalArm {
+    arm: Arm,
+    ms: f64,
+    note: Option<String>,
+}
+
+struct VectorArm {
+    arm: Arm,
+    embed_ms: f64,
+    ms: f64,
+    generation: edgewise_types::Generation,
+    note: Option<String>,
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn validate(request: &SearchRequest) -> Result<(), RetrievalError> {
+    let invalid = |reason: String| Err(RetrievalError::InvalidRequest(reason));
+    if request.query.trim().is_empty() {
+        return Err(RetrievalError::EmptyQuery);
+    }
+    if !(1..=MAX_LIMIT).contains(&request.limit) {
+        return invalid(format!("limit is {}, but must be between 1 and {MAX_LIMIT}", request.limit));
+    }
+    match request.fusion {
+        Some(Fusion::Convex { lexical_weight }) if !(0.0..=1.0).contains(&lexical_weight) => {
+            invalid(format!("lexical_weight is {lexical_weight}, but must be between 0 and 1"))
+        }
+        Some(Fusion::Rrf { k }) if !(k.is_finite() && k >= 0.0) => {
+            invalid(format!("k is {k}, but must be a number of at least 0"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As much of `query` as the embedder reads, cut between tokens, and a note if that is not all.
+fn fit<'q>(embedder: &dyn Embedder, query: &'q str) -> Result<(&'q str, Option<String>), RetrievalError> {
+    let room = embedder.info().max_tokens.saturating_sub(SPECIAL_TOKENS);
+    let offsets = embedder.tokenizer().offsets(query)?;
+    if offsets.len() <= room {
+        return Ok((query, None));
+    }
+    // A prefix may have more tokens than it had in the whole text, so count again.
+    let mut kept = room;
+    loop {
+        let end = kept.checked_sub(1).and_then(|last| offsets.get(last)).map_or(0, |range| range.end);
+        let prefix = query.get(..end).unwrap_or_default();
+        if kept == 0 || embedder.tokenizer().count(prefix)? <= room {
+            let note = format!(
+                "the query has {} tokens and the embedder reads {room}: the vector search used its first {}",
+                offsets.len(),
+                kept
+            );
+            return Ok((prefix, Some(note)));
+        }
+        kept -= 1;
+    }
+}

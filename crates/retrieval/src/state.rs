@@ -1,0 +1,372 @@
+//! An open catalog and its derived indexes, and how they are kept in step with it.
+//!
+//! - The vector index lives in memory. Every process brings its own up to the catalog, from the snapshot on disk and the
+//!   catalog's changes since; only the writer publishes snapshots.
+//! - The lexical index lives on disk. Only the writer changes it; readers see what it committed. While it lags behind
+//!   the catalog, chunks that are gone are filtered out (the vector index knows which are live) and new ones are found
+//!   by the vector arm alone.
+//! - An index that is missing, damaged, or of another catalog is rebuilt from the catalog. Nothing else is ever needed:
+//!   deleting both index folders loses nothing.
+//!
+//! Deliberately not here: who may write (see `lock`), search, ingest.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use edgewise_catalog::{Catalog, CatalogError, CatalogMeta, EmbedderIdentity, OpenMode};
+use edgewise_documents::IndexProfile;
+use edgewise_lexical_index::{Boosts, LexicalConfig, LexicalEntry, LexicalError, LexicalIndex};
+use edgewise_types::{ChunkId, CollectionName, Generation};
+use edgewise_vector_index::{VectorError, VectorIndex};
+
+use crate::{
+    RetrievalError, RetrievalModels,
+    error::of,
+    folder::{Folder, Manifest},
+};
+
+/// Chunks read from the catalog at a time when an index catches up.
+const CATCH_UP_CHUNKS: usize = 512;
+
+/// A snapshot is published when at least one in this many of its vectors changed; fewer are replayed faster than all are
+/// written.
+const SNAPSHOT_SHARE: usize = 10;
+
+/// First line of the profile in a catalog's metadata, followed by [`IndexProfile::hash`] at the time of making.
+const HASH_COMMENT: &str = "# index hash: ";
+
+/// What a catalog made now would say of itself.
+pub(crate) fn blueprint(
+    name: &CollectionName,
+    profile: &IndexProfile,
+    models: &RetrievalModels,
+) -> Result<CatalogMeta, RetrievalError> {
+    let info = models.embedder.info();
+    Ok(CatalogMeta {
+        collection: name.clone(),
+        profile: format!("{HASH_COMMENT}{}\n{}", profile.hash(), profile_text(name, profile)?),
+        embedder: EmbedderIdentity {
+            model: info.model.clone(),
+            digest: info.digest.clone(),
+            dimension: info.dimension,
+        },
+        generator_tokenizer: models.tokenizer_name.clone(),
+    })
+}
+
+/// The profile hash a catalog was made under.
+pub(crate) fn index_hash(meta: &CatalogMeta) -> &str {
+    meta.profile.lines().next().and_then(|line| line.strip_prefix(HASH_COMMENT)).unwrap_or_default()
+}
+
+/// A profile as TOML.
+pub(crate) fn profile_text(name: &CollectionName, profile: &IndexProfile) -> Result<String, RetrievalError> {
+    toml::to_string(profile).map_err(of(name))
+}
+
+/// Snapshot bookkeeping beside the vectors.
+#[derive(Debug)]
+struct Vectors {
+    index: VectorIndex,
+    /// Changes since the snapshot on disk.
+    unsaved: usize,
+}
+
+impl Vectors {
+    fn snapshot_due(&self) -> bool {
+        self.unsaved > 0 && self.unsaved * SNAPSHOT_SHARE >= self.index.len()
+    }
+}
+
+/// One open collection.
+#[derive(Debug)]
+pub(crate) struct State {
+    name: CollectionName,
+    folder: Folder,
+    /// The manifest's text when this was opened.
+    manifest: Option<String>,
+    profile: Arc<IndexProfile>,
+    catalog: Catalog,
+    lexical_config: LexicalConfig,
+    lexical: RwLock<Option<Arc<LexicalIndex>>>,
+    vectors: RwLock<Vectors>,
+    /// Held while an index catches up, so that two threads don't do it twice.
+    catching_up: Mutex<()>,
+}
+
+impl State {
+    /// Opens the collection in `folder` for reading.
+    pub(crate) fn open(name: &CollectionName, folder: Folder) -> Result<Self, RetrievalError> {
+        let manifest = folder.manifest_text()?;
+        let catalog = Catalog::open(&folder.catalog(), OpenMode::ReadOnly).map_err(of(name))?;
+        let in_force: Option<Manifest> = manifest.as_deref().map(serde_json::from_str).transpose().map_err(of(name))?;
+        let profile = match &in_force {
+            Some(manifest) => &manifest.profile,
+            None => &catalog.meta().profile,
+        };
+        let profile = IndexProfile::parse(profile, &format!("profile of collection {name}")).map_err(of(name))?;
+        let language =
+            serde_json::to_value(profile.analyser.language).and_then(serde_json::from_value).map_err(of(name))?;
+        let lexical_config = LexicalConfig { language, boosts: Boosts::default(), source: catalog.id().to_owned() };
+        let lexical = open_lexical(name, &folder, &lexical_config)?;
+        let vectors = load_vectors(name, &folder, &catalog)?;
+        let state = Self {
+            name: name.clone(),
+            folder,
+            manifest,
+            profile: Arc::new(profile),
+            catalog,
+            lexical_config,
+            lexical: RwLock::new(lexical.map(Arc::new)),
+            vectors: RwLock::new(Vectors { index: vectors, unsaved: 0 }),
+            catching_up: Mutex::new(()),
+        };
+        state.follow_vectors()?;
+        Ok(state)
+    }
+
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    pub(crate) fn manifest(&self) -> Option<&str> {
+        self.manifest.as_deref()
+    }
+
+    pub(crate) fn profile(&self) -> &Arc<IndexProfile> {
+        &self.profile
+    }
+
+    /// The catalog, open for reading.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub(crate) fn generation(&self) -> Result<Generation, RetrievalError> {
+        self.catalog.generation().map_err(of(&self.name))
+    }
+
+    pub(crate) fn lexical(&self) -> Option<Arc<LexicalIndex>> {
+        self.lexical.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn lexical_generation(&self) -> Generation {
+        self.lexical().map_or(Generation::default(), |index| index.generation())
+    }
+
+    /// The vector index, kept from changing while the guard lives.
+    pub(crate) fn vectors(&self) -> VectorsGuard<'_> {
+        VectorsGuard(self.vectors.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn catching_up(&self) -> MutexGuard<'_, ()> {
+        self.catching_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees what was committed since, by this process or another, without writing anything.
+    pub(crate) fn follow_as_reader(&self) -> Result<(), RetrievalError> {
+        let generation = self.generation()?;
+        if self.lexical_generation() < generation {
+            let refreshed = match self.lexical() {
+                Some(index) => index.refresh(),
+                None => Err(LexicalError::Missing { path: self.folder.lexical() }),
+            };
+            if let Err(error) = refreshed {
+                // The writer may have built or rebuilt it since.
+                tracing::debug!(collection = %self.name, %error, "opening the lexical index again");
+                self.set_lexical(open_lexical(&self.name, &self.folder, &self.lexical_config)?);
+            }
+        }
+        if self.vectors().index().generation() != generation {
+            self.follow_vectors()?;
+        }
+        Ok(())
+    }
+
+    /// Brings both indexes up to the catalog, on disk too. Only under the writer lock.
+    pub(crate) fn follow_as_writer(&self) -> Result<(), RetrievalError> {
+        self.follow_vectors()?;
+        match self.follow_lexical() {
+            Err(LexicalError::NeedsRebuild { reason, .. }) => {
+                tracing::warn!(collection = %self.name, reason, "rebuilding the lexical index from the catalog");
+                let rebuilt = LexicalIndex::rebuild(&self.folder.lexical(), self.lexical_config.clone());
+                self.set_lexical(Some(rebuilt.map_err(of(&self.name))?));
+                self.follow_lexical().map_err(of(&self.name))
+            }
+            followed => followed.map_err(of(&self.name)),
+        }
+    }
+
+    /// Whether a process without this one's memory would have much to do: no lexical index of the current generation, or
+    /// a snapshot worth renewing.
+    pub(crate) fn needs_repair(&self) -> Result<bool, RetrievalError> {
+        let generation = self.generation()?;
+        let snapshot_due = self.vectors.read().unwrap_or_else(PoisonError::into_inner).snapshot_due();
+        Ok(snapshot_due || self.lexical().is_none_or(|index| index.generation() != generation))
+    }
+
+    /// Publishes a snapshot of the vectors if that is worth the writing, or if `always` whenever it is out of date.
+    pub(crate) fn save_vectors(&self, always: bool) -> Result<(), RetrievalError> {
+        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+        if vectors.snapshot_due() || (always && vectors.unsaved > 0) {
+            vectors.index.save(&self.folder.vectors()).map_err(of(&self.name))?;
+            vectors.unsaved = 0;
+        }
+        Ok(())
+    }
+
+    /// Gives the lexical index's own lock back, after waiting for its merges.
+    pub(crate) fn release_lexical(&self) -> Result<(), RetrievalError> {
+        let index = self.lexical.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(index) = index.and_then(Arc::into_inner) {
+            index.close().map_err(of(&self.name))?;
+        }
+        self.set_lexical(open_lexical(&self.name, &self.folder, &self.lexical_config)?);
+        Ok(())
+    }
+
+    fn set_lexical(&self, index: Option<LexicalIndex>) {
+        *self.lexical.write().unwrap_or_else(PoisonError::into_inner) = index.map(Arc::new);
+    }
+
+    fn follow_lexical(&self) -> Result<(), LexicalError> {
+        let _guard = self.catching_up();
+        let path = self.folder.lexical();
+        let index = match self.lexical() {
+            Some(index) => index,
+            None => {
+                let index = Arc::new(LexicalIndex::open_or_create(&path, self.lexical_config.clone())?);
+                *self.lexical.write().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
+                index
+            }
+        };
+        let stale = |error: CatalogError| match error {
+            CatalogError::UnknownGeneration { .. } => {
+                LexicalError::NeedsRebuild { path: path.clone(), reason: error.to_string() }
+            }
+            CatalogError::DiskFull { path } => LexicalError::DiskFull { path },
+            error => LexicalError::Failed { path: path.clone(), detail: error.to_string() },
+        };
+        let reached = index.generation();
+        let changes = self.catalog.changes_since(reached).map_err(stale)?;
+        if changes.generation == reached {
+            return Ok(());
+        }
+        let mut update = index.update()?;
+        for chunk in &changes.removed {
+            update.remove(*chunk)?;
+        }
+        for ids in changes.added.chunks(CATCH_UP_CHUNKS) {
+            for record in self.catalog.chunk_records(ids).map_err(stale)? {
+                let chunk = record.chunk;
+                update.add(LexicalEntry {
+                    chunk: chunk.id,
+                    title: record.title,
+                    heading_path: chunk.heading_path,
+                    body: chunk.text,
+                })?;
+            }
+        }
+        update.commit(changes.generation)
+    }
+
+    fn follow_vectors(&self) -> Result<(), RetrievalError> {
+        let _guard = self.catching_up();
+        let reached = self.vectors().index().generation();
+        let changes = match self.catalog.changes_since(reached) {
+            Ok(changes) => changes,
+            Err(error @ CatalogError::UnknownGeneration { .. }) => {
+                tracing::warn!(collection = %self.name, %error, "rebuilding the vector index from the catalog");
+                return self.rebuild_vectors();
+            }
+            Err(error) => return Err(of(&self.name)(error)),
+        };
+        if changes.generation == reached {
+            return Ok(());
+        }
+        if reached == Generation::default() {
+            return self.rebuild_vectors();
+        }
+        for ids in changes.added.chunks(CATCH_UP_CHUNKS) {
+            let records = self.catalog.chunk_records(ids).map_err(of(&self.name))?;
+            let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+            for record in records {
+                vectors.index.insert(record.chunk.id, &record.embedding).map_err(of(&self.name))?;
+                vectors.unsaved += 1;
+            }
+        }
+        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+        for chunk in &changes.removed {
+            vectors.unsaved += usize::from(vectors.index.remove(*chunk));
+        }
+        vectors.index.set_generation(changes.generation);
+        // A generation without chunks must still reach the snapshot some time.
+        vectors.unsaved = vectors.unsaved.max(1);
+        Ok(())
+    }
+
+    /// Reads all vectors from the catalog.
+    fn rebuild_vectors(&self) -> Result<(), RetrievalError> {
+        let mut index = VectorIndex::new(self.catalog.meta().embedder.dimension, self.catalog.id());
+        let mut failed: Option<VectorError> = None;
+        let generation = self
+            .catalog
+            .for_each_embedding(|chunk, vector| {
+                if let Err(error) = index.insert(chunk, vector) {
+                    failed.get_or_insert(error);
+                }
+            })
+            .map_err(of(&self.name))?;
+        if let Some(error) = failed {
+            return Err(of(&self.name)(error));
+        }
+        index.set_generation(generation);
+        let unsaved = index.len().max(1);
+        *self.vectors.write().unwrap_or_else(PoisonError::into_inner) = Vectors { index, unsaved };
+        Ok(())
+    }
+}
+
+/// A look at the vector index; see [`State::vectors`].
+pub(crate) struct VectorsGuard<'s>(RwLockReadGuard<'s, Vectors>);
+
+impl VectorsGuard<'_> {
+    pub(crate) fn index(&self) -> &VectorIndex {
+        &self.0.index
+    }
+
+    /// Whether a chunk is live at the generation of the index.
+    pub(crate) fn live(&self, chunk: ChunkId) -> bool {
+        self.0.index.contains(chunk)
+    }
+}
+
+/// The lexical index if it is there and sound; `None` if the writer must build it first.
+fn open_lexical(
+    name: &CollectionName,
+    folder: &Folder,
+    config: &LexicalConfig,
+) -> Result<Option<LexicalIndex>, RetrievalError> {
+    match LexicalIndex::open(&folder.lexical(), config.clone()) {
+        Ok(index) => Ok(Some(index)),
+        Err(LexicalError::Missing { .. }) => Ok(None),
+        Err(error @ LexicalError::NeedsRebuild { .. }) => {
+            tracing::warn!(collection = %name, %error, "the lexical index is not usable");
+            Ok(None)
+        }
+        Err(error) => Err(of(name)(error)),
+    }
+}
+
+/// The vectors of the snapshot, or none.
+fn load_vectors(name: &CollectionName, folder: &Folder, catalog: &Catalog) -> Result<VectorIndex, RetrievalError> {
+    let dimension = catalog.meta().embedder.dimension;
+    match VectorIndex::load(&folder.vectors(), dimension, catalog.id()) {
+        Ok(Some(index)) => Ok(index),
+        Ok(None) => Ok(VectorIndex::new(dimension, catalog.id())),
+        Err(error @ VectorError::NeedsRebuild { .. }) => {
+            tracing::warn!(collection = %name, %error, "reading the vectors from the catalog instead");
+            Ok(VectorIndex::new(dimension, catalog.id()))
+        }
+        Err(error) => Err(of(name)(error)),
+    }
+}

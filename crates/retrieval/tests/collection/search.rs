@@ -1,0 +1,92 @@
+//! What a search returns.
+
+use edgewise_retrieval::{Fusion, RetrievalError, SearchRequest};
+use edgewise_types::DocumentId;
+
+use crate::support::*;
+
+#[test]
+fn both_arms_bring_their_scores() {
+    let root = tempfile::tempdir().unwrap();
+    let guide = guide(root.path());
+    ingest(&guide, FILES);
+    for fusion in [None, Some(Fusion::Rrf { k: 60.0 }), Some(Fusion::Convex { lexical_weight: 0.3 })] {
+        let results = guide.search(&SearchRequest { fusion, ..request("how are pages evicted?") }).unwrap();
+        let hit = &results.hits[0];
+        assert_eq!((hit.uri.as_str(), hit.title.as_str()), ("engine.md", "Engine"));
+        assert_eq!(hit.chunk.heading_path, ["Engine", "Eviction"]);
+        let (lexical, vector) = (hit.lexical.unwrap(), hit.vector.unwrap());
+        assert!(lexical.rank == 1 && lexical.score > 0.0);
+        assert!(vector.rank == 1 && vector.score > 0.3 && vector.score <= 1.0);
+        assert!(results.hits.windows(2).all(|w| w[0].score >= w[1].score));
+        assert_eq!(results.generation, guide.generation().unwrap());
+        assert!(results.notes.is_empty(), "{:?}", results.notes);
+    }
+}
+
+#[test]
+fn limits_cut_and_the_best_stay() {
+    let root = tempfile::tempdir().unwrap();
+    let guide = guide(root.path());
+    ingest(&guide, FILES);
+    let all = search(&guide, "engine crust whales").hits;
+    let two = guide.search(&SearchRequest { limit: 2, ..request("engine crust whales") }).unwrap().hits;
+    assert_eq!(two.len(), 2);
+    assert_eq!(two, all[..2]);
+    for limit in [0, 1001] {
+        let error = guide.search(&SearchRequest { limit, ..request("x") }).unwrap_err();
+        assert!(matches!(error, RetrievalError::InvalidRequest(_)), "{error}");
+    }
+}
+
+#[test]
+fn a_scope_is_searched_however_much_lies_outside_it() {
+    let root = tempfile::tempdir().unwrap();
+    let guide = guide(root.path());
+    // Far more better matches outside the scope than an arm is deep.
+    let noise: Vec<(String, String)> =
+        (0..300).map(|i| (format!("noise/{i}.txt"), "engine caches prefixes".to_owned())).collect();
+    let noise: Vec<(&str, &str)> = noise.iter().map(|(uri, text)| (uri.as_str(), text.as_str())).collect();
+    ingest(&guide, &noise);
+    ingest(&guide, FILES);
+    let documents = Some(vec![DocumentId::from_uri("engine.md"), DocumentId::from_uri("bread.md")]);
+    let scoped = SearchRequest { documents, ..request("engine caches prefixes") };
+    let hits = guide.search(&scoped).unwrap().hits;
+    assert_eq!(hits[0].uri, "engine.md");
+    assert!(hits[0].lexical.is_some() && hits[0].vector.is_some());
+    assert!(hits.iter().all(|hit| ["engine.md", "bread.md"].contains(&hit.uri.as_str())));
+
+    let nowhere = SearchRequest { documents: Some(vec![DocumentId::from_uri("nope")]), ..request("x") };
+    assert!(matches!(guide.search(&nowhere), Err(RetrievalError::UnknownDocument { .. })));
+    let nothing = SearchRequest { documents: Some(Vec::new()), ..request("x") };
+    assert!(guide.search(&nothing).unwrap().hits.is_empty());
+}
+
+#[test]
+fn questions_without_an_answer() {
+    let root = tempfile::tempdir().unwrap();
+    let guide = guide(root.path());
+    let empty = search(&guide, "anything");
+    assert!(empty.hits.is_empty() && empty.notes.is_empty());
+    ingest(&guide, FILES);
+    for blank in ["", " \n\t"] {
+        assert!(matches!(guide.search(&request(blank)), Err(RetrievalError::EmptyQuery)));
+    }
+    let only_stop_words = search(&guide, "what is the");
+    assert!(only_stop_words.hits.iter().all(|hit| hit.lexical.is_none() && hit.vector.is_some()));
+    for fusion in [Fusion::Convex { lexical_weight: 1.5 }, Fusion::Rrf { k: f32::NAN }] {
+        let error = guide.search(&SearchRequest { fusion: Some(fusion), ..request("x") }).unwrap_err();
+        assert!(matches!(error, RetrievalError::InvalidRequest(_)), "{error}");
+    }
+}
+
+#[test]
+fn a_query_longer_than_the_embedder_reads_is_cut_and_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    let guide = guide(root.path());
+    ingest(&guide, FILES);
+    let results = search(&guide, &format!("whales {}", "and so on ".repeat(200)));
+    assert_eq!(results.hits[0].uri, "whales.txt");
+    assert_eq!(results.notes.len(), 1);
+    assert!(results.notes[0].contains("602") && results.notes[0].contains("254"), "{}", results.notes[0]);
+}

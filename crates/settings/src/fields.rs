@@ -1,0 +1,140 @@
+//! The table of keys: type, range and what to say when a value is not allowed. One entry per key of
+//! `config/edgewise.toml`; every layer is checked against it before a value is accepted.
+
+use toml::Value;
+
+use crate::values::parse_host;
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A whole number in a closed range.
+    Integer {
+        /// Least.
+        min: i64,
+        /// Most.
+        max: i64,
+    },
+    /// A number in a closed range.
+    Float {
+        /// Least.
+        min: f64,
+        /// Most.
+        max: f64,
+    },
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Any text that is not empty.
+    Text,
+    /// An IP address or `localhost`.
+    Host,
+    /// A path; empty where that has a meaning.
+    Path {
+        /// Whether it may be empty.
+        optional: bool,
+    },
+}
+
+/// A key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Field {
+    /// Section and name, joined by a dot.
+    pub key: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+const fn integer(key: &'static str, min: i64, max: i64) -> Field {
+    Field { key, kind: Kind::Integer { min, max } }
+}
+
+const MIB: i64 = 1 << 20;
+const TIB: i64 = 1 << 40;
+
+/// All keys, in the order of `config/edgewise.toml`.
+pub const FIELDS: &[Field] = &[
+    Field { key: "server.host", kind: Kind::Host },
+    integer("server.port", 0, 65_535),
+    integer("server.max_body_bytes", 1024, 1024 * MIB),
+    integer("server.max_upload_bytes", 1024, 1024 * 1024 * MIB),
+    integer("server.request_timeout_s", 1, 86_400),
+    integer("server.shutdown_grace_s", 0, 3_600),
+    integer("server.max_concurrent_requests", 1, 65_536),
+    Field { key: "paths.data", kind: Kind::Path { optional: false } },
+    Field { key: "paths.models", kind: Kind::Path { optional: true } },
+    Field { key: "paths.prompts", kind: Kind::Path { optional: true } },
+    Field { key: "paths.ledger", kind: Kind::Path { optional: true } },
+    Field { key: "paths.registry", kind: Kind::Path { optional: true } },
+    Field { key: "models.generator", kind: Kind::Text },
+    Field { key: "models.embedder", kind: Kind::Text },
+    integer("engine.threads", 0, 4_096),
+    integer("engine.prefill_chunk", 1, 65_536),
+    integer("engine.max_queue_tokens", 1, 1_000_000_000),
+    integer("engine.cache_slots", 0, 65_536),
+    integer("engine.cache_bytes", 0, 16 * TIB),
+    integer("engine.default_max_tokens", 1, 1_000_000),
+    Field { key: "planner.objective", kind: Kind::Choice(&["cheapest", "balanced", "best"]) },
+    integer("planner.max_input_tokens", 0, 1_000_000_000),
+    integer("planner.passages_budget_tokens", 1, 1_000_000_000),
+    integer("planner.documents_budget_tokens", 1, 1_000_000_000),
+    integer("planner.top_k", 1, 200),
+    Field { key: "planner.score_floor", kind: Kind::Float { min: -1.0, max: 1.0 } },
+    Field { key: "telemetry.log", kind: Kind::Text },
+    Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },
+];
+
+/// The field of `key`.
+pub fn field(key: &str) -> Option<&'static Field> {
+    FIELDS.iter().find(|field| field.key == key)
+}
+
+/// Names of all sections, in order.
+pub(crate) fn sections() -> Vec<&'static str> {
+    let mut sections: Vec<&str> = FIELDS.iter().filter_map(|field| field.key.split('.').next()).collect();
+    sections.dedup();
+    sections
+}
+
+/// Names of the keys of a section, without the section.
+pub(crate) fn keys_of(section: &str) -> Vec<&'static str> {
+    let of_section = |field: &&Field| field.key.split_once('.').is_some_and(|(s, _)| s == section);
+    FIELDS.iter().filter(of_section).filter_map(|field| field.key.split_once('.')).map(|(_, key)| key).collect()
+}
+
+impl Kind {
+    /// What is allowed, to follow "must be".
+    pub fn allowed(&self) -> String {
+        match self {
+            Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Float { min, max } => format!("a number from {min} to {max}"),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Text => "a text that is not empty".to_owned(),
+            Self::Host => "an IP address or localhost".to_owned(),
+            Self::Path { optional: true } => "a path, or empty".to_owned(),
+            Self::Path { optional: false } => "a path".to_owned(),
+        }
+    }
+
+    /// Whether `value` is of the type and in the range. A whole number is accepted where a fraction may stand.
+    pub(crate) fn accepts(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Integer { min, max }, Value::Integer(n)) => (min..=max).contains(&n),
+            (Self::Float { min, max }, Value::Float(x)) => (min..=max).contains(&x),
+            (Self::Float { min, max }, Value::Integer(n)) => (*min..=*max).contains(&(*n as f64)),
+            (Self::Choice(words), Value::String(s)) => words.contains(&s.as_str()),
+            (Self::Text, Value::String(s)) => !s.trim().is_empty(),
+            (Self::Host, Value::String(s)) => parse_host(s).is_some(),
+            (Self::Path { optional }, Value::String(s)) => *optional || !s.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Reads a value from a variable or flag; `None` if it is not of the type. The range is not checked.
+    pub(crate) fn parse(&self, text: &str) -> Option<Value> {
+        match self {
+            Self::Integer { .. } => text.trim().parse().ok().map(Value::Integer),
+            Self::Float { .. } => text.trim().parse().ok().map(Value::Float),
+            Self::Choice(_) | Self::Text | Self::Host | Self::Path { .. } => Some(Value::String(text.to_owned())),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The settings as typed values. What each key means is written once, in `config/edgewise.toml`; the comments here are
+//! the same in short. Defaults repeat that file, and a test holds the two together.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{SettingsError, env, layer::Layers};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The HTTP server.
+    pub server: Server,
+    /// Where things are on disk.
+    pub paths: Paths,
+    /// Which models to use.
+    pub models: Models,
+    /// The local inference engine.
+    pub engine: Engine,
+    /// The choice of a route.
+    pub planner: Planner,
+    /// Logs.
+    pub telemetry: Telemetry,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// IP address to listen on, or `localhost`.
+    pub host: String,
+    /// TCP port; 0 lets the system choose.
+    pub port: u16,
+    /// Largest JSON request body, bytes.
+    pub max_body_bytes: usize,
+    /// Largest document upload, bytes.
+    pub max_upload_bytes: usize,
+    /// Time limit of an answer or an upload, seconds.
+    pub request_timeout_s: u64,
+    /// How long streams may finish after a shutdown was asked for, seconds.
+    pub shutdown_grace_s: u64,
+    /// Answers worked on at once; more are refused.
+    pub max_concurrent_requests: usize,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+            max_body_bytes: 2 << 20,
+            max_upload_bytes: 64 << 20,
+            request_timeout_s: 300,
+            shutdown_grace_s: 10,
+            max_concurrent_requests: 64,
+        }
+    }
+}
+
+impl Server {
+    /// Host and port as an address to bind; `localhost` is 127.0.0.1. `None` if the host is neither, which a loaded
+    /// configuration never is.
+    pub fn address(&self) -> Option<SocketAddr> {
+        parse_host(&self.host).map(|ip| SocketAddr::new(ip, self.port))
+    }
+}
+
+/// An IP address or `localhost`. Other names are refused: what they resolve to can change under a running server.
+pub(crate) fn parse_host(host: &str) -> Option<IpAddr> {
+    if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() }
+}
+
+/// Where things are on disk. In a loaded configuration `models` and `ledger` are never empty and no path starts with
+/// `~`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Paths {
+    /// Folder of the collections.
+    pub data: PathBuf,
+    /// Folder of the model files.
+    pub models: PathBuf,
+    /// Folder of prompt templates; empty means the built-in ones. See [`Paths::prompts_dir`].
+    pub prompts: PathBuf,
+    /// SQLite file of the ledger.
+    pub ledger: PathBuf,
+    /// A model registry to add to the built-in one; empty means none. See [`Paths::registry_file`].
+    pub registry: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("indexes/data"),
+            models: PathBuf::new(),
+            prompts: PathBuf::new(),
+            ledger: PathBuf::new(),
+            registry: PathBuf::new(),
+        }
+    }
+}
+
+impl Paths {
+    /// Folder of prompt templates, if not the built-in ones.
+    pub fn prompts_dir(&self) -> Option<&Path> {
+        Some(self.prompts.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The additional model registry, if any.
+    pub fn registry_file(&self) -> Option<&Path> {
+        Some(self.registry.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// Fills in the empty paths that have a computed default, and expands `~/`.
+    pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
+        for path in [&mut self.data, &mut self.models, &mut self.prompts, &mut self.ledger, &mut self.registry] {
+            if let Ok(rest) = path.strip_prefix("~") {
+                let home = lookup(env::HOME).filter(|home| !home.is_empty()).ok_or(SettingsError::NoHome)?;
+                *path = Path::new(&home).join(rest);
+            }
+        }
+        if self.models.as_os_str().is_empty() {
+            self.models = default_models_dir(lookup)?;
+        }
+        if self.ledger.as_os_str().is_empty() {
+            // No collection name starts with an underscore, so the ledger can never be in a collection's place.
+            self.ledger = self.data.join("_ledger.sqlite");
+        }
+        Ok(())
+    }
+}
+
+/// `$XDG_CACHE_HOME/edgewise/models`, or `~/.cache/edgewise/models` when the variable is unset, empty or relative
+/// (XDG Base Directory Specification 0.8).
+pub fn default_models_dir(lookup: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, SettingsError> {
+    let cache = match lookup(env::XDG_CACHE_HOME).map(PathBuf::from).filter(|path| path.is_absolute()) {
+        Some(cache) => cache,
+        None => {
+            let home = lookup(env::HOME).filter(|home| !home.is_empty()).ok_or(SettingsError::NoHome)?;
+            PathBuf::from(home).join(".cache")
+        }
+    };
+    Ok(cache.join("edgewise").join("models"))
+}
+
+/// Which models to use, by registry name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    /// Writes answers.
+    pub generator: String,
+    /// Embeds passages and questions.
+    pub embedder: String,
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Self { generator: "smollm2-135m-instruct".to_owned(), embedder: "all-minilm-l6-v2".to_owned() }
+    }
+}
+
+/// The local inference engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Engine {
+    /// Threads for model computations; 0 is all cores.
+    pub threads: usize,
+    /// Prompt tokens prefilled in one step.
+    pub prefill_chunk: usize,
+    /// Prompt tokens that may wait to be prefilled.
+    pub max_queue_tokens: usize,
+    /// Prompts whose keys and values are kept.
+    pub cache_slots: usize,
+    /// Most memory of kept keys and values, bytes.
+    pub cache_bytes: usize,
+    /// Tokens of an answer when the request does not say.
+    pub default_max_tokens: usize,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            prefill_chunk: 128,
+            max_queue_tokens: 32_768,
+            cache_slots: 32,
+            cache_bytes: 1 << 30,
+            default_max_tokens: 256,
+        }
+    }
+}
+
+/// What counts most in the choice of a route.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Least cost among the routes that may answer.
+    Cheapest,
+    /// Quality against cost and latency.
+    #[default]
+    Balanced,
+    /// Best expected quality inside the budget.
+    Best,
+}
+
+/// The choice of a route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planner {
+    /// What counts most.
+    pub objective: Objective,
+    /// Most prompt tokens of any route; 0 is whatever the window leaves.
+    pub max_input_tokens: usize,
+    /// Most tokens of passages the `passages` route places.
+    pub passages_budget_tokens: usize,
+    /// Most tokens of documents the `documents` route places.
+    pub documents_budget_tokens: usize,
+    /// Passages placed at most.
+    pub top_k: usize,
+    /// Cosine similarity to the question below which a passage is weak in the vector search.
+    pub score_floor: f64,
+}
+
+impl Default for Planner {
+    fn default() -> Self {
+        Self {
+            objective: Objective::Balanced,
+            max_input_tokens: 0,
+            passages_budget_tokens: 1200,
+            documents_budget_tokens: 3000,
+            top_k: 6,
+            score_floor: 0.2,
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// Level or filter directives.
+    pub log: String,
+    /// Format.
+    pub format: LogFormat,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Settings {
+    /// Checks values that did not come through [`crate::LoadOptions::load`], with the same rules.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        Layers::of_settings(self)?.check()
+    }
+}

@@ -1,0 +1,129 @@
+//! Every metric: name, type, unit, labels and meaning.
+//!
+//! Names follow the Prometheus conventions (prometheus.io/docs/practices/naming): a prefix, the base unit as suffix,
+//! `_total` for counters. One exception: cost is counted in nano-dollars, not dollars, because money is an integer here
+//! and a counter of integers stays exact, while dollars would need fractions that are rounded. Divide by 1e9 in a query.
+//!
+//! Values of labels are constants of [`labels`] or closed sets of the crate that records them.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Label names.
+pub mod labels {
+    /// Path pattern of the API, such as `/v1/collections/{name}`; never a concrete path.
+    pub const PATH: &str = "path";
+    /// HTTP method.
+    pub const METHOD: &str = "method";
+    /// HTTP status code.
+    pub const STATUS: &str = "status";
+    /// Route of the planner: `passages`, `documents`, `full`.
+    pub const ROUTE: &str = "route";
+    /// What became of a document: `added`, `changed`, `unchanged`, `removed`, `failed`.
+    pub const OUTCOME: &str = "outcome";
+    /// Version of the program.
+    pub const VERSION: &str = "version";
+}
+
+/// Type of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Distribution over buckets.
+    Histogram,
+}
+
+/// A metric's declaration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Name.
+    pub name: &'static str,
+    /// Type.
+    pub kind: MetricKind,
+    /// Unit.
+    pub unit: Unit,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, $unit:ident, [$($label:ident),*], $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// All metrics.
+        pub const ALL: &[Metric] = &[$(Metric {
+            name: $constant,
+            kind: MetricKind::$kind,
+            unit: Unit::$unit,
+            labels: &[$(labels::$label),*],
+            help: $help,
+        }),*];
+    };
+}
+
+metrics! {
+    BUILD_INFO = "edgewise_build_info", Gauge, Count, [VERSION], "Always 1; the version is in the label.";
+    HTTP_REQUESTS_TOTAL = "edgewise_http_requests_total", Counter, Count, [PATH, METHOD, STATUS],
+        "HTTP requests answered.";
+    HTTP_REQUEST_DURATION_SECONDS = "edgewise_http_request_duration_seconds", Histogram, Seconds, [PATH, METHOD],
+        "Time from a request's arrival to the end of its response, streams included.";
+    HTTP_REQUESTS_IN_FLIGHT = "edgewise_http_requests_in_flight", Gauge, Count, [],
+        "HTTP requests being worked on.";
+    QUERY_DURATION_SECONDS = "edgewise_query_duration_seconds", Histogram, Seconds, [ROUTE],
+        "Time from a question to the end of its answer, by the route that gave it.";
+    TTFT_SECONDS = "edgewise_ttft_seconds", Histogram, Seconds, [],
+        "Time from a question to the first token of its answer.";
+    ROUTE_DECISIONS_TOTAL = "edgewise_route_decisions_total", Counter, Count, [ROUTE],
+        "Questions by the route the planner chose first.";
+    PREFILL_TOKENS_TOTAL = "edgewise_prefill_tokens_total", Counter, Count, [],
+        "Prompt tokens whose keys and values were computed.";
+    CACHED_TOKENS_TOTAL = "edgewise_cached_tokens_total", Counter, Count, [],
+        "Prompt tokens whose keys and values were already resident.";
+    OUTPUT_TOKENS_TOTAL = "edgewise_output_tokens_total", Counter, Count, [], "Tokens generated.";
+    COST_NANODOLLARS_TOTAL = "edgewise_cost_nanodollars_total", Counter, Count, [ROUTE],
+        "Cost of answered questions in billionths of a dollar.";
+    INGEST_DOCUMENTS_TOTAL = "edgewise_ingest_documents_total", Counter, Count, [OUTCOME],
+        "Documents seen by ingestion, by what became of them.";
+    INGEST_CHUNKS_TOTAL = "edgewise_ingest_chunks_total", Counter, Count, [], "Chunks stored.";
+    EMBED_TOKENS_TOTAL = "edgewise_embed_tokens_total", Counter, Count, [], "Tokens embedded.";
+    ENGINE_QUEUE_REQUESTS = "edgewise_engine_queue_requests", Gauge, Count, [],
+        "Generations waiting or running in the engine.";
+    ENGINE_QUEUE_PREFILL_TOKENS = "edgewise_engine_queue_prefill_tokens", Gauge, Count, [],
+        "Prompt tokens of accepted generations that are not prefilled yet.";
+}
+
+/// Tells the installed recorder type, unit and meaning of every metric. [`crate::install_metrics`] does this.
+pub fn describe_all() {
+    for Metric { name, kind, unit, help, .. } in ALL {
+        match kind {
+            MetricKind::Counter => describe_counter!(*name, *unit, *help),
+            MetricKind::Gauge => describe_gauge!(*name, *unit, *help),
+            MetricKind::Histogram => describe_histogram!(*name, *unit, *help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_and_are_unique() {
+        let mut seen = HashSet::new();
+        for metric in ALL {
+            let Metric { name, kind, unit, help, .. } = metric;
+            assert!(seen.insert(*name), "{name} twice");
+            assert!(name.starts_with("edgewise_"), "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
+            assert_eq!(name.ends_with("_seconds"), *unit == Unit::Seconds, "{name}");
+            assert!(help.ends_with('.') && !help.contains('\n'), "{name}: {help}");
+        }
+    }
+}
