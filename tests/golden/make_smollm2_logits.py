@@ -4,8 +4,8 @@
 Written from the definition of the Llama architecture (https://arxiv.org/abs/2302.13971) and the GGUF conventions,
 independently of the decoder it checks. Deterministic.
 
-    pip install numpy==2.4.0 gguf==0.17.1
-    python tests/golden/make_smollm2_logits.py PATH/SmolLM2-135M-Instruct.Q4_1.gguf tests/golden/smollm2_logits.json
+    pip install numpy==2.4.6 gguf==0.19.0
+    python tests/golden/make_smollm2_logits.py MODEL.gguf > tests/golden/smollm2_logits.json
 
 For each prompt the 20 largest logits of its last token, and the tokens greedy decoding continues with.
 """
@@ -17,10 +17,12 @@ import sys
 import gguf
 import numpy as np
 
-# Token ids, so that the file checks the decoder and not the tokenizer. Prompts and what they say:
+# Token ids, so that the file checks the decoder and not the tokenizer.
 PROMPTS = {
     "one_token": [1],
-    "chat": None,  # filled below: a full turn in the model's chat format
+    # <|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n
+    "chat": [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198],
+    # "The capital of France is" nine times over.
     "repeated": [504, 3575, 282, 4649, 314] * 9,
     "long": [(37 * i * i + 11 * i) % 49152 for i in range(150)],
 }
@@ -80,21 +82,17 @@ class Llama:
         return last @ w.get("output.weight", w["token_embd.weight"]).T
 
 
-def main():
-    path, out = sys.argv[1:]
+def main(path):
     model = Llama(path)
-    index = {token: i for i, token in enumerate(model.tokens)}
-    words = ["<|im_start|>", "user", "Ċ", "What", "Ġis", "Ġthe", "Ġcapital", "Ġof", "ĠFrance", "?", "<|im_end|>", "Ċ"]
-    PROMPTS["chat"] = [index[w] for w in words + ["<|im_start|>", "assistant", "Ċ"]]
     cases = []
     for name, ids in PROMPTS.items():
         logits = model.logits(ids)
         top = np.argsort(-logits, kind="stable")[:20]
         continued, sequence, following = [], list(ids), logits
         for _ in range(CONTINUED):
-            ranked = np.sort(following)
+            second, first = np.sort(following)[-2:]
             best = int(following.argmax())
-            continued.append({"id": best, "margin": round(float(ranked[-1] - ranked[-2]), 5)})
+            continued.append({"id": best, "margin": round(float(first - second), 5)})
             sequence.append(best)
             following = model.logits(sequence)
         cases.append(
@@ -106,13 +104,12 @@ def main():
                 "greedy": continued,
             }
         )
-        print(name, cases[-1]["top"][:3], "".join(model.tokens[c["id"]] for c in continued))
+        print(name, "".join(model.tokens[c["id"]] for c in continued), file=sys.stderr)
     with open(path, "rb") as f:
         digest = hashlib.sha256(f.read()).hexdigest()
-    command = "python tests/golden/make_smollm2_logits.py SmolLM2-135M-Instruct.Q4_1.gguf tests/golden/smollm2_logits.json"
-    with open(out, "w") as f:
-        json.dump({"command": command, "model_sha256": digest, "cases": cases}, f, indent=1)
-        f.write("\n")
+    command = "python tests/golden/make_smollm2_logits.py MODEL.gguf > tests/golden/smollm2_logits.json"
+    json.dump({"command": command, "model_sha256": digest, "cases": cases}, sys.stdout, indent=1)
+    print()
 
 
-main()
+main(sys.argv[1])

@@ -73,8 +73,8 @@ impl Catalog {
                     ));
                 }
                 let norm = chunk.embedding.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-                // Written so that NaN is refused too.
-                if !((norm - 1.0).abs() <= UNIT_TOLERANCE) {
+                let unit = (norm - 1.0).abs() <= UNIT_TOLERANCE;
+                if !unit {
                     return refuse(format!("chunk {ordinal}: its embedding has length {norm}, expected 1"));
                 }
             }

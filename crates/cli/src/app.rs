@@ -44,7 +44,10 @@ impl Tokenizer for GeneratorTokenizer {
 /// The GGUF file of a generator.
 fn gguf(files: &ModelFiles) -> Result<&Path, CliError> {
     files.find(".gguf").ok_or_else(|| {
-        CliError::Usage(format!("model {} has no GGUF file: configure a generator, see edgewise models list", files.name))
+        CliError::Usage(format!(
+            "model {} has no GGUF file: configure a generator, see edgewise models list",
+            files.name
+        ))
     })
 }
 
@@ -110,8 +113,7 @@ impl App {
     /// The collections, with the generator's tokenizer but not its weights: enough to ingest, list and search.
     pub(crate) fn collections(&self) -> Result<Collections, CliError> {
         let (embedder, tokenizer) = (self.embedder()?, self.tokenizer()?);
-        let models =
-            RetrievalModels { embedder, tokenizer, tokenizer_name: self.settings.models.generator.clone() };
+        let models = RetrievalModels { embedder, tokenizer, tokenizer_name: self.settings.models.generator.clone() };
         Ok(Collections::open(&self.settings.paths.data, models)?)
     }
 

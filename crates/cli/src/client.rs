@@ -43,7 +43,10 @@ impl ServerFile {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(CliError::Busy(format!("another server serves {} already: stop it first", data_root.display())));
+                return Err(CliError::Busy(format!(
+                    "another server serves {} already: stop it first",
+                    data_root.display()
+                )));
             }
             Err(TryLockError::Error(error)) => return Err(io_error("cannot lock", &path)(error)),
         }
@@ -246,7 +249,12 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n: hello\n\nevent: token\ndata: {\"a\":1}\n\nevent: done\ndata: x\ndata: y\n\n",
         );
         let mut events = Vec::new();
-        Client::new(&url).stream("/", &Value::Null, |event| { events.push(event); Ok(()) }).unwrap();
+        Client::new(&url)
+            .stream("/", &Value::Null, |event| {
+                events.push(event);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(events.len(), 2);
         assert_eq!((events[0].name.as_str(), events[0].data.as_str()), ("token", "{\"a\":1}"));
         assert_eq!((events[1].name.as_str(), events[1].data.as_str()), ("done", "x\ny"));

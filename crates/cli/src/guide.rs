@@ -38,10 +38,8 @@ mod tests {
     #[test]
     fn every_page_of_the_guide_is_embedded() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide");
-        let mut on_disk: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut on_disk: Vec<String> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         on_disk.sort();
         let embedded: Vec<&str> = super::PAGES.iter().map(|(name, _)| *name).collect();
         assert_eq!(on_disk, embedded);

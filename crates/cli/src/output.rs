@@ -273,7 +273,8 @@ pub(crate) fn ingest_report(report: &IngestReport, skipped: &[(String, String)])
     }
     let rate = if report.seconds > 0.0 { report.chunks_embedded as f64 / report.seconds } else { 0.0 };
     let files = (counts[0] + counts[1]) as f64 / report.seconds.max(1e-9);
-    let speed = if report.chunks_embedded > 0 { format!(" ({files:.1} files/s, {rate:.1} chunks/s)") } else { String::new() };
+    let speed =
+        if report.chunks_embedded > 0 { format!(" ({files:.1} files/s, {rate:.1} chunks/s)") } else { String::new() };
     line(&format!(
         "collection {} is at generation {}: {} embedded in {}{speed}",
         bold(report.collection.as_str()),
@@ -296,7 +297,7 @@ mod tests {
         assert_eq!(plural(1, "chunk"), "1 chunk");
         assert_eq!(plural(2_000, "chunk"), "2,000 chunks");
         assert_eq!(bytes(98_362_432), "98.4 MB");
-        assert_eq!(duration(3.14), "3.1 ms");
+        assert_eq!(duration(3.04), "3.0 ms");
         assert_eq!(duration(61_500.0), "1 min 02 s");
     }
 }

@@ -14,7 +14,8 @@ use support::World;
 
 const FERNS: &str = "# Ferns\n\n## Water\n\nWater the ferns every 3 days in summer. In winter, once a week is enough.\n\n\
     ## Light\n\nFerns want shade. Direct sun burns their fronds within hours.\n";
-const BIKES: &str = "# Bicycles\n\n## Chain\n\nOil the chain every 200 kilometres. A dry chain wears out the sprockets.\n";
+const BIKES: &str =
+    "# Bicycles\n\n## Chain\n\nOil the chain every 200 kilometres. A dry chain wears out the sprockets.\n";
 
 fn garden() -> World {
     let world = World::with_models();
@@ -59,8 +60,10 @@ fn ingest_search_and_query_without_a_server() {
     assert!(hits["hits"][0]["lexical"]["score"].as_f64().unwrap() > 0.0);
     assert!(hits["hits"][0]["vector"]["score"].as_f64().unwrap() > 0.0);
 
-    let answer =
-        world.run(&["query", "How often should ferns be watered in summer?", "-c", "garden", "--json"]).expect(0).json();
+    let answer = world
+        .run(&["query", "How often should ferns be watered in summer?", "-c", "garden", "--json"])
+        .expect(0)
+        .json();
     assert!(!answer["text"].as_str().unwrap().trim().is_empty());
     let usage = &answer["usage"];
     let prompt: u64 = ["input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens"]
@@ -112,7 +115,9 @@ fn questions_that_cannot_be_answered_say_why() {
     world.run(&["query", "   ", "-c", "garden"]).fails_with(2, &["empty"]);
     let long = "why ".repeat(20_000);
     world.run(&["query", &long, "-c", "garden"]).fails_with(6, &["tokens"]);
-    world.run(&["query", "How often do ferns need water?", "-c", "garden", "--max-input-tokens", "20"]).fails_with(6, &["20"]);
+    world
+        .run(&["query", "How often do ferns need water?", "-c", "garden", "--max-input-tokens", "20"])
+        .fails_with(6, &["20"]);
     world.run(&["query", "How often?", "-c", "garden", "--max-cost", "0.000000001"]).fails_with(6, &["cost"]);
     world.run(&["query", "How often?", "-c", "garden", "--temperature", "99"]).fails_with(2, &["temperature"]);
     world.run(&["ingest", "no-such-folder", "-c", "garden"]).fails_with(2, &["no-such-folder"]);

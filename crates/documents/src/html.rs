@@ -18,9 +18,9 @@ use crate::markdown::inline_text;
 
 type NodeRef<'a> = ego_tree::NodeRef<'a, Node>;
 
-/// Deepest nesting of unclosed tags accepted. The tree builder looks through the open elements for every tag, so its
-/// time grows with the square of the depth.
-const MAX_DEPTH: usize = 4096;
+/// Deepest nesting of open tags accepted; browsers stop at 512. The tree builder looks through the open elements for
+/// every tag, so its time grows with the depth.
+const MAX_DEPTH: usize = 1024;
 /// Elements that the tree builder may create to reopen unclosed formatting in each block, as the HTML standard demands.
 const MAX_REOPENED: usize = 2_000_000;
 /// Elements that never nest in their own kind or have no content.
@@ -113,6 +113,9 @@ pub(crate) fn check_depth(source: &str, uri: &str) -> Result<(), DocumentError> 
             continue;
         }
         reopened += formatting;
+        if depth > MAX_DEPTH || reopened > MAX_REOPENED {
+            return Err(DocumentError::TooDeep { uri: uri.to_owned(), limit: MAX_DEPTH });
+        }
         if UNNESTED.contains(&name.as_str()) {
             continue;
         }
@@ -125,9 +128,6 @@ pub(crate) fn check_depth(source: &str, uri: &str) -> Result<(), DocumentError> 
         } else if *count > 0 {
             *count -= 1;
             (depth, formatting) = (depth - 1, formatting - is_formatting);
-        }
-        if depth > MAX_DEPTH || reopened > MAX_REOPENED {
-            return Err(DocumentError::TooDeep { uri: uri.to_owned(), limit: MAX_DEPTH });
         }
     }
     Ok(())

@@ -231,14 +231,14 @@ mod tests {
     #[test]
     fn deep_nesting_neither_overflows_nor_stalls() {
         let nested = |depth: usize| format!("{}x{}", "<div>".repeat(depth), "</div>".repeat(depth));
-        assert_eq!(text(&nested(4000)), "x");
+        assert_eq!(text(&nested(1000)), "x");
         let error = HtmlParser.parse(nested(200_000).as_bytes(), &SourceInfo::new("a.html")).unwrap_err();
         assert!(matches!(error, DocumentError::TooDeep { .. }), "{error}");
         let disguised = "<div></x>".repeat(200_000);
         assert!(HtmlParser.parse(disguised.as_bytes(), &SourceInfo::new("a.html")).is_err());
-        let reopened = (0..4000).map(|n| format!("<b id={n}>")).collect::<String>() + &"<p>x".repeat(10_000);
+        let reopened = (0..1000).map(|n| format!("<b id={n}>")).collect::<String>() + &"<p>x".repeat(10_000);
         assert!(HtmlParser.parse(reopened.as_bytes(), &SourceInfo::new("a.html")).is_err());
-        let unclosed = "<p><b><i>".repeat(500);
+        let unclosed = "<p><b><i>".repeat(400);
         assert_eq!(text(&format!("{unclosed}end")), "end");
     }
 

@@ -13,6 +13,9 @@ use crate::{BlockKind, DocumentError, sentences};
 /// unknown token, so that tokens alone would let a megabyte of base64 pass as one chunk. Ordinary text has 3 to 6.
 pub(crate) const MAX_BYTES_PER_TOKEN: usize = 16;
 
+/// Most bytes tokenised in one call.
+const MAX_TOKENISED_BYTES: usize = 16 * 1024;
+
 /// Places to cut, from the best to the last resort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -53,10 +56,20 @@ pub(crate) struct Measured<'t> {
 }
 
 impl<'t> Measured<'t> {
-    /// Tokenises `span` of `text`.
+    /// Tokenises `span` of `text`, in pieces that end at white space where there is any: a tokenizer takes hundreds of
+    /// bytes of memory per token while it works.
     pub(crate) fn new(text: &'t str, span: Span, tokenizer: &dyn Tokenizer) -> Result<Self, DocumentError> {
-        let offsets = tokenizer.offsets(slice(text, span))?;
-        Ok(Self { text, starts: offsets.iter().map(|range| span.start + range.start).collect() })
+        let mut starts = Vec::new();
+        let mut at = span.start;
+        while at < span.end {
+            let most = text.floor_char_boundary((at + MAX_TOKENISED_BYTES).min(span.end));
+            let piece = &text[at..most];
+            let space = if most < span.end { piece.rfind(char::is_whitespace) } else { None };
+            let end = space.filter(|space| *space > 0).map_or(most, |space| at + space);
+            starts.extend(tokenizer.offsets(&text[at..end])?.iter().map(|range| at + range.start));
+            at = end;
+        }
+        Ok(Self { text, starts })
     }
 
     /// Number of tokens that start in `span`.
@@ -128,4 +141,30 @@ pub(crate) fn trimmed(text: &str, span: Span) -> Option<Span> {
 /// The text of a span known to fit.
 pub(crate) fn slice(text: &str, span: Span) -> &str {
     &text[span.start..span.end]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::chunk::tests::Words;
+
+    #[test]
+    fn long_texts_are_measured_in_pieces_without_cutting_words() {
+        let text = "word ".repeat(20_000) + &"é".repeat(40_000);
+        let measured = Measured::new(&text, Span::new(5, text.len()), &Words).unwrap();
+        assert_eq!(measured.tokens(Span::new(0, 100_000)), 19_999);
+        assert_eq!(measured.tokens(Span::new(50, 100)), 10);
+        // The run without white space is itself read in pieces, each a token.
+        assert_eq!(measured.tokens(Span::new(100_000, text.len())), 5);
+    }
+
+    #[test]
+    fn halves_are_cut_at_the_best_place_near_the_middle() {
+        let cut = |text: &str| halves(text, Span::new(0, text.len())).map(|(left, _)| text[..left.end].to_owned());
+        assert_eq!(cut("aaaa bb. Cccc dd ee").as_deref(), Some("aaaa bb. "));
+        assert_eq!(cut("aaaa bb\ncccc dd ee").as_deref(), Some("aaaa bb\n"));
+        assert_eq!(cut("ééé").as_deref(), Some("é"));
+        assert_eq!(cut("é"), None);
+    }
 }

@@ -93,8 +93,8 @@ fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
 /// # Errors
 /// [`ModelError::Load`], with one sentence on what is wrong with the file.
 pub fn load_tokenizer(model: &str, gguf: &Path) -> Result<Arc<dyn Tokenizer>, ModelError> {
-    let load = || Ok(GgufTokenizer::new(vocabulary(&GgufFile::open(gguf)?)?)?);
-    load().map(|tokenizer| Arc::new(tokenizer) as Arc<dyn Tokenizer>).map_err(|e: EngineError| e.on_load(model))
+    let load = || GgufTokenizer::new(vocabulary(&GgufFile::open(gguf)?)?);
+    load().map(|tokenizer| Arc::new(tokenizer) as Arc<dyn Tokenizer>).map_err(|e| e.on_load(model))
 }
 
 /// Reads `tokenizer.ggml.*`.

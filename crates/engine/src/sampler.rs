@@ -41,7 +41,8 @@ impl Sampler {
     pub(crate) fn new(parameters: Sampling, vocabulary: usize, prompt: &[u32]) -> Self {
         let seed = parameters.seed.unwrap_or_else(rand::random);
         let penalised = parameters.repetition_penalty != 1.0;
-        let mut sampler = Self { parameters, seed, drawn: 0, seen: vec![false; if penalised { vocabulary } else { 0 }] };
+        let mut sampler =
+            Self { parameters, seed, drawn: 0, seen: vec![false; if penalised { vocabulary } else { 0 }] };
         prompt.iter().for_each(|&id| sampler.see(id));
         sampler
     }
@@ -226,7 +227,10 @@ mod tests {
         let logits = [3.0, 2.0, 1.8, -5.0];
         let ids: Vec<_> = (0..3).map(|_| greedy.draw(&logits).unwrap().id).collect();
         assert_eq!(ids, [1, 2, 0], "each token loses to the next once it was seen");
-        assert_eq!(Sampler::new(Sampling { repetition_penalty: 2.0, ..at(0.0) }, 2, &[0]).draw(&[-1.0, -1.5]).unwrap().id, 1);
+        assert_eq!(
+            Sampler::new(Sampling { repetition_penalty: 2.0, ..at(0.0) }, 2, &[0]).draw(&[-1.0, -1.5]).unwrap().id,
+            1
+        );
     }
 
     #[test]

@@ -106,7 +106,10 @@ fn chats_encode_as_the_reference_does_and_parts_cover_their_text() {
     let chats = [
         vec![message(Role::User, &["What is ownership?"])],
         vec![
-            message(Role::System, &["Answer from the passages.\n\n", "[1] Each value has an owner.\n", "[2] 日本語 👋🏽\n"]),
+            message(
+                Role::System,
+                &["Answer from the passages.\n\n", "[1] Each value has an owner.\n", "[2] 日本語 👋🏽\n"],
+            ),
             message(Role::User, &["Who owns", " a value?\n"]),
             message(Role::Assistant, &["Its owner [1]."]),
             message(Role::User, &["\n\n  And then?"]),
@@ -184,8 +187,10 @@ fn the_model_answers_and_ends_its_turn() {
 /// Cold, extended, truncated and copied prefixes, at lengths around chunk and page borders, on real arithmetic.
 #[test]
 fn greedy_output_is_the_same_with_a_cold_and_a_warm_cache() {
-    let cold = load_generator("cold", &gguf(), &EngineOptions { max_cached_sequences: 0, ..EngineOptions::default() }).unwrap();
-    let warm = load_generator("warm", &gguf(), &EngineOptions { prefill_chunk: 40, ..EngineOptions::default() }).unwrap();
+    let cold = load_generator("cold", &gguf(), &EngineOptions { max_cached_sequences: 0, ..EngineOptions::default() })
+        .unwrap();
+    let warm =
+        load_generator("warm", &gguf(), &EngineOptions { prefill_chunk: 40, ..EngineOptions::default() }).unwrap();
     let passage = "Ownership is a set of rules that govern how a Rust program manages memory. ".repeat(20);
     let encode = |question: &str, passage: &str| {
         let chat = [message(Role::System, &["Answer from the text.\n", passage]), message(Role::User, &[question])];
@@ -316,7 +321,11 @@ fn missing_truncated_and_foreign_files_give_one_clear_sentence() {
         ("\"bert\"", "\"mpnet\"", "`mpnet`"),
         ("\"gelu\"", "\"relu\"", "`relu`"),
         ("\"hidden_size\": 384", "\"hidden_size\": 768", "has shape [2, 384]"),
-        ("\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7", "`encoder.layer.6.attention.self.query.weight` is missing"),
+        (
+            "\"num_hidden_layers\": 6",
+            "\"num_hidden_layers\": 7",
+            "`encoder.layer.6.attention.self.query.weight` is missing",
+        ),
     ] {
         std::fs::write(file("config.json"), config.replace(from, to)).unwrap();
         let reason = embedder();

@@ -233,12 +233,21 @@ function showCollections({ collections, damaged }) {
   if (!running) $("submit").disabled = names.length === 0;
 }
 
+/** Shows data only when it has changed, so that a selection or a position in a table is not lost to a refresh. */
+const shown = new Map();
+function showIfChanged(show, data) {
+  const text = JSON.stringify(data);
+  if (shown.get(show) === text) return;
+  shown.set(show, text);
+  show(data);
+}
+
 async function refresh() {
   try {
     const [usage, collections] = await Promise.all([getJson("/v1/usage?recent=50"), getJson("/v1/collections")]);
-    showTotals(usage.totals);
-    showRecent(usage.recent);
-    showCollections(collections);
+    showIfChanged(showTotals, usage.totals);
+    showIfChanged(showRecent, usage.recent);
+    showIfChanged(showCollections, collections);
     setStatus("ok", "Ready");
   } catch (error) {
     setStatus("down", error.message);
@@ -306,19 +315,19 @@ function citeButton(citation) {
   return button;
 }
 
-/** A sentence whose markers are buttons; citations without a marker follow it. */
+/** A sentence whose markers are buttons; citations without a marker follow it. Several citations may share a number:
+ * that of the source they quote. */
 function sentenceNodes(text, sentence, { citations, unanswerable }) {
-  const cited = sentence.citations.map((index) => citations[index]).filter(Boolean);
-  const shown = new Set();
+  const open = sentence.citations.map((index) => citations[index]).filter(Boolean);
   const pieces = text.split(/(\[\d+\])/).map((piece) => {
-    const n = /^\[(\d+)\]$/.exec(piece)?.[1];
-    const citation = n && citations.find((c) => c.n === Number(n));
-    if (!citation) return piece;
-    shown.add(citation.n);
-    return citeButton(citation);
+    const n = Number(/^\[(\d+)\]$/.exec(piece)?.[1]);
+    const own = open.findIndex((c) => c.n === n);
+    if (own >= 0) return citeButton(open.splice(own, 1)[0]);
+    const other = citations.find((c) => c.n === n);
+    return other ? citeButton(other) : piece;
   });
   const node = el("span", { className: sentence.supported || unanswerable ? "" : "unsupported" }, ...pieces);
-  return [node, ...cited.filter((c) => !shown.has(c.n)).map(citeButton)];
+  return [node, ...open.map(citeButton)];
 }
 
 function showAnswerText(answer) {
@@ -474,12 +483,17 @@ async function ask(form) {
     }
     if (!complete) throw new ApiFailure({ message: "The connection ended before the answer did." });
   } catch (error) {
-    if (error.name === "AbortError") $("progress").textContent = "Stopped.";
-    else showFailure(error);
+    $("citations").replaceChildren();
+    if (error.name === "AbortError") {
+      $("progress").textContent = "Stopped.";
+      $("facts").append(el("li", {}, "stopped"));
+    } else {
+      showFailure(error);
+    }
   } finally {
     running = null;
     $("answer").setAttribute("aria-busy", "false");
-    $("submit").disabled = false;
+    $("submit").disabled = $("collection").options.length === 0;
     $("stop").hidden = true;
     refresh();
   }

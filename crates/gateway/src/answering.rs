@@ -59,8 +59,11 @@ impl Answering {
         let span = tracing::Span::current();
         // Detached on purpose: the job reports through the channel and ends when that closes.
         drop(tokio::task::spawn_blocking(move || {
-            let _slot = slot;
-            span.in_scope(|| answer(&parts, &collection, &query, &request_id, &sender));
+            let last = span.in_scope(|| answer(&parts, &collection, &query, &request_id, &sender));
+            // Free before the caller hears of the end, so that its next question finds the place.
+            drop(slot);
+            // Nobody may be listening any more; what was recorded is all that remains then.
+            let _ = sender.send(last);
         }));
         let limit = state.options().request_timeout;
         let cancelling = state.lifecycle().reached(Phase::Cancelling);
@@ -108,14 +111,14 @@ impl Stream for Answering {
     }
 }
 
-/// The job: answers, records, reports.
+/// The job: answers, records, and gives the last step to report.
 fn answer(
     parts: &Parts,
     collection: &CollectionName,
     query: &Query,
     request_id: &RequestId,
     sender: &mpsc::UnboundedSender<Progress>,
-) {
+) -> Progress {
     let at = jiff::Timestamp::now();
     let started = Instant::now();
     let mut planned = None;
@@ -130,6 +133,9 @@ fn answer(
                     first_token.get_or_insert_with(|| started.elapsed());
                 }
                 AnswerEvent::Sources(_) => {}
+                // Nothing to pass on: only whether anybody still listens.
+                AnswerEvent::Waiting if sender.is_closed() => return ControlFlow::Break(()),
+                AnswerEvent::Waiting => return ControlFlow::Continue(()),
             }
             match sender.send(Progress::Event(event)) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -137,7 +143,7 @@ fn answer(
             }
         })
     });
-    let last = match result {
+    match result {
         Ok(answer) => {
             parts.recorder.answered(&request_id.0, at, query, &answer);
             Progress::Done(Box::new(answer))
@@ -150,7 +156,5 @@ fn answer(
             }
             Progress::Failed(error.into())
         }
-    };
-    // Nobody may be listening any more; the record above is all that remains then.
-    let _ = sender.send(last);
+    }
 }

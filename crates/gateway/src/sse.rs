@@ -104,6 +104,7 @@ fn push(events: &mut VecDeque<sse::Event>, progress: Progress) {
     match progress {
         Progress::Event(AnswerEvent::Plan(explanation)) => events.push_back(event("plan", &explanation)),
         Progress::Event(AnswerEvent::Sources(sources)) => events.push_back(event("sources", &SourcesEvent { sources })),
+        Progress::Event(AnswerEvent::Waiting) => {}
         Progress::Event(AnswerEvent::Token(text)) => events.push_back(event("token", &TokenEvent { text })),
         Progress::Done(answer) => push_answer(events, &answer),
         Progress::Failed(error) => events.push_back(event("error", &error.body())),

@@ -9,8 +9,8 @@
 use std::{error::Error, hint::black_box, time::Instant};
 
 use edgewise_kernels::{
-    Attention, KernelError, KvLayout, PackedMatrix, Product, Rope, WeightFormat, Workspace, add, instruction_set, matmul,
-    rms_norm, silu_mul,
+    Attention, KernelError, KvLayout, PackedMatrix, Product, Rope, WeightFormat, Workspace, add, instruction_set,
+    matmul, rms_norm, silu_mul,
 };
 use half::f16;
 
@@ -46,8 +46,7 @@ fn products() -> Result<(), Box<dyn Error>> {
             for tokens in [1, 12, 256] {
                 let weights = matrix(format, rows, columns)?;
                 let (x, mut out) = (values(tokens * columns), vec![0.0; tokens * rows]);
-                let seconds =
-                    best(|| matmul(&x, &mut [Product { weights: &weights, out: &mut out }], &mut workspace))?;
+                let seconds = best(|| matmul(&x, &mut [Product { weights: &weights, out: &mut out }], &mut workspace))?;
                 let macs = (tokens * rows * columns) as f64;
                 let bytes = weights.bytes() as f64;
                 println!(
@@ -83,8 +82,7 @@ fn attention() -> Result<(), Box<dyn Error>> {
             let q = values(queries * 576);
             let mut out = vec![0.0; q.len()];
             let first_position = depth - queries;
-            let attention =
-                Attention { layout, heads: 9, q: &q, first_position, keys: &pages, values: &pages };
+            let attention = Attention { layout, heads: 9, q: &q, first_position, keys: &pages, values: &pages };
             let seconds = best(|| attention.run(&mut out))?;
             let pairs: usize = (first_position..depth).map(|p| p + 1).sum();
             println!(

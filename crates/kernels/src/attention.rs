@@ -57,7 +57,7 @@ impl Attention<'_> {
 
     pub(crate) fn run_with(&self, isa: Isa, out: &mut [f32]) -> Result<(), KernelError> {
         let (kv_heads, head_dim) = (self.layout.kv_heads(), self.layout.head_dim());
-        if kv_heads == 0 || self.heads == 0 || self.heads % kv_heads != 0 {
+        if kv_heads == 0 || self.heads == 0 || !self.heads.is_multiple_of(kv_heads) {
             return Err(KernelError::Dimension {
                 what: "the number of query heads",
                 actual: self.heads,
@@ -470,14 +470,7 @@ mod tests {
     fn mismatched_shapes_are_refused() {
         let s = Sequence::new(33, 4, 2, 16, 3);
         let mut out = vec![0.0; 33 * 64];
-        let ok = Attention {
-            layout: s.layout,
-            heads: 4,
-            q: &s.q,
-            first_position: 0,
-            keys: &s.keys,
-            values: &s.values,
-        };
+        let ok = Attention { layout: s.layout, heads: 4, q: &s.q, first_position: 0, keys: &s.keys, values: &s.values };
         assert!(ok.run(&mut out).is_ok());
         assert!(ok.run(&mut out[1..]).is_err());
         assert!(Attention { heads: 3, ..ok }.run(&mut out).is_err());

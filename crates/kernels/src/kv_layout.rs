@@ -31,7 +31,7 @@ impl KvLayout {
     /// # Errors
     /// [`KernelError::Dimension`] when `head_dim` is not a positive multiple of 16.
     pub fn new(kv_heads: usize, head_dim: usize) -> Result<Self, KernelError> {
-        if head_dim == 0 || head_dim % LANES != 0 {
+        if head_dim == 0 || !head_dim.is_multiple_of(LANES) {
             return Err(KernelError::Dimension {
                 what: "the width of a head",
                 actual: head_dim,

@@ -9,6 +9,8 @@
 //! - Work is spread over the rayon pool of the caller; no kernel makes threads of its own.
 //!
 //! Deliberately not here: models, files, accelerators' launchers (they come with the accelerator).
+// Register tiles are arrays indexed in step; iterators over several of them would hide which lane meets which.
+#![allow(clippy::needless_range_loop)]
 #![allow(unsafe_code)]
 
 mod activations;

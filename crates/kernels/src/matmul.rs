@@ -204,13 +204,16 @@ fn dense<S: Simd, const W: usize>(s: S, weights: &[FloatLine], x: &[[f32; W]]) -
     sums
 }
 
+/// Activations of `W` tokens: for each block of 32 weights its eight quads, and its two scales.
+type Tile<'a, const W: usize> = (&'a [[[i32; W]; 8]], &'a [[[f32; W]; 2]]);
+
 /// Sixteen rows of 4-bit weights times `W` tokens.
 #[inline(always)]
 fn nibbles<S: Simd, const W: usize>(
     s: S,
     codes: &[[CodeLine; 4]],
     scales: &[ScaleLine],
-    (quads, token_scales): (&[[[i32; W]; 8]], &[[[f32; W]; 2]]),
+    (quads, token_scales): Tile<'_, W>,
 ) -> [S::F; W] {
     let mut sums = [s.splat(0.0); W];
     for (((codes, scale), quads), token_scale) in codes.iter().zip(scales).zip(quads).zip(token_scales) {
@@ -242,7 +245,7 @@ fn bytes<S: Simd, const W: usize>(
     s: S,
     codes: &[[CodeLine; 8]],
     scales: &[FloatLine],
-    (quads, token_scales): (&[[[i32; W]; 8]], &[[[f32; W]; 2]]),
+    (quads, token_scales): Tile<'_, W>,
 ) -> [S::F; W] {
     let mut sums = [s.splat(0.0); W];
     for (((codes, d), quads), token_scale) in codes.iter().zip(scales).zip(quads).zip(token_scales) {

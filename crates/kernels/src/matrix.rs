@@ -93,7 +93,7 @@ impl PackedMatrix {
     /// [`KernelError`] when the columns are not whole blocks or `bytes` is not exactly the matrix.
     pub fn from_rows(format: WeightFormat, rows: usize, columns: usize, bytes: &[u8]) -> Result<Self, KernelError> {
         let (weights, size) = format.block();
-        if columns % weights != 0 {
+        if !columns.is_multiple_of(weights) {
             return Err(KernelError::Dimension {
                 what: "the number of columns",
                 actual: columns,

@@ -25,13 +25,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<
     rms_norm_with(Isa::detect(), x, weight, eps, out)
 }
 
-pub(crate) fn rms_norm_with(
-    isa: Isa,
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    out: &mut [f32],
-) -> Result<(), KernelError> {
+pub(crate) fn rms_norm_with(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<(), KernelError> {
     let width = weight.len().max(1);
     check_length("the normalised tokens", out.len(), x.len())?;
     check_length("the tokens to normalise", x.len(), x.len() / width * weight.len())?;
@@ -82,7 +76,7 @@ impl Rope {
     /// # Errors
     /// [`KernelError::Dimension`] when `rotary_dim` is odd or exceeds `head_dim`.
     pub fn new(head_dim: usize, rotary_dim: usize, theta: f64) -> Result<Self, KernelError> {
-        if rotary_dim % 2 != 0 || rotary_dim > head_dim {
+        if !rotary_dim.is_multiple_of(2) || rotary_dim > head_dim {
             return Err(KernelError::Dimension {
                 what: "the number of rotated dimensions",
                 actual: rotary_dim,
@@ -122,7 +116,7 @@ impl Rotation {
     /// # Errors
     /// [`KernelError`] when `width` is not whole heads or `x` has another number of tokens.
     pub fn apply(&self, x: &mut [f32], width: usize) -> Result<(), KernelError> {
-        if width == 0 || width % self.head_dim != 0 {
+        if width == 0 || !width.is_multiple_of(self.head_dim) {
             return Err(KernelError::Dimension {
                 what: "the width of a token",
                 actual: width,

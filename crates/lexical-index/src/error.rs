@@ -63,6 +63,9 @@ pub enum LexicalError {
     },
 }
 
+/// ENOSPC and EDQUOT as the standard library prints them: tantivy turns the errors of its threads into text.
+const OUT_OF_SPACE: [&str; 2] = ["(os error 28)", "(os error 122)"];
+
 impl LexicalError {
     pub(crate) fn rebuild(path: &Path, reason: impl Into<String>) -> Self {
         Self::NeedsRebuild { path: path.to_owned(), reason: reason.into() }
@@ -95,7 +98,33 @@ impl LexicalError {
             | T::SchemaError(_)
             | T::FieldNotFound(_)
             | T::DeserializeError(_) => Self::rebuild(path, error.to_string()),
-            _ => Self::Failed { path: path.to_owned(), detail: error.to_string() },
+            _ => {
+                let detail = error.to_string();
+                if OUT_OF_SPACE.iter().any(|code| detail.contains(code)) {
+                    return Self::DiskFull { path: path.to_owned() };
+                }
+                Self::Failed { path: path.to_owned(), detail }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_recognised_through_the_layers_of_tantivy() {
+        let path = Path::new("index");
+        let full = || io::Error::from_raw_os_error(28);
+        for error in [
+            TantivyError::from(full()),
+            TantivyError::from(OpenWriteError::wrap_io_error(full(), path.to_owned())),
+            TantivyError::InternalError(full().to_string()),
+        ] {
+            assert!(matches!(LexicalError::tantivy(path, &error), LexicalError::DiskFull { .. }), "{error:?}");
+        }
+        let other = TantivyError::InternalError(io::Error::from_raw_os_error(13).to_string());
+        assert!(matches!(LexicalError::tantivy(path, &other), LexicalError::Failed { .. }));
     }
 }

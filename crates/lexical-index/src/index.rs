@@ -151,7 +151,8 @@ impl LexicalIndex {
         let fail = |error: TantivyError| LexicalError::tantivy(path, &error);
         let directory = CheckedDirectory::open(path).map_err(|error| fail(error.into()))?;
         let index = Index::open(directory).map_err(fail)?;
-        let payload = read_payload(&index, path)?;
+        let payload =
+            read_payload(&index, path)?.ok_or_else(|| LexicalError::rebuild(path, "its creation was interrupted"))?;
         let (schema, _) = schema();
         if payload.format != FORMAT || index.schema() != schema {
             return Err(LexicalError::rebuild(path, format!("its format is {}, expected {FORMAT}", payload.format)));
@@ -231,7 +232,7 @@ impl LexicalIndex {
     /// Sees what another process committed since.
     pub fn refresh(&self) -> Result<(), LexicalError> {
         // The generation first: the reader may then be ahead of it, never behind.
-        let generation = read_payload(&self.index, &self.path)?.generation;
+        let generation = read_payload(&self.index, &self.path)?.map_or(0, |payload| payload.generation);
         self.reader.reload().map_err(|error| LexicalError::tantivy(&self.path, &error))?;
         self.generation.store(generation, Ordering::Release);
         Ok(())
@@ -296,10 +297,14 @@ impl LexicalIndex {
     }
 }
 
-fn read_payload(index: &Index, path: &Path) -> Result<Payload, LexicalError> {
+/// `None` before the first commit.
+fn read_payload(index: &Index, path: &Path) -> Result<Option<Payload>, LexicalError> {
     let metas = index.load_metas().map_err(|error| LexicalError::tantivy(path, &error))?;
-    let payload = metas.payload.ok_or_else(|| LexicalError::rebuild(path, "its creation was interrupted"))?;
-    serde_json::from_str(&payload).map_err(|error| LexicalError::rebuild(path, format!("unreadable payload: {error}")))
+    let parse = |payload: String| {
+        serde_json::from_str(&payload)
+            .map_err(|error| LexicalError::rebuild(path, format!("unreadable payload: {error}")))
+    };
+    metas.payload.map(parse).transpose()
 }
 
 fn schema() -> (Schema, Fields) {

@@ -20,6 +20,9 @@ const REMOVED_BEFORE_MERGE: f32 = 0.2;
 pub struct LexicalUpdate<'i> {
     index: &'i LexicalIndex,
     writer: MutexGuard<'i, Option<IndexWriter>>,
+    /// The largest id that may be in the index. Removing costs a look-up in every segment, and new chunks have larger
+    /// ids than all before, so most additions need none.
+    largest: Option<ChunkId>,
     committed: bool,
 }
 
@@ -38,9 +41,12 @@ impl<'i> LexicalUpdate<'i> {
             let mut policy = LogMergePolicy::default();
             policy.set_del_docs_ratio_before_merge(REMOVED_BEFORE_MERGE);
             opened.set_merge_policy(Box::new(policy));
+            // Another process may have committed before this one got the lock.
+            index.refresh()?;
             *writer = Some(opened);
         }
-        Ok(Self { index, writer, committed: false })
+        let largest = largest_chunk(index).map_err(|error| LexicalError::tantivy(&index.path, &error))?;
+        Ok(Self { index, writer, largest, committed: false })
     }
 
     fn writer(&mut self) -> Result<&mut IndexWriter, LexicalError> {
@@ -54,6 +60,7 @@ impl<'i> LexicalUpdate<'i> {
     /// Adds a chunk, in the place of one with the same id.
     pub fn add(&mut self, entry: LexicalEntry) -> Result<(), LexicalError> {
         self.remove(entry.chunk)?;
+        self.largest = self.largest.max(Some(entry.chunk));
         let fields = self.index.fields;
         let mut document = TantivyDocument::default();
         document.add_u64(fields.chunk, entry.chunk.0);
@@ -70,8 +77,10 @@ impl<'i> LexicalUpdate<'i> {
 
     /// Removes a chunk, if it is there.
     pub fn remove(&mut self, chunk: ChunkId) -> Result<(), LexicalError> {
-        let field = self.index.fields.chunk;
-        self.writer()?.delete_term(Term::from_field_u64(field, chunk.0));
+        if Some(chunk) <= self.largest {
+            let field = self.index.fields.chunk;
+            self.writer()?.delete_term(Term::from_field_u64(field, chunk.0));
+        }
         Ok(())
     }
 
@@ -95,6 +104,17 @@ impl<'i> LexicalUpdate<'i> {
         let worker = self.writer.as_mut().and_then(|writer| writer.prepare_commit().err());
         LexicalError::tantivy(&self.index.path, worker.as_ref().unwrap_or(error))
     }
+}
+
+/// The largest id in the index, removed ones included.
+fn largest_chunk(index: &LexicalIndex) -> Result<Option<ChunkId>, TantivyError> {
+    let mut largest = None;
+    for segment in index.reader.searcher().segment_readers() {
+        if segment.max_doc() > 0 {
+            largest = largest.max(Some(ChunkId(segment.fast_fields().u64("chunk")?.max_value())));
+        }
+    }
+    Ok(largest)
 }
 
 impl Drop for LexicalUpdate<'_> {

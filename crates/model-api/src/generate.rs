@@ -1,6 +1,12 @@
 //! Generators: chat encoding, prefix introspection, and streamed decoding.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -244,6 +250,70 @@ impl GenerationStream {
     /// The next event, blocking the thread; `None` after the last. Must not be called from async code.
     pub fn next_blocking(&mut self) -> Option<GenerationEvent> {
         self.events.blocking_recv()
+    }
+
+    /// The next event, blocking the thread no longer than `patience`, so that a caller can look at other things during
+    /// a long prefill. Must not be called from async code.
+    pub fn next_within(&mut self, patience: Duration) -> NextEvent {
+        let deadline = Instant::now() + patience;
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match self.events.poll_recv(&mut context) {
+                Poll::Ready(Some(event)) => return NextEvent::Event(event),
+                Poll::Ready(None) => return NextEvent::Ended,
+                Poll::Pending => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return NextEvent::NotYet;
+            }
+            thread::park_timeout(left);
+        }
+    }
+}
+
+/// What [`GenerationStream::next_within`] found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NextEvent {
+    /// An event.
+    Event(GenerationEvent),
+    /// None so far.
+    NotYet,
+    /// The stream is over.
+    Ended,
+}
+
+/// Wakes a parked thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patient_reader_gets_each_event_and_the_end() {
+        let (sender, mut stream) = GenerationStream::channel();
+        assert_eq!(stream.next_within(Duration::from_millis(1)), NextEvent::NotYet);
+        let started = GenerationEvent::Started { cached_tokens: 3 };
+        let sent = started.clone();
+        let writer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            sender.send(sent).unwrap();
+        });
+        // Far longer than the writer takes: woken by the event, not by the clock.
+        let before = Instant::now();
+        assert_eq!(stream.next_within(Duration::from_secs(60)), NextEvent::Event(started));
+        assert!(before.elapsed() < Duration::from_secs(30));
+        writer.join().unwrap();
+        assert_eq!(stream.next_within(Duration::from_secs(60)), NextEvent::Ended);
     }
 }
 

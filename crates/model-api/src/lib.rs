@@ -21,8 +21,8 @@ pub use embed::{Embedder, EmbedderInfo};
 pub use error::ModelError;
 pub use generate::{
     Boundary, ChatMessage, ChatPart, EncodedChat, FinishReason, GenerateRequest, GenerationEvent, GenerationSender,
-    GenerationStream, GenerationTimings, Generator, GeneratorInfo, PrefixState, Prompt, QueueState, Retention, Role,
-    Sampling,
+    GenerationStream, GenerationTimings, Generator, GeneratorInfo, NextEvent, PrefixState, Prompt, QueueState,
+    Retention, Role, Sampling,
 };
 pub use latency::LatencyCurve;
 pub use tokenize::Tokenizer;

@@ -1,17 +1,24 @@
 //! From a plan to an answer: generation, citations, accounts.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
-use edgewise_model_api::{GenerateRequest, GenerationEvent, ModelError};
+use edgewise_model_api::{GenerateRequest, GenerationEvent, ModelError, NextEvent};
 use edgewise_retrieval::Collection;
-use edgewise_types::DocumentId;
+use edgewise_types::{DocumentId, Span};
 
 use crate::{
     Answer, AnswerEvent, Citation, CitationMethod, PlannerError, Query,
     cite::{self, Cited},
     compose::{self, Composed},
+    draft,
     planner::{Planned, Planner, elapsed_ms},
 };
+
+/// How often a caller is asked whether to go on while nothing comes.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Generates the answer to a planned prompt, telling `sink` of it, and checks its citations.
 pub(crate) fn carry_out(
@@ -28,9 +35,7 @@ pub(crate) fn carry_out(
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(PlannerError::Cancelled),
     };
-    tell(AnswerEvent::Plan(Box::new(explanation.clone())))?;
-    tell(AnswerEvent::Sources(sources.clone()))?;
-
+    // Started before anything is told, so that a refusal of the engine comes as the first thing the caller hears.
     // Leaving this function by `?` drops the stream, which cancels the generation.
     let mut stream = planner.generator.generate(GenerateRequest {
         prompt,
@@ -39,44 +44,48 @@ pub(crate) fn carry_out(
         stop: query.stop.clone(),
         tenant: query.tenant.clone(),
     })?;
+    tell(AnswerEvent::Plan(Box::new(explanation.clone())))?;
+    tell(AnswerEvent::Sources(sources.clone()))?;
     let mut raw = String::new();
     let mut cached = 0;
     let (reason, usage, generation) = loop {
-        match stream.next_blocking() {
-            Some(GenerationEvent::Started { cached_tokens }) => cached = cached_tokens,
-            Some(GenerationEvent::Token { text, .. }) => {
+        match stream.next_within(PATIENCE) {
+            NextEvent::Event(GenerationEvent::Started { cached_tokens }) => cached = cached_tokens,
+            NextEvent::Event(GenerationEvent::Token { text, .. }) => {
                 if timings.ttft_ms == 0.0 {
                     timings.ttft_ms = elapsed_ms(started);
                 }
                 raw.push_str(&text);
                 tell(AnswerEvent::Token(text))?;
             }
-            Some(GenerationEvent::Finished { reason, text, usage, timings }) => {
+            NextEvent::Event(GenerationEvent::Finished { reason, text, usage, timings }) => {
                 raw.push_str(&text);
                 if !text.is_empty() {
                     tell(AnswerEvent::Token(text))?;
                 }
                 break (reason, usage, timings);
             }
-            Some(GenerationEvent::Failed(error)) => return Err(error.into()),
-            None => {
+            NextEvent::Event(GenerationEvent::Failed(error)) => return Err(error.into()),
+            NextEvent::NotYet => tell(AnswerEvent::Waiting)?,
+            NextEvent::Ended => {
                 let error = "its answer ended without saying why: look for its failure in the log".to_owned();
                 return Err(ModelError::Stopped(error).into());
             }
         }
     };
+    if timings.ttft_ms == 0.0 {
+        // An answer without a token: the engine's word that it ends is what came first.
+        timings.ttft_ms = elapsed_ms(started);
+    }
     timings.queue_ms = generation.queue_ms;
     timings.prefill_ms = generation.prefill_ms;
     timings.decode_ms = generation.decode_ms;
 
     let cite_started = Instant::now();
-    let mut verify = |document: &DocumentId, span: edgewise_types::Span, quote: &str| {
+    let mut verify = |document: &DocumentId, span: Span, quote: &str| {
         // The document may have changed or gone since it was read: then it does not say this any more.
-        match collection.document_text(document) {
-            Ok(text) => Ok(span.slice(&text).is_ok_and(|found| found == quote)),
-            Err(edgewise_retrieval::RetrievalError::UnknownDocument { .. }) => Ok(false),
-            Err(error) => Err(PlannerError::from(error)),
-        }
+        let text = draft::present(collection.document_text(document))?;
+        Ok(text.is_some_and(|text| span.slice(&text).is_ok_and(|found| found == quote)))
     };
     let Cited { text, sentences, citations } =
         cite::cite(&raw, &sources, &texts, planner.embedder.as_ref(), &mut verify)?;
@@ -125,11 +134,7 @@ fn settle_refusal(planner: &Planner, answer: &mut Answer) {
 
 /// A quote from a whole document stands in the sections of the chunk it begins in.
 fn fill_heading_path(collection: &Collection, citation: &mut Citation) -> Result<(), PlannerError> {
-    let chunks = match collection.chunks_of(&citation.document) {
-        Ok(chunks) => chunks,
-        Err(edgewise_retrieval::RetrievalError::UnknownDocument { .. }) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(chunks) = draft::present(collection.chunks_of(&citation.document))? else { return Ok(()) };
     let at = citation.span.start;
     let chunk = chunks.into_iter().find(|chunk| chunk.span.start <= at && at < chunk.span.end);
     citation.heading_path = chunk.map(|chunk| chunk.heading_path).unwrap_or_default();

@@ -189,6 +189,9 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// What the chosen route's prompt leaves out.
     pub dropped: Vec<Drop>,
+    /// What the caller should know about how the search was done, one sentence each; normally empty.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// What a part of the prompt is.
@@ -318,7 +321,8 @@ pub struct Answer {
     pub timings: Timings,
 }
 
-/// Progress of an answer, in this order: `Plan`, `Sources`, then any number of `Token`.
+/// Progress of an answer, in this order: `Plan`, `Sources`, then any number of `Token`. `Waiting` may come at any time
+/// after `Sources`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnswerEvent {
     /// The route is chosen.
@@ -327,4 +331,7 @@ pub enum AnswerEvent {
     Sources(Vec<SourceRef>),
     /// Text to append, as the model wrote it.
     Token(String),
+    /// Nothing new: the engine is queueing, prefilling or decoding. Comes several times a second, so that a caller who
+    /// wants to stop need not wait for the next token.
+    Waiting,
 }

@@ -102,19 +102,17 @@ fn preference(a: &Candidate, b: &Candidate) -> Ordering {
         .then_with(|| a.route.cmp(&b.route))
 }
 
-/// Why `loser` lost against `winner`.
+/// Why `loser` lost against `winner`: the scores, and what the loser has more or less of.
 fn comparison(loser: &Candidate, winner: &Candidate) -> String {
+    let cost = loser.cost - winner.cost;
+    let (sign, cost) = if cost < Money::ZERO { ("-", Money::ZERO - cost) } else { ("+", cost) };
     format!(
-        "scores {:.3} against {:.3} of `{}`: quality {:.2} against {:.2}, ${} against ${}, {:.1} s against {:.1} s",
+        "score {:.3} against {:.3} of `{}`: {:+.2} quality, {sign}${cost}, {:+.1} s",
         loser.score,
         winner.score,
         winner.route,
-        loser.quality,
-        winner.quality,
-        loser.cost,
-        winner.cost,
-        loser.latency_ms / 1000.0,
-        winner.latency_ms / 1000.0
+        loser.quality - winner.quality,
+        (loser.latency_ms - winner.latency_ms) / 1000.0
     )
 }
 
@@ -176,6 +174,14 @@ mod tests {
 
     fn order(candidates: &[Priced], forced: Option<Route>, objective: Objective) -> Vec<Route> {
         choose(candidates.to_vec(), forced, objective).unwrap().iter().map(|c| c.route).collect()
+    }
+
+    #[test]
+    fn a_loser_is_told_what_it_had_more_and_less_of() {
+        let candidates =
+            vec![priced(Route::Passages, 0.60, 50_000, 1_000.0), priced(Route::Full, 0.52, 20_000, 3_500.0)];
+        let reason = choose(candidates, None, Objective::Balanced).unwrap()[1].reason.clone();
+        assert!(reason.contains("`passages`") && reason.ends_with("-0.08 quality, -$0.00003, +2.5 s"), "{reason}");
     }
 
     #[test]

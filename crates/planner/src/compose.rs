@@ -70,7 +70,12 @@ impl Composer<'_> {
             let (title, text) = (source.title.as_str(), source.text.as_ref());
             let block = match kind {
                 SourceKind::Passages => {
-                    templates.passage(&PassageVars { n, title, heading_path: &source.heading_path, text })?
+                    // A document's title is usually its first heading: once is enough.
+                    let heading_path = match source.heading_path.split_first() {
+                        Some((first, rest)) if *first == source.title => rest,
+                        _ => source.heading_path.as_slice(),
+                    };
+                    templates.passage(&PassageVars { n, title, heading_path, text })?
                 }
                 SourceKind::Documents => templates.document(&DocumentVars { n, title, text })?,
             };
@@ -193,6 +198,16 @@ mod tests {
         }
         let question = segments.iter().find(|segment| segment.kind == SegmentKind::Question).unwrap();
         assert!(text_of(question, &composed, &generator).ends_with("Why?"));
+    }
+
+    #[test]
+    fn a_title_that_is_also_the_first_heading_is_written_once() {
+        let mut titled = source("First text.", 1);
+        titled.heading_path = vec!["Alpha".to_owned(), "Section".to_owned()];
+        let (composed, generator) = compose(SourceKind::Passages, "Why?", &[titled.clone()]);
+        let segment = composed.segments.iter().find(|segment| segment.source == Some(1)).unwrap();
+        assert_eq!(text_of(segment, &composed, &generator).matches("Alpha").count(), 1);
+        assert_eq!(composed.sources[0].heading_path, titled.heading_path, "the reference keeps the whole path");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A route whose token counts in the catalog already exceed the limit is refused without loading a document.
 
-use edgewise_retrieval::{Collection, Hit};
+use edgewise_retrieval::{Collection, Hit, RetrievalError};
 use edgewise_types::{Document, DocumentId, Span};
 
 use crate::{
@@ -73,7 +73,10 @@ impl Drafter<'_> {
                 leave_out("far less evidence than in the best document".to_owned());
                 continue;
             }
-            let tokens = self.collection.document(&document.document)?.tokens;
+            let Some(Document { tokens, .. }) = present(self.collection.document(&document.document))? else {
+                leave_out("deleted while the question was being planned".to_owned());
+                continue;
+            };
             if shortest.is_none_or(|(least, ..)| tokens < least) {
                 shortest = Some((tokens, i + 1, document));
             }
@@ -100,14 +103,24 @@ impl Drafter<'_> {
         }
         if chosen.is_empty() {
             // Too long for the room there is: composed alone, it tells by how much.
+            dropped.retain(|drop| drop.document != document.document);
             chosen.push((rank, document));
         }
         let sources = chosen
             .iter()
-            .map(|(rank, document)| {
-                self.whole(&document.document, &document.uri, &document.title, Some(document.score), *rank)
+            .filter_map(|(rank, document)| {
+                self.whole(&document.document, &document.uri, &document.title, Some(document.score), *rank).transpose()
             })
             .collect::<Result<Vec<_>, _>>()?;
+        if sources.len() < chosen.len() {
+            chosen.retain(|(rank, document)| {
+                let read = sources.iter().any(|source| source.rank == *rank);
+                if !read {
+                    dropped.push(dropped_document(document, "deleted while the question was being planned"));
+                }
+                read
+            });
+        }
         let (composed, fitting) = self.fit(SourceKind::Documents, &sources, budget, |sources| {
             let mut canonical = sources.to_vec();
             canonical.sort_by(|a, b| a.uri.cmp(&b.uri));
@@ -133,7 +146,9 @@ impl Drafter<'_> {
         documents.sort_by(|a, b| a.uri.cmp(&b.uri));
         let sources = (1..)
             .zip(&documents)
-            .map(|(rank, document)| self.whole(&document.id, &document.uri, &document.title, None, rank))
+            .filter_map(|(rank, document)| {
+                self.whole(&document.id, &document.uri, &document.title, None, rank).transpose()
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let composed = self.composer.compose(SourceKind::Documents, &sources)?;
         match self.limits.refuse_input(&composed.prompt, "the whole scope") {
@@ -195,6 +210,7 @@ impl Drafter<'_> {
         budget.min(self.limits.input().saturating_sub(self.base_tokens))
     }
 
+    /// A whole document as a source; `None` if it was deleted since it was listed.
     fn whole(
         &self,
         id: &DocumentId,
@@ -202,9 +218,9 @@ impl Drafter<'_> {
         title: &str,
         score: Option<f32>,
         rank: usize,
-    ) -> Result<SourceText, PlannerError> {
-        let text = self.collection.document_text(id)?;
-        Ok(SourceText {
+    ) -> Result<Option<SourceText>, PlannerError> {
+        let Some(text) = present(self.collection.document_text(id))? else { return Ok(None) };
+        Ok(Some(SourceText {
             document: id.clone(),
             uri: uri.to_owned(),
             title: title.to_owned(),
@@ -213,7 +229,7 @@ impl Drafter<'_> {
             text,
             score,
             rank,
-        })
+        }))
     }
 
     fn every_document(&self) -> Result<Vec<Document>, PlannerError> {
@@ -233,6 +249,15 @@ impl Drafter<'_> {
         let reason = reason.to_owned();
         let refusal = Refusal { by: RefusedBy::Model, needed_tokens: self.base_tokens, prompt: None, reason };
         Draft { route, composed: Err(refusal), dropped }
+    }
+}
+
+/// What was read, or `None` if its document has been deleted meanwhile.
+pub(crate) fn present<T>(read: Result<T, RetrievalError>) -> Result<Option<T>, PlannerError> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(RetrievalError::UnknownDocument { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -29,7 +29,7 @@ impl Default for PlannerOptions {
         Self {
             max_input_tokens: None,
             passages_budget_tokens: 1200,
-            documents_budget_tokens: 3000,
+            documents_budget_tokens: 4096,
             max_documents: 3,
             top_k: 6,
             score_floor: 0.2,

@@ -130,6 +130,7 @@ impl Planner {
             features,
             candidates,
             dropped,
+            notes: results.notes.clone(),
         };
         let timings = timings(&results, elapsed_ms(started) - search_ms);
         Ok(Planned { explanation, composed, limits, timings })

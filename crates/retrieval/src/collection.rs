@@ -74,28 +74,29 @@ impl Collection {
             writer: Mutex::new(None),
             closing: AtomicBool::new(false),
         };
-        collection.repair()?;
+        let state = collection.state();
+        if state.snapshot_due() || state.lexical_behind()? {
+            collection.repair(&state);
+        }
         Ok(collection)
     }
 
-    /// Completes what a killed writer left behind, if no other process is writing.
-    fn repair(&self) -> Result<(), RetrievalError> {
-        let state = self.state();
-        if !state.needs_repair()? {
-            return Ok(());
-        }
-        match WriterLock::acquire(&self.root, &self.name) {
-            Ok(_lock) => {
-                tracing::info!(collection = %self.name, "bringing the indexes up to the catalog");
-                state.follow_as_writer()?;
-                state.save_vectors(false)?;
-                state.release_lexical()
-            }
+    /// Completes what a killed writer left behind, if no process is writing. A failure is no error for the caller: search
+    /// works without, and says so in its notes; a write meets the same failure and reports it.
+    pub(crate) fn repair(&self, state: &State) {
+        let _lock = match WriterLock::acquire(&self.root, &self.name) {
+            Ok(lock) => lock,
             Err(error) => {
-                // Either its writer is at work, or nothing may be written here: search says so in its notes.
+                // Either its writer is at work, or nothing may be written here.
                 tracing::debug!(collection = %self.name, %error, "leaving the indexes as they are");
-                Ok(())
+                return;
             }
+        };
+        tracing::info!(collection = %self.name, "bringing the indexes up to the catalog");
+        let repaired =
+            state.follow_as_writer().and_then(|()| state.save_vectors(false)).and_then(|()| state.release_lexical());
+        if let Err(error) = repaired {
+            tracing::warn!(collection = %self.name, %error, "could not bring the indexes up to the catalog");
         }
     }
 
@@ -212,18 +213,22 @@ impl Collection {
         state.save_vectors(true)
     }
 
-    /// Deletes all files, waiting for a running write to stop.
+    /// Deletes all files, after a running write of this process has stopped.
     pub(crate) fn delete_files(&self) -> Result<(), RetrievalError> {
         self.closing.store(true, Ordering::Release);
         let mut writer = self.writer();
-        let lock = match writer.take() {
-            Some(writer) => writer._lock,
-            None => WriterLock::acquire(&self.root, &self.name)?,
+        let delete = || -> Result<(), RetrievalError> {
+            let _lock = if writer.is_none() { Some(WriterLock::acquire(&self.root, &self.name)?) } else { None };
+            Folder::recover(&self.root, &self.name)?;
+            Folder::next(&self.root, &self.name).remove()?;
+            Folder::of(&self.root, &self.name).discard()
         };
-        Folder::recover(&self.root, &self.name)?;
-        Folder::next(&self.root, &self.name).remove()?;
-        let deleted = Folder::of(&self.root, &self.name).discard();
-        drop(lock);
+        let deleted = delete();
+        match deleted {
+            // Gives the lock back.
+            Ok(()) => *writer = None,
+            Err(_) => self.closing.store(false, Ordering::Release),
+        }
         deleted
     }
 

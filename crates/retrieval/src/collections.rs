@@ -109,7 +109,7 @@ impl Collections {
             Err(RetrievalError::UnknownCollection { .. }) => {}
             found => return found,
         }
-        let _lock = WriterLock::acquire(&self.root, name)?;
+        let lock = WriterLock::acquire(&self.root, name)?;
         // Another process may have been faster.
         if !Folder::of(&self.root, name).exists() {
             let next = Folder::next(&self.root, name);
@@ -117,7 +117,7 @@ impl Collections {
             complete(&next, name, profile)?;
             next.publish()?;
         }
-        drop(_lock);
+        drop(lock);
         self.get_in(&mut open, name)
     }
 
@@ -137,15 +137,17 @@ impl Collections {
             return Err(self.unknown(name));
         }
         // Not opened for this: a damaged collection can be deleted too.
-        let deleted = match open.take() {
-            Some(collection) => collection.delete_files(),
-            None => WriterLock::acquire(&self.root, name).and_then(|_lock| {
+        match open.as_ref() {
+            Some(collection) => collection.delete_files()?,
+            None => {
+                let _lock = WriterLock::acquire(&self.root, name)?;
                 Folder::recover(&self.root, name)?;
                 Folder::next(&self.root, name).remove()?;
-                Folder::of(&self.root, name).discard()
-            }),
-        };
-        deleted
+                Folder::of(&self.root, name).discard()?;
+            }
+        }
+        *open = None;
+        Ok(())
     }
 
     fn slot(&self, name: &CollectionName) -> Slot {

@@ -369,3 +369,23 @@ fn outdated(stored: &CatalogMeta, wanted: &CatalogMeta, profile_given: bool) -> 
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SourceContent;
+
+    fn source(bytes: usize) -> Source {
+        Source { uri: String::new(), content: SourceContent::Bytes(vec![0; bytes]), media_type: None }
+    }
+
+    #[test]
+    fn windows_bound_number_and_bytes_and_leave_nothing_out() {
+        let half = usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX) / 2;
+        let mut sources: Vec<Source> = (0..2 * WINDOW_SOURCES + 1).map(|_| source(1)).collect();
+        sources.extend([source(half + 1), source(half), source(3 * half), source(0)]);
+        let sizes: Vec<usize> = windows(&sources).map(<[Source]>::len).collect();
+        assert_eq!(sizes, [WINDOW_SOURCES, WINDOW_SOURCES, 1 + 1, 1, 1, 1]);
+        assert_eq!(windows(&[]).count(), 0);
+    }
+}

@@ -50,6 +50,10 @@ impl Collection {
         let state = self.current()?;
         self.check_embedder(&state)?;
         state.follow_as_reader()?;
+        if state.lexical_behind()? {
+            // A writer in another process died before its index had followed.
+            self.repair(&state);
+        }
         let mut notes = Vec::new();
         let depth = request.limit.saturating_mul(DEPTH_FACTOR).max(LEAST_DEPTH);
         let scope = self.scope(&state, request.documents.as_deref())?;

@@ -196,12 +196,15 @@ impl State {
         }
     }
 
-    /// Whether a process without this one's memory would have much to do: no lexical index of the current generation, or
-    /// a snapshot worth renewing.
-    pub(crate) fn needs_repair(&self) -> Result<bool, RetrievalError> {
+    /// Whether the lexical index on disk lacks something the catalog has.
+    pub(crate) fn lexical_behind(&self) -> Result<bool, RetrievalError> {
         let generation = self.generation()?;
-        let snapshot_due = self.vectors.read().unwrap_or_else(PoisonError::into_inner).snapshot_due();
-        Ok(snapshot_due || self.lexical().is_none_or(|index| index.generation() != generation))
+        Ok(self.lexical().is_none_or(|index| index.generation() != generation))
+    }
+
+    /// Whether a snapshot is worth the writing.
+    pub(crate) fn snapshot_due(&self) -> bool {
+        self.vectors.read().unwrap_or_else(PoisonError::into_inner).snapshot_due()
     }
 
     /// Publishes a snapshot of the vectors if that is worth the writing, or if `always` whenever it is out of date.

@@ -231,7 +231,7 @@ impl Default for Planner {
             objective: Objective::Balanced,
             max_input_tokens: 0,
             passages_budget_tokens: 1200,
-            documents_budget_tokens: 3000,
+            documents_budget_tokens: 4096,
             top_k: 6,
             score_floor: 0.2,
         }

@@ -2,7 +2,7 @@
 //!
 //! Names follow the Prometheus conventions (prometheus.io/docs/practices/naming): a prefix, the base unit as suffix,
 //! `_total` for counters. One exception: cost is counted in nano-dollars, not dollars, because money is an integer here
-//! and a counter of integers stays exact, while dollars would need fractions that are rounded. Divide by 1e9 in a query.
+//! and a counter of integers stays exact, while dollars would need fractions that are rounded. Queries divide by 1e9.
 //!
 //! Values of labels are constants of [`labels`] or closed sets of the crate that records them.
 

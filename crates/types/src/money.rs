@@ -61,6 +61,9 @@ fn parse_decimal(text: &str, decimals: usize) -> Option<i64> {
         None => (false, text),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    if fraction.is_empty() {
+        return None;
+    }
     let numeric = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     let fraction = if fraction.len() > decimals { fraction.trim_end_matches('0') } else { fraction };
     let fraction = if fraction.is_empty() { "0" } else { fraction };

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use edgewise_catalog::{Batch, Catalog, CatalogError, NewDocument, OpenMode};
 use edgewise_types::{Generation, MetadataValue, Span};
 
-use super::{document, meta};
+use super::{Change, document, meta};
 
 fn filled(path: &Path, documents: usize) -> Catalog {
     let catalog = Catalog::create(path, &meta()).unwrap();
@@ -73,7 +73,7 @@ fn a_batch_that_breaks_an_invariant_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = filled(&folder.path().join("catalog.sqlite"), 2);
     let before = catalog.content_fingerprint().unwrap();
-    let breaks: [(&str, fn(&mut NewDocument)); 9] = [
+    let breaks: [(&str, Change); 9] = [
         ("outside the text", |d| d.chunks[0].span.end = 1000),
         ("inside a character", |d| d.chunks[0].span = Span::new(0, 1)),
         ("inverted", |d| d.chunks[0].span = Span { start: 4, end: 2 }),

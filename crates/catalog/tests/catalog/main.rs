@@ -11,6 +11,9 @@ use jiff::Timestamp;
 
 const DIMENSION: usize = 3;
 
+/// What a test does to a sound document.
+type Change = fn(&mut NewDocument);
+
 fn meta() -> CatalogMeta {
     CatalogMeta {
         collection: "test".parse().unwrap(),

@@ -6,7 +6,7 @@ use edgewise_catalog::{Batch, Catalog, NewDocument, OpenMode};
 use edgewise_types::{ChunkId, DocumentId, Generation};
 use proptest::prelude::*;
 
-use super::{document, meta};
+use super::{Change, document, meta};
 
 #[derive(Debug, Clone)]
 struct Step {
@@ -194,7 +194,7 @@ fn the_fingerprint_sees_every_part_of_the_content() {
         catalog.content_fingerprint().unwrap()
     };
     let reference = fingerprint("reference", base.clone());
-    let changes: [(&str, fn(&mut NewDocument)); 8] = [
+    let changes: [(&str, Change); 8] = [
         ("uri", |d| d.uri.push('x')),
         ("title", |d| d.title.push('x')),
         ("text", |d| d.text = d.text.to_uppercase()),

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use edgewise_documents::IndexProfile;
 use edgewise_retrieval::{
-    Collection, Discovered, IngestOptions, IngestProgress, IngestReport, Outcome, Source, SourceContent,
-    SourceReport, discover,
+    Collection, Discovered, IngestOptions, IngestProgress, IngestReport, Outcome, Source, SourceContent, SourceReport,
+    discover,
 };
 use edgewise_types::{Document, DocumentId, Generation};
 
@@ -186,7 +186,8 @@ fn remote(
         for document in all_documents(client, name)? {
             if !present.contains(&document.uri) {
                 client.delete(&format!("{path}/{}", document.id))?;
-                let removed = SourceReport { uri: document.uri, document: document.id, outcome: Outcome::Removed, chunks: 0 };
+                let removed =
+                    SourceReport { uri: document.uri, document: document.id, outcome: Outcome::Removed, chunks: 0 };
                 total.sources.push(removed);
             }
         }
@@ -223,8 +224,7 @@ fn all_documents(client: &Client, name: &str) -> Result<Vec<Document>, CliError>
     }
     let mut all = Vec::new();
     loop {
-        let page: Page =
-            client.get(&format!("/v1/collections/{name}/documents?offset={}&limit={PAGE}", all.len()))?;
+        let page: Page = client.get(&format!("/v1/collections/{name}/documents?offset={}&limit={PAGE}", all.len()))?;
         let last = page.documents.len() < PAGE;
         all.extend(page.documents);
         if last {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use edgewise_model_store::{ModelState, ModelStatus, PullOptions, Pulled};
+use edgewise_model_store::{HubOptions, ModelState, ModelStatus, PullOptions, Pulled};
 
 use crate::{
     app::App,
@@ -37,14 +37,16 @@ pub(crate) fn run(command: &Models, app: &App) -> Result<(), CliError> {
 pub(crate) fn missing(app: &App) -> Result<Vec<ModelStatus>, CliError> {
     let settings = &app.settings().models;
     let mut wanted: Vec<ModelStatus> = app.store()?.list()?;
-    wanted.retain(|m| (m.name == settings.generator || m.name == settings.embedder) && m.state != ModelState::Installed);
+    wanted
+        .retain(|m| (m.name == settings.generator || m.name == settings.embedder) && m.state != ModelState::Installed);
     Ok(wanted)
 }
 
 /// Fetches models one after the other and says where each came from.
 pub(crate) fn pull(app: &App, names: &[&str], from: Option<&Path>) -> Result<(), CliError> {
     let store = app.store()?;
-    let options = PullOptions { from: from.map(Path::to_owned), ..PullOptions::default() };
+    let hub = HubOptions::from_env(|name| std::env::var(name).ok());
+    let options = PullOptions { from: from.map(Path::to_owned), hub, ..PullOptions::default() };
     for name in names {
         let bar = PullBar::new(progress::visible(app.quiet()), name);
         let pulled = store.pull(name, &options, &bar);

@@ -43,11 +43,7 @@ fn sampling(args: &Query) -> Sampling {
 }
 
 fn budget(args: &Query) -> Budget {
-    Budget {
-        max_cost: args.max_cost,
-        max_input_tokens: args.max_input_tokens,
-        max_latency_ms: args.max_latency_ms,
-    }
+    Budget { max_cost: args.max_cost, max_input_tokens: args.max_input_tokens, max_latency_ms: args.max_latency_ms }
 }
 
 fn local(args: &Query, app: &App) -> Result<(), CliError> {

@@ -54,19 +54,19 @@ pub(crate) fn run(args: &Quickstart, app: &App) -> Result<(), CliError> {
     step(3, "A question");
     let question = args.question.as_deref().unwrap_or(QUESTION);
     output::line(&format!("{}\n", output::bold(question)))?;
-    let request = edgewise_planner::Query {
-        objective: app.objective(),
-        ..edgewise_planner::Query::new(question)
-    };
+    let request = edgewise_planner::Query { objective: app.objective(), ..edgewise_planner::Query::new(question) };
     let answer = query::ask(&stack, &name, &request, false)?;
     output::answer_details(&answer)?;
-    output::line(&output::dim(&format!("\nquickstart took {}", output::duration(start.elapsed().as_secs_f64() * 1e3))))?;
+    output::line(&output::dim(&format!(
+        "\nquickstart took {}",
+        output::duration(start.elapsed().as_secs_f64() * 1e3)
+    )))?;
 
     match listener {
         None => Ok(output::line("\nNext: edgewise ingest ./your-documents --collection yours")?),
         Some(listener) => {
             step(4, "The server");
-            serve::serve(app, stack, &runtime, listener)
+            serve::serve(app, stack, runtime, listener)
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `edgewise serve`.
 
+use std::time::Duration;
+
 use edgewise_gateway::{AppState, GatewayOptions, Parts, ServerInfo};
 
 use crate::{
@@ -9,6 +11,9 @@ use crate::{
     error::CliError,
     output,
 };
+
+/// How long work that is under way may take to end after the server has stopped.
+const LAST_JOBS: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: &Serve, app: &App) -> Result<(), CliError> {
     let address = app.address(args.host.as_deref(), args.port)?;
@@ -24,14 +29,14 @@ pub(crate) fn run(args: &Serve, app: &App) -> Result<(), CliError> {
     let listener = runtime.block_on(edgewise_gateway::bind(address.ip(), address.port()))?;
     output::note("loading models …");
     let stack = app.stack()?;
-    serve(app, stack, &runtime, listener)
+    serve(app, stack, runtime, listener)
 }
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) fn serve(
     app: &App,
     stack: Stack,
-    runtime: &tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     listener: tokio::net::TcpListener,
 ) -> Result<(), CliError> {
     let metrics = edgewise_telemetry::install_metrics()?;
@@ -58,6 +63,8 @@ pub(crate) fn serve(
     let served = runtime.block_on(edgewise_gateway::serve(listener, state, stop_signal()));
     drop(announcement);
     served?;
+    // A job that does not look at its cancellation must not keep the process: everything acknowledged is on disk.
+    runtime.shutdown_timeout(LAST_JOBS);
     output::note("stopped");
     Ok(())
 }

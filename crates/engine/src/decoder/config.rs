@@ -47,7 +47,8 @@ impl DecoderConfig {
         {
             return Err(DecoderError::Unsupported { reason: format!("it needs RoPE scaling of type `{kind}`") });
         }
-        for (tensor, what) in [("rope_freqs.weight", "RoPE frequency factors"), ("blk.0.attn_q.bias", "attention biases")]
+        for (tensor, what) in
+            [("rope_freqs.weight", "RoPE frequency factors"), ("blk.0.attn_q.bias", "attention biases")]
         {
             if gguf.has_tensor(tensor) {
                 return Err(DecoderError::Unsupported { reason: format!("it has {what} (`{tensor}`)") });
@@ -81,8 +82,8 @@ impl DecoderConfig {
             .chain([self.head_dim, self.context_window])
             .all(|n| n > 0);
         let consistent = positive
-            && self.heads % self.kv_heads == 0
-            && self.rotary_dim % 2 == 0
+            && self.heads.is_multiple_of(self.kv_heads)
+            && self.rotary_dim.is_multiple_of(2)
             && self.rotary_dim <= self.head_dim
             && self.rope_theta > 0.0;
         if consistent {

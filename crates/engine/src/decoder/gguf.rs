@@ -151,8 +151,7 @@ impl GgufFile {
     }
 
     fn required(&self, key: &str) -> Result<&Value, DecoderError> {
-        self.value(key)
-            .ok_or_else(|| DecoderError::Metadata { key: key.to_owned(), problem: "is missing".to_owned() })
+        self.value(key).ok_or_else(|| DecoderError::Metadata { key: key.to_owned(), problem: "is missing".to_owned() })
     }
 
     fn array(&self, key: &str) -> Result<&[Value], DecoderError> {

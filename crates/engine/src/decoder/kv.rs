@@ -43,10 +43,8 @@ impl KvState {
     pub fn clone_prefix(&self, tokens: usize) -> Self {
         let tokens = tokens.min(self.tokens);
         let elements = self.layout.elements(tokens);
-        let copy = |layer: &Layer| Layer {
-            keys: layer.keys[..elements].to_vec(),
-            values: layer.values[..elements].to_vec(),
-        };
+        let copy =
+            |layer: &Layer| Layer { keys: layer.keys[..elements].to_vec(), values: layer.values[..elements].to_vec() };
         Self { layout: self.layout, tokens, layers: self.layers.iter().map(copy).collect() }
     }
 
@@ -94,4 +92,3 @@ impl KvState {
         self.tokens += tokens;
     }
 }
-

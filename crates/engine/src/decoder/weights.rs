@@ -72,7 +72,10 @@ impl Weights {
     /// Memory taken by the matrices, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let layer = |l: &LayerWeights| {
-            [&l.q, &l.k, &l.v, &l.attention_output, &l.gate, &l.up, &l.down].map(PackedMatrix::bytes).iter().sum::<usize>()
+            [&l.q, &l.k, &l.v, &l.attention_output, &l.gate, &l.up, &l.down]
+                .map(PackedMatrix::bytes)
+                .iter()
+                .sum::<usize>()
         };
         self.layers.iter().map(layer).sum::<usize>()
             + self.embedding.bytes()

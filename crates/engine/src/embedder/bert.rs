@@ -1,16 +1,14 @@
 //! The BERT encoder (Devlin et al. 2019) on packed batches.
 //!
 //! Layout: the tokens of all texts of a batch stand one after the other, `[tokens, hidden]`, without padding. Linear
-//! layers see one tall matrix; attention runs text by text, head by head. So nothing is computed that isn't needed, and
-//! a text's vector does not depend on its neighbours, beyond the rounding of matrix products of another height.
+//! layers see one tall matrix; attention runs text by text. So nothing is computed that isn't needed, and a text's
+//! vector does not depend on its neighbours.
 //!
 //! Queries, keys and values are one product with the three weights stacked: `[3 · hidden, hidden]`.
 
-use std::ops::Range;
+use edgewise_kernels::{KernelError, PackedMatrix, Product, matmul};
 
-use gemm::Parallelism;
-
-use super::math::{Matrix, add_and_normalise, gelu, multiply, softmax_rows};
+use super::math::{AttentionBuffers, Normalisation, add_and_normalise, add_bias, add_bias_and_gelu, attend};
 
 /// Shape of an encoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,10 +22,10 @@ pub(super) struct Shape {
     pub(super) epsilon: f32,
 }
 
-/// `y = x · weightᵀ + bias`.
+/// `y = x · weightᵀ + bias`; the bias is added by whatever comes next, to save a pass over the memory.
 pub(super) struct Linear {
-    /// `[output, input]`, row by row.
-    pub(super) weight: Vec<f32>,
+    /// `[output, input]`.
+    pub(super) weight: PackedMatrix,
     /// `[output]`.
     pub(super) bias: Vec<f32>,
 }
@@ -38,7 +36,9 @@ pub(super) struct Norm {
     pub(super) bias: Vec<f32>,
 }
 
+/// Weights of a layer.
 pub(super) struct Layer {
+    /// Queries (with the factor `1/√dim` of attention), keys and values.
     pub(super) qkv: Linear,
     pub(super) attention_output: Linear,
     pub(super) attention_norm: Norm,
@@ -52,8 +52,10 @@ pub(super) struct Bert {
     pub(super) shape: Shape,
     /// `[vocabulary, hidden]`.
     pub(super) words: Vec<f32>,
-    /// `[positions, hidden]`, with the embedding of the first segment added: there is only one.
+    /// `[positions, hidden]`.
     pub(super) positions: Vec<f32>,
+    /// `[hidden]`: the embedding of the first segment; there is only one.
+    pub(super) segment: Vec<f32>,
     pub(super) norm: Norm,
     pub(super) layers: Vec<Layer>,
 }
@@ -66,42 +68,32 @@ pub(super) struct Workspace {
     qkv: Vec<f32>,
     context: Vec<f32>,
     inner: Vec<f32>,
-    scores: Vec<f32>,
+    attention: AttentionBuffers,
+    kernels: edgewise_kernels::Workspace,
 }
 
 impl Linear {
-    fn apply(&self, x: &[f32], y: &mut Vec<f32>, parallelism: Parallelism) {
-        let outputs = self.bias.len();
-        let inputs = self.weight.len() / outputs;
-        let rows = x.len() / inputs;
-        y.clear();
-        (0..rows).for_each(|_| y.extend_from_slice(&self.bias));
-        let weight = Matrix::new(&self.weight, outputs, inputs, inputs).transposed();
-        multiply(y, outputs, Matrix::new(x, rows, inputs, inputs), weight, 1.0, true, parallelism);
-    }
-}
-
-impl Norm {
-    fn apply(&self, x: &mut [f32], residual: &[f32], epsilon: f32) {
-        add_and_normalise(x, residual, &self.weight, &self.bias, epsilon);
+    /// The product, without the bias.
+    fn apply(
+        &self,
+        x: &[f32],
+        y: &mut Vec<f32>,
+        workspace: &mut edgewise_kernels::Workspace,
+    ) -> Result<(), KernelError> {
+        y.resize(x.len() / self.weight.columns() * self.weight.rows(), 0.0);
+        matmul(x, &mut [Product { weights: &self.weight, out: y }], workspace)
     }
 }
 
 impl Bert {
     /// One unit vector per text. Texts are token ids with their special tokens, none empty, none longer than there are
     /// positions, all ids within the vocabulary.
-    pub(super) fn embed(&self, texts: &[&[u32]], workspace: &mut Workspace, parallelism: Parallelism) -> Vec<Vec<f32>> {
-        let Shape { hidden, epsilon, .. } = self.shape;
-        let Workspace { x, y, qkv, context, inner, scores } = workspace;
-        let ranges: Vec<Range<usize>> = texts
-            .iter()
-            .scan(0, |end, text| {
-                let start = *end;
-                *end += text.len();
-                Some(start..*end)
-            })
-            .collect();
-
+    pub(super) fn embed(&self, texts: &[&[u32]], workspace: &mut Workspace) -> Result<Vec<Vec<f32>>, KernelError> {
+        let Shape { hidden, heads, epsilon, .. } = self.shape;
+        let Workspace { x, y, qkv, context, inner, attention, kernels } = workspace;
+        let norm = |Norm { weight, bias }: &'_ Norm, x: &mut [f32], residual: &[f32], residual_bias: &[f32]| {
+            add_and_normalise(x, residual, residual_bias, Normalisation { weight, bias, epsilon });
+        };
         x.clear();
         y.clear();
         for text in texts {
@@ -110,44 +102,32 @@ impl Bert {
                 y.extend_from_slice(&self.positions[position * hidden..][..hidden]);
             }
         }
-        self.norm.apply(x, y, epsilon);
+        norm(&self.norm, x, y, &self.segment);
+        context.resize(x.len(), 0.0);
         for layer in &self.layers {
-            layer.qkv.apply(x, qkv, parallelism);
-            context.resize(x.len(), 0.0);
-            for range in &ranges {
-                self.attend(qkv, range.clone(), context, scores, parallelism);
+            layer.qkv.apply(x, qkv, kernels)?;
+            add_bias(qkv, &layer.qkv.bias);
+            let mut first = 0;
+            for text in texts {
+                let end = first + text.len();
+                let rows = &qkv[3 * first * hidden..3 * end * hidden];
+                attend(rows, heads, hidden / heads, &mut context[first * hidden..end * hidden], attention);
+                first = end;
             }
-            layer.attention_output.apply(context, y, parallelism);
-            layer.attention_norm.apply(x, y, epsilon);
-            layer.intermediate.apply(x, inner, parallelism);
-            gelu(inner);
-            layer.output.apply(inner, y, parallelism);
-            layer.output_norm.apply(x, y, epsilon);
+            layer.attention_output.apply(context, y, kernels)?;
+            norm(&layer.attention_norm, x, y, &layer.attention_output.bias);
+            layer.intermediate.apply(x, inner, kernels)?;
+            add_bias_and_gelu(inner, &layer.intermediate.bias);
+            layer.output.apply(inner, y, kernels)?;
+            norm(&layer.output_norm, x, y, &layer.output.bias);
         }
-        ranges.into_iter().map(|range| unit_mean(&x[range.start * hidden..range.end * hidden], hidden)).collect()
-    }
-
-    /// Attention of one text: `softmax(Q Kᵀ / √d) V` for each head.
-    fn attend(
-        &self,
-        qkv: &[f32],
-        tokens: Range<usize>,
-        context: &mut [f32],
-        scores: &mut Vec<f32>,
-        parallelism: Parallelism,
-    ) {
-        let Shape { hidden, heads, .. } = self.shape;
-        let (n, stride, dim) = (tokens.len(), 3 * hidden, hidden / heads);
-        let rows = &qkv[tokens.start * stride..tokens.end * stride];
-        let scale = 1.0 / (dim as f32).sqrt();
-        scores.resize(n * n, 0.0);
-        for head in 0..heads {
-            let part = |which: usize| Matrix::new(&rows[which * hidden + head * dim..], n, dim, stride);
-            multiply(scores, n, part(0), part(1).transposed(), scale, false, parallelism);
-            softmax_rows(scores, n);
-            let out = &mut context[tokens.start * hidden + head * dim..];
-            multiply(out, hidden, Matrix::new(scores, n, n, n), part(2), 1.0, false, parallelism);
-        }
+        let mut rest = &x[..];
+        let vectors = texts.iter().map(|text| {
+            let (rows, after) = rest.split_at(text.len() * hidden);
+            rest = after;
+            unit_mean(rows, hidden)
+        });
+        Ok(vectors.collect())
     }
 }
 

@@ -4,10 +4,14 @@
 
 use std::path::Path;
 
+use edgewise_kernels::PackedMatrix;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::bert::{Bert, Layer, Linear, Norm, Shape};
+use super::{
+    bert::{Bert, Layer, Linear, Norm, Shape},
+    math::LANES,
+};
 use crate::EngineError;
 
 /// The keys of `config.json` that matter.
@@ -29,8 +33,7 @@ struct Config {
 /// Parses a JSON file.
 pub(super) fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, EngineError> {
     let bytes = std::fs::read(path).map_err(|e| EngineError::io(path, e))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| EngineError::BadFile { path: path.to_owned(), reason: e.to_string() })
+    serde_json::from_slice(&bytes).map_err(|e| EngineError::BadFile { path: path.to_owned(), reason: e.to_string() })
 }
 
 /// Loads both files.
@@ -65,9 +68,16 @@ fn shape(config: Config, path: &Path) -> Result<Shape, EngineError> {
         epsilon: config.layer_norm_eps,
     };
     let sizes = [shape.vocabulary, shape.positions, shape.hidden, shape.heads, shape.intermediate];
-    if sizes.contains(&0) || shape.hidden % shape.heads != 0 {
+    if sizes.contains(&0) || !shape.hidden.is_multiple_of(shape.heads) {
         let reason = format!("its dimensions contradict each other: {shape:?}");
         return Err(EngineError::BadFile { path: path.to_owned(), reason });
+    }
+    let dim = shape.hidden / shape.heads;
+    if !dim.is_multiple_of(LANES) {
+        return Err(EngineError::Unsupported {
+            what: format!("attention heads of {dim} dimensions in {}", path.display()),
+            supported: format!("the embedder needs a multiple of {LANES}"),
+        });
     }
     Ok(shape)
 }
@@ -97,11 +107,16 @@ impl Tensors<'_> {
         Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
-    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, EngineError> {
-        Ok(Linear {
-            weight: self.tensor(&format!("{name}.weight"), &[outputs, inputs])?,
-            bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
-        })
+    /// Linear layers with the same input, stacked, each with all its weights times a factor.
+    fn linear(&self, parts: &[(String, f32)], outputs: usize, inputs: usize) -> Result<Linear, EngineError> {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for (name, factor) in parts {
+            let scaled = |values: Vec<f32>| values.into_iter().map(move |x| x * factor);
+            weight.extend(scaled(self.tensor(&format!("{name}.weight"), &[outputs, inputs])?));
+            bias.extend(scaled(self.tensor(&format!("{name}.bias"), &[outputs])?));
+        }
+        let weight = PackedMatrix::from_f32(bias.len(), inputs, &weight);
+        Ok(Linear { weight: weight.map_err(|e| EngineError::Decoder(e.to_string()))?, bias })
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<Norm, EngineError> {
@@ -113,14 +128,12 @@ impl Tensors<'_> {
 
     fn bert(&self, shape: Shape) -> Result<Bert, EngineError> {
         let hidden = shape.hidden;
-        let segments = self.tensor("embeddings.token_type_embeddings.weight", &[2, hidden])?;
-        let mut positions = self.tensor("embeddings.position_embeddings.weight", &[shape.positions, hidden])?;
-        for position in positions.chunks_exact_mut(hidden) {
-            position.iter_mut().zip(&segments).for_each(|(p, s)| *p += s);
-        }
+        let mut segment = self.tensor("embeddings.token_type_embeddings.weight", &[2, hidden])?;
+        segment.truncate(hidden);
         Ok(Bert {
             words: self.tensor("embeddings.word_embeddings.weight", &[shape.vocabulary, hidden])?,
-            positions,
+            positions: self.tensor("embeddings.position_embeddings.weight", &[shape.positions, hidden])?,
+            segment,
             norm: self.norm("embeddings.LayerNorm", hidden)?,
             layers: (0..shape.layers).map(|i| self.layer(i, &shape)).collect::<Result<_, _>>()?,
             shape,
@@ -130,18 +143,17 @@ impl Tensors<'_> {
     fn layer(&self, index: usize, shape: &Shape) -> Result<Layer, EngineError> {
         let (hidden, intermediate) = (shape.hidden, shape.intermediate);
         let name = |part: &str| format!("encoder.layer.{index}.{part}");
-        let mut qkv = self.linear(&name("attention.self.query"), hidden, hidden)?;
-        for part in ["attention.self.key", "attention.self.value"] {
-            let next = self.linear(&name(part), hidden, hidden)?;
-            qkv.weight.extend(next.weight);
-            qkv.bias.extend(next.bias);
-        }
+        // The factor of attention, taken out of the inner loop.
+        let factor = 1.0 / ((hidden / shape.heads) as f32).sqrt();
+        let qkv = [("query", factor), ("key", 1.0), ("value", 1.0)]
+            .map(|(part, f)| (name(&format!("attention.self.{part}")), f));
+        let linear = |part: &str, outputs, inputs| self.linear(&[(name(part), 1.0)], outputs, inputs);
         Ok(Layer {
-            qkv,
-            attention_output: self.linear(&name("attention.output.dense"), hidden, hidden)?,
+            qkv: self.linear(&qkv, hidden, hidden)?,
+            attention_output: linear("attention.output.dense", hidden, hidden)?,
             attention_norm: self.norm(&name("attention.output.LayerNorm"), hidden)?,
-            intermediate: self.linear(&name("intermediate.dense"), intermediate, hidden)?,
-            output: self.linear(&name("output.dense"), hidden, intermediate)?,
+            intermediate: linear("intermediate.dense", intermediate, hidden)?,
+            output: linear("output.dense", hidden, intermediate)?,
             output_norm: self.norm(&name("output.LayerNorm"), hidden)?,
         })
     }

@@ -4,10 +4,9 @@
 //! - Texts that are too long are an error, never cut.
 //! - Order of the results is the order of the texts; batching is invisible beyond rounding.
 //!
-//! Throughput: texts are sorted by length and packed into batches of about [`BATCH_TOKENS`] tokens, one batch per core at
-//! a time with single-threaded products. That beats sharing every product among the cores, because the parts between
-//! the products (normalisation, activation, softmax) then run in parallel too, and a batch's activations stay in the
-//! core's own cache. Only a call with a single batch, such as a question, shares its products.
+//! Batching: texts are sorted by length and packed, without padding, into batches of about [`BATCH_TOKENS`] tokens that
+//! run beside each other on the rayon pool, so that the parts between the matrix products are spread over the cores
+//! too. The products inside a batch are divided further when cores are idle, as for a single question.
 //!
 //! Deliberately not here: other poolings than the mean, 16-bit weights, a cache of vectors.
 
@@ -17,9 +16,9 @@ mod math;
 
 use std::path::Path;
 
+use edgewise_kernels::KernelError;
 use edgewise_model_api::{Embedder, EmbedderInfo, ModelError, Tokenizer};
 use edgewise_telemetry::names;
-use gemm::Parallelism;
 use rayon::prelude::*;
 use serde::Deserialize;
 
@@ -139,20 +138,19 @@ impl Embedder for BertEmbedder {
         let encoded = texts.par_iter().map(|text| self.encode(text)).collect::<Result<Vec<_>, _>>()?;
         let lengths: Vec<usize> = encoded.iter().map(Vec::len).collect();
         let batches = batches(&lengths, rayon::current_num_threads());
-        let parallelism = if batches.len() > 1 { Parallelism::None } else { Parallelism::Rayon(0) };
-        let embedded: Vec<(usize, Vec<f32>)> = batches
+        let embedded = batches
             .par_iter()
             .with_max_len(1)
             .map_init(Workspace::default, |workspace, batch| {
                 let ids: Vec<&[u32]> = batch.iter().map(|&i| &encoded[i][..]).collect();
-                let vectors = self.bert.embed(&ids, workspace, parallelism);
-                batch.iter().copied().zip(vectors).collect::<Vec<_>>()
+                let vectors = self.bert.embed(&ids, workspace)?;
+                Ok(batch.iter().copied().zip(vectors).collect::<Vec<_>>())
             })
-            .flatten_iter()
-            .collect();
+            .collect::<Result<Vec<_>, KernelError>>()
+            .map_err(|e| ModelError::Internal(e.to_string()))?;
         metrics::counter!(names::EMBED_TOKENS_TOTAL).increment(lengths.iter().sum::<usize>() as u64);
         let mut vectors = vec![Vec::new(); texts.len()];
-        for (i, vector) in embedded {
+        for (i, vector) in embedded.into_iter().flatten() {
             if !vector.iter().all(|x| x.is_finite()) {
                 return Err(ModelError::Internal("an embedding is not finite: the model files are broken".to_owned()));
             }

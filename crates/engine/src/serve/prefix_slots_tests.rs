@@ -50,10 +50,7 @@ fn another_question_takes_over_and_another_conversation_gets_a_copy() {
     let other = [0, 1, 50, 51];
     assert_eq!(slots.reuse(&tenant("a"), &other, now), Reuse::Copy { slot: id.unwrap(), tokens: 2 });
     let question: Vec<u32> = (0..20).chain([80, 81, 82]).collect();
-    assert_eq!(
-        slots.reuse(&tenant("a"), &question, now),
-        Reuse::Take { slot: id.unwrap(), tokens: 20, marks: vec![] }
-    );
+    assert_eq!(slots.reuse(&tenant("a"), &question, now), Reuse::Take { slot: id.unwrap(), tokens: 20, marks: vec![] });
     assert_eq!(slots.bytes(), 0, "a slot taken over has left the table");
 }
 
@@ -83,14 +80,17 @@ fn tokens_expire_mark_by_mark_and_a_use_renews_them() {
     assert_eq!(resident(&slots, now + 4 * MINUTE), 10);
     // A use of six tokens renews the marks at four and six, not the whole.
     let six = [0, 1, 2, 3, 4, 5, 77, 78, 79];
-    assert_eq!(slots.reuse(&tenant("a"), &six, now + 4 * MINUTE), Reuse::Take {
-        slot: id,
-        tokens: 6,
-        marks: vec![
-            Mark { at: 4, time_to_live: 60 * MINUTE, expires: now + 60 * MINUTE, asked: true },
-            Mark { at: 6, time_to_live: 5 * MINUTE, expires: now + 5 * MINUTE, asked: true },
-        ]
-    });
+    assert_eq!(
+        slots.reuse(&tenant("a"), &six, now + 4 * MINUTE),
+        Reuse::Take {
+            slot: id,
+            tokens: 6,
+            marks: vec![
+                Mark { at: 4, time_to_live: 60 * MINUTE, expires: now + 60 * MINUTE, asked: true },
+                Mark { at: 6, time_to_live: 5 * MINUTE, expires: now + 5 * MINUTE, asked: true },
+            ]
+        }
+    );
     let (id, _) = slots.keep(finished("a", &tokens, &boundaries), now);
     let four = [0, 1, 2, 3, 77];
     assert_eq!(slots.reuse(&tenant("a"), &four, now + 4 * MINUTE), Reuse::Copy { slot: id.unwrap(), tokens: 4 });
@@ -128,12 +128,9 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let request = (
-        0..2_u8,
-        prop::collection::vec(0..2_u32, 1..12),
-        prop::collection::vec((0..12_usize, any::<bool>()), 0..3),
-    )
-        .prop_map(|(tenant, tokens, boundaries)| Step::Request { tenant, tokens, boundaries });
+    let request =
+        (0..2_u8, prop::collection::vec(0..2_u32, 1..12), prop::collection::vec((0..12_usize, any::<bool>()), 0..3))
+            .prop_map(|(tenant, tokens, boundaries)| Step::Request { tenant, tokens, boundaries });
     prop::collection::vec(
         prop_oneof![6 => request, 1 => (1..400_u64).prop_map(Step::Wait), 1 => Just(Step::Expire)],
         1..60,

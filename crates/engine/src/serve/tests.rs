@@ -200,10 +200,8 @@ fn a_generation_reports_what_it_did() {
 fn boundaries_are_written_once_and_read_afterwards() {
     let engine = engine();
     let mut first = request(&(10..30).collect::<Vec<_>>());
-    first.prompt.boundaries = vec![
-        Boundary { at: 8, retention: Retention::OneHour },
-        Boundary { at: 12, retention: Retention::FiveMinutes },
-    ];
+    first.prompt.boundaries =
+        vec![Boundary { at: 8, retention: Retention::OneHour }, Boundary { at: 12, retention: Retention::FiveMinutes }];
     let usage = run(&engine, first.clone()).usage;
     assert_eq!((usage.cache_write_1h_tokens, usage.cache_write_5m_tokens, usage.input_tokens), (8, 4, 8));
     let mut second = first.clone();
@@ -250,7 +248,10 @@ fn what_can_be_known_without_work_is_refused_at_once() {
         ModelError::WindowExceeded { prompt_tokens: 1, max_tokens: 500, window: 500 }
     );
     assert!(matches!(refuse(GenerateRequest { max_tokens: 0, ..base.clone() }), ModelError::InvalidSampling(_)));
-    assert!(matches!(refuse(GenerateRequest { stop: vec![String::new()], ..base.clone() }), ModelError::InvalidSampling(_)));
+    assert!(matches!(
+        refuse(GenerateRequest { stop: vec![String::new()], ..base.clone() }),
+        ModelError::InvalidSampling(_)
+    ));
     let cold = Sampling { temperature: -1.0, ..Sampling::default() };
     assert!(matches!(refuse(GenerateRequest { sampling: cold, ..base.clone() }), ModelError::InvalidSampling(_)));
     assert!(matches!(refuse(request(&[])), ModelError::Internal(_)));

@@ -135,13 +135,16 @@ impl<M: StepModel> Worker<M> {
         let kept = match ending {
             // After a failure the state can't be trusted.
             Ending::Failed(ModelError::Internal(_)) => false,
-            _ => self.keep(Finished {
-                tenant,
-                bytes: self.model.bytes(&state),
-                tokens: sequence,
-                boundaries: &prompt.boundaries,
-                inherited: marks,
-            }, state),
+            _ => self.keep(
+                Finished {
+                    tenant,
+                    bytes: self.model.bytes(&state),
+                    tokens: sequence,
+                    boundaries: &prompt.boundaries,
+                    inherited: marks,
+                },
+                state,
+            ),
         };
         lock(&self.shared.prefixes).active = None;
         // The counters have let go of the request before its last event is seen.

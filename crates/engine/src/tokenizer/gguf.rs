@@ -171,11 +171,7 @@ impl GgufTokenizer {
     }
 }
 
-fn build_bpe(
-    vocab: Vocab,
-    merges: &[String],
-    pre: PreTokenizer,
-) -> Result<tokenizers::Tokenizer, EngineError> {
+fn build_bpe(vocab: Vocab, merges: &[String], pre: PreTokenizer) -> Result<tokenizers::Tokenizer, EngineError> {
     let merges = merges
         .iter()
         .map(|merge| {

@@ -67,10 +67,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> Self::F {
         let p = x.as_ptr();
-        intrinsic!([
-            _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
-            _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())),
-        ])
+        intrinsic!([_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())),])
     }
     #[inline(always)]
     fn store(self, x: Self::F, to: &mut [f32; LANES]) {

@@ -94,8 +94,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `2ˣ` for `x` clamped to -126..=127, with a relative error below 3·10⁻⁷. Polynomial: Cephes `exp2f`.
     #[inline(always)]
     fn exp2(self, x: Self::F) -> Self::F {
-        const COEFFICIENTS: [f32; 5] =
-            [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1];
+        const COEFFICIENTS: [f32; 5] = [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1];
         let x = self.min(self.max(x, self.splat(-126.0)), self.splat(127.0));
         let n = self.round(x);
         let f = self.sub(x, n);
@@ -206,18 +205,54 @@ impl Isa {
 macro_rules! with_tile {
     ($size:expr, $tile:ident => $body:expr) => {
         match $size {
-            1 => { const $tile: usize = 1; $body }
-            2 => { const $tile: usize = 2; $body }
-            3 => { const $tile: usize = 3; $body }
-            4 => { const $tile: usize = 4; $body }
-            5 => { const $tile: usize = 5; $body }
-            6 => { const $tile: usize = 6; $body }
-            7 => { const $tile: usize = 7; $body }
-            8 => { const $tile: usize = 8; $body }
-            9 => { const $tile: usize = 9; $body }
-            10 => { const $tile: usize = 10; $body }
-            11 => { const $tile: usize = 11; $body }
-            _ => { const $tile: usize = 12; $body }
+            1 => {
+                const $tile: usize = 1;
+                $body
+            }
+            2 => {
+                const $tile: usize = 2;
+                $body
+            }
+            3 => {
+                const $tile: usize = 3;
+                $body
+            }
+            4 => {
+                const $tile: usize = 4;
+                $body
+            }
+            5 => {
+                const $tile: usize = 5;
+                $body
+            }
+            6 => {
+                const $tile: usize = 6;
+                $body
+            }
+            7 => {
+                const $tile: usize = 7;
+                $body
+            }
+            8 => {
+                const $tile: usize = 8;
+                $body
+            }
+            9 => {
+                const $tile: usize = 9;
+                $body
+            }
+            10 => {
+                const $tile: usize = 10;
+                $body
+            }
+            11 => {
+                const $tile: usize = 11;
+                $body
+            }
+            _ => {
+                const $tile: usize = 12;
+                $body
+            }
         }
     };
 }
@@ -236,11 +271,18 @@ mod tests {
         type Output = Vec<f32>;
         #[inline(always)]
         fn call<S: Simd>(self, s: S) -> Vec<f32> {
-            let operands: Vec<[f32; LANES]> =
-                (0..4).map(|i| values(LANES, 100.0, i).try_into().unwrap()).collect();
+            let operands: Vec<[f32; LANES]> = (0..4).map(|i| values(LANES, 100.0, i).try_into().unwrap()).collect();
             let (a, b) = (s.load(&operands[0]), s.load(&operands[1]));
-            let mut results =
-                vec![s.add(a, b), s.sub(a, b), s.mul(a, b), s.div(a, b), s.max(a, b), s.min(a, b), s.abs(a), s.round(a)];
+            let mut results = vec![
+                s.add(a, b),
+                s.sub(a, b),
+                s.mul(a, b),
+                s.div(a, b),
+                s.max(a, b),
+                s.min(a, b),
+                s.abs(a),
+                s.round(a),
+            ];
             results.push(s.scale_by_power(a, s.splat(-3.0)));
             results.push(s.max(a, s.splat(f32::NAN)));
             results.push(s.min(s.splat(f32::NAN), a));

@@ -13,12 +13,14 @@ use super::{
 enum Verdict {
     /// The quote says so.
     Supports,
+    /// It does, in other words: only a claim of the model makes it count.
+    ClaimOnly,
     /// It does not.
     Differs,
     /// It does not, and the comparison does not notice: the right words in a wrong relation.
     Missed,
 }
-use Verdict::{Differs, Missed, Supports};
+use Verdict::{ClaimOnly, Differs, Missed, Supports};
 
 #[rustfmt::skip]
 const PAIRS: &[(Verdict, f32, &str, &str)] = &[
@@ -30,7 +32,7 @@ const PAIRS: &[(Verdict, f32, &str, &str)] = &[
     (Supports, 0.93, "Ferries to the islands depart every 40 minutes.", "Today ferries leave for the islands every 40 minutes."),
     (Supports, 0.88, "Rust guarantees memory safety without a garbage collector.", "Ownership enables Rust to make memory safety guarantees without needing a garbage collector."),
     (Supports, 1.0, "Ownership is a set of rules that govern how a Rust program manages memory.", "Ownership is a set of rules that govern how a Rust program manages memory."),
-    (Supports, 0.73, "Each value has exactly one owner at a time.", "There can only be one owner at a time."),
+    (ClaimOnly, 0.73, "Each value has exactly one owner at a time.", "There can only be one owner at a time."),
     (Supports, 0.98, "When the owner goes out of scope, the value is dropped.", "When the owner goes out of scope, the value will be dropped."),
     (Supports, 0.68, "You can create a new project with cargo new.", "Let's create a new project using Cargo and look at how it differs from our original \"Hello, world!\" project: $ cargo new hello_cargo"),
     (Supports, 0.74, "The panic! macro makes the program print a failure message, unwind and quit.", "By default, these panics will print a failure message, unwind, clean up the stack, and quit."),
@@ -62,7 +64,7 @@ const PAIRS: &[(Verdict, f32, &str, &str)] = &[
     (Differs, 0.53, "The telescope mirror is made of glass.", "The main mirror has a diameter of 3.6 metres and is polished to 20 nanometres."),
     (Differs, 0.57, "Cargo can be installed with a package manager.", "Let's create a new project using Cargo and look at how it differs from our original project."),
     (Differs, 0.79, "I hope this helps you understand ownership in Rust.", "Ownership is a set of rules that govern how a Rust program manages memory."),
-    (Missed, 0.78, "Ownership is a key concept in Rust.", "Ownership enables Rust to make memory safety guarantees without needing a garbage collector."),
+    (ClaimOnly, 0.78, "Ownership is a key concept in Rust.", "Ownership enables Rust to make memory safety guarantees without needing a garbage collector."),
 ];
 
 #[test]
@@ -74,9 +76,14 @@ fn the_bars_stand_between_support_and_difference() {
             let passages = Passage::all(0, &source[0], quote);
             passages.iter().any(|passage| support::score(&statement, passage, Some(*cosine), bar).is_some())
         };
-        assert_eq!(supported(Bar::Unclaimed), *verdict != Differs, "{} || {quote}", statement.text);
-        assert!(supported(Bar::Claimed) || *verdict == Differs, "a claim is not held to more: {}", statement.text);
+        let expected = match verdict {
+            Supports | Missed => (true, true),
+            ClaimOnly => (true, false),
+            Differs => (false, false),
+        };
+        let found = (supported(Bar::Claimed), supported(Bar::Unclaimed));
+        assert_eq!(found, expected, "{} || {quote}", statement.text);
     }
-    assert!(PAIRS.iter().filter(|pair| pair.0 == Missed).count() * 10 < PAIRS.len());
-    assert!(PAIRS.iter().filter(|pair| pair.0 == Supports).count() > 20);
+    let count = |verdict| PAIRS.iter().filter(|pair| pair.0 == verdict).count();
+    assert!(count(Supports) > 20 && count(Missed) * 10 < PAIRS.len());
 }

@@ -177,11 +177,16 @@ impl Cosines {
         // An embedder refuses longer inputs: those are judged by their words alone.
         let longest = embedder.info().max_tokens.saturating_sub(2);
         let mut texts: Vec<&str> = Vec::new();
+        let mut at_of: HashMap<&str, usize> = HashMap::new();
         let mut add = |text| -> Result<Option<usize>, ModelError> {
+            if let Some(at) = at_of.get(text) {
+                return Ok(Some(*at));
+            }
             if embedder.tokenizer().count(text)? > longest {
                 return Ok(None);
             }
             texts.push(text);
+            at_of.insert(text, texts.len() - 1);
             Ok(Some(texts.len() - 1))
         };
         let mut statement_at = Vec::new();

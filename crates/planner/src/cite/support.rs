@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Share of content words below which a quote is not worth embedding.
-const POSSIBLE: f32 = 0.4;
+const POSSIBLE: f32 = 0.5;
 
 /// Cosines that mean nothing in common and the same statement, for sentence embedders like MiniLM: unrelated sentences
 /// of one subject reach about 0.2, paraphrases 0.8.
@@ -46,8 +46,8 @@ impl Bar {
     /// other and those that do not. A source that the model names itself may say it in fewer of the same words.
     fn least(self) -> (f32, f32) {
         match self {
-            Bar::Claimed => (0.40, 0.62),
-            Bar::Unclaimed => (0.50, 0.62),
+            Bar::Claimed => (0.50, 0.62),
+            Bar::Unclaimed => (0.60, 0.65),
         }
     }
 }

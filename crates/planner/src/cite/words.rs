@@ -80,7 +80,6 @@ const STOP_WORDS: &[&str] = &[
     "our",
     "out",
     "over",
-   
     "same",
     "shall",
     "she",

@@ -104,11 +104,27 @@ fn a_caller_that_leaves_cancels_the_generation() {
 }
 
 #[test]
-fn a_caller_that_leaves_at_the_plan_starts_nothing() {
-    let fixture = Fixture::new(ScriptedGenerator::new(|_| "ok"));
+fn a_caller_that_leaves_at_the_plan_cancels_the_generation() {
+    let model =
+        ScriptedGenerator::new(|_| "a long answer that nobody waits for").with_token_delay(Duration::from_millis(20));
+    let fixture = Fixture::new(model);
     let result = fixture.planner.answer(&fixture.collection, &query(QUESTION), &mut |_| ControlFlow::Break(()));
     assert!(matches!(result, Err(PlannerError::Cancelled)));
-    assert!(fixture.model.requests().is_empty());
+    fixture.model.wait_idle();
+    assert_eq!(fixture.model.cancelled(), 1);
+}
+
+#[test]
+fn a_caller_can_leave_while_nothing_comes() {
+    // The first token takes far longer than the test may: only the waiting events can end it.
+    let model = ScriptedGenerator::new(|_| "late").with_token_delay(Duration::from_secs(3600));
+    let fixture = Fixture::new(model);
+    let mut waited = 0;
+    let result = fixture.planner.answer(&fixture.collection, &query(QUESTION), &mut |event| {
+        waited += usize::from(event == AnswerEvent::Waiting);
+        if waited == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(PlannerError::Cancelled)));
 }
 
 #[test]

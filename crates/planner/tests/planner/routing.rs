@@ -74,7 +74,7 @@ fn budgets_are_enforced_before_generating_and_their_advice_holds() {
     let budgets = [
         Budget { max_cost: Some(Money::from_nanos(1)), ..Budget::default() },
         Budget { max_latency_ms: Some(1), ..Budget::default() },
-        Budget { max_input_tokens: Some(140), ..Budget::default() },
+        Budget { max_input_tokens: Some(100), ..Budget::default() },
     ];
     for budget in budgets {
         for route in [None, Some(Route::Full)] {

@@ -73,6 +73,32 @@ fn a_reader_sees_each_commit_of_a_writer() {
 }
 
 #[test]
+fn a_reader_takes_over_an_index_whose_writer_died() {
+    let root = tempfile::tempdir().unwrap();
+    let reader = guide(root.path());
+    let folder = root.path().join("guide");
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    };
+    // As if killed between the catalog's commit and the index's: the index is put back to what it was.
+    copy(&folder.join("lexical"), &root.path().join(".before"));
+    let writer = guide(root.path());
+    ingest(&writer, FILES);
+    drop(writer);
+    std::fs::remove_dir_all(folder.join("lexical")).unwrap();
+    copy(&root.path().join(".before"), &folder.join("lexical"));
+    let results = search(&reader, "whales sing");
+    assert!(results.hits[0].lexical.is_some());
+    assert!(results.notes.is_empty(), "{:?}", results.notes);
+    // And gives the lock back.
+    ingest(&guide(root.path()), &[("new.md", "A new one.")]);
+}
+
+#[test]
 fn a_deleted_collection_is_gone_for_all() {
     let root = tempfile::tempdir().unwrap();
     let (here, there) = (open(root.path()), open(root.path()));
