@@ -25,8 +25,9 @@ pub(crate) struct Global {
     /// Configuration file, instead of ./edgewise.toml or the user's own
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Set one configuration value, such as server.port=9000 (may be repeated)
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    /// Set one configuration value, such as server.port=9000 (may be repeated; before the command)
+    // Not global: clap would let values after the command replace those before it, silently.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Log more (-v: debug, -vv: trace)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn an_error_body_becomes_a_sentence_and_an_exit_code() {
         let url = canned(
-            "HTTP/1.1 404 Not Found\r\ncontent-length: 52\r\n\r\n{\"error\":{\"message\":\"no such thing\",\"hint\":\"look up\"}}",
+            "HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n{\"error\":{\"message\":\"no such thing\",\"hint\":\"look up\"}}",
         );
         let error = Client::new(&url).get::<Value>("/x").unwrap_err();
         assert_eq!(error.to_string(), "no such thing (look up)");

@@ -2,7 +2,10 @@
 //!
 //! Colour is used where the terminal supports it and `NO_COLOR` is unset. Nothing here computes.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use owo_colors::{OwoColorize, Stream, Style};
@@ -168,7 +171,12 @@ pub(crate) fn answer_details(answer: &Answer) -> io::Result<()> {
     }
     if !answer.citations.is_empty() {
         line(&format!("\n{}", bold("Citations")))?;
+        let mut shown = BTreeSet::new();
         for citation in &answer.citations {
+            // Several sentences may rest on one place; it is shown once.
+            if !shown.insert((&citation.document, citation.span)) {
+                continue;
+            }
             let mut path: Vec<&str> = vec![&citation.uri];
             path.extend(citation.heading_path.iter().map(String::as_str));
             let method = match citation.method {

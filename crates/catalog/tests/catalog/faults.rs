@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use edgewise_catalog::{Batch, Catalog, CatalogError, NewDocument, OpenMode};
+use edgewise_catalog::{Batch, Catalog, CatalogError, OpenMode};
 use edgewise_types::{Generation, MetadataValue, Span};
 
 use super::{Change, document, meta};

@@ -18,7 +18,10 @@ use crate::{
 };
 
 const COLLECTION: &str = "guide";
-const QUESTION: &str = "What does a chunk carry besides its text, and why?";
+const QUESTION: &str = "What is a chunk?";
+
+/// The default model is small enough to go in circles: a short answer shows as much as a long one.
+const MAX_OUTPUT_TOKENS: usize = 48;
 
 pub(crate) fn run(args: &Quickstart, app: &App) -> Result<(), CliError> {
     let start = Instant::now();
@@ -54,7 +57,11 @@ pub(crate) fn run(args: &Quickstart, app: &App) -> Result<(), CliError> {
     step(3, "A question");
     let question = args.question.as_deref().unwrap_or(QUESTION);
     output::line(&format!("{}\n", output::bold(question)))?;
-    let request = edgewise_planner::Query { objective: app.objective(), ..edgewise_planner::Query::new(question) };
+    let request = edgewise_planner::Query {
+        objective: app.objective(),
+        max_output_tokens: Some(MAX_OUTPUT_TOKENS),
+        ..edgewise_planner::Query::new(question)
+    };
     let answer = query::ask(&stack, &name, &request, false)?;
     output::answer_details(&answer)?;
     output::line(&output::dim(&format!(
