@@ -60,7 +60,7 @@ pub struct IngestOptions {
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { remove_missing: None, batch_documents: 64, batch_chunks: 512, cancel: None, profile: None }
+        Self { remove_missing: None, batch_documents: 64, batch_chunks: 128, cancel: None, profile: None }
     }
 }
 
