@@ -22,7 +22,7 @@ use crate::{
     app::App,
     args::Ingest,
     client::Client,
-    error::{CliError, io_error},
+    error::CliError,
     interrupt, output,
     progress::{self, IngestBar},
     watch,
@@ -112,10 +112,13 @@ impl Target {
     }
 
     fn open_remote(args: &Ingest, client: Client) -> Result<Self, CliError> {
-        let mut body = json!({ "name": args.collection });
-        if let Some(path) = &args.profile {
-            body["profile"] = json!(fs::read_to_string(path).map_err(io_error("cannot read", path))?);
+        if args.profile.is_some() {
+            return Err(CliError::Usage(format!(
+                "--profile needs the collection in this process, but the server at {} holds it: stop the server and run this again",
+                client.url()
+            )));
         }
+        let body = json!({ "name": args.collection });
         let _: serde_json::Value = client.post("/v1/collections", &body)?;
         Ok(Self::Remote(client, args.collection.to_string()))
     }

@@ -56,10 +56,15 @@ pub(crate) fn serve(
         },
     });
     let announcement = ServerFile::announce(app.data_root(), &url)?;
-    output::line(&format!("serving on {}", output::bold(&url)))?;
-    output::line(&format!("  dashboard  {url}/"))?;
-    output::line(&format!("  API        {url}/v1/query, described at {url}/openapi.json"))?;
-    output::line(&output::dim("  Ctrl-C stops"))?;
+    let banner = format!(
+        "serving on {}\n  dashboard  {url}/\n  API        {url}/v1/query, described at {url}/openapi.json\n{}",
+        output::bold(&url),
+        output::dim("  Ctrl-C stops")
+    );
+    // Whoever started the server may have closed its output: no reason not to serve.
+    if let Err(error) = output::line(&banner) {
+        tracing::warn!(%error, "cannot print the server's address");
+    }
     let served = runtime.block_on(edgewise_gateway::serve(listener, state, stop_signal()));
     drop(announcement);
     served?;

@@ -2,9 +2,9 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Lines, Read},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
 /// A temporary folder with everything a run reads or writes.
@@ -81,7 +81,7 @@ impl World {
             panic!("the server did not start: {text}");
         };
         let url = first.strip_prefix("serving on ").unwrap_or_else(|| panic!("unexpected: {first}")).to_owned();
-        Server { child, url }
+        Server { child, url, _output: lines }
     }
 }
 
@@ -131,6 +131,8 @@ impl Ran {
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) url: String,
+    /// Kept open: what a server prints must have somewhere to go.
+    _output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Server {
