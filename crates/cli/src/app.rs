@@ -93,7 +93,7 @@ impl App {
         Ok(edgewise_engine::load_tokenizer(name, gguf(&self.files(name)?)?)?)
     }
 
-    fn generator(&self) -> Result<Arc<LocalGenerator>, CliError> {
+    pub(crate) fn generator(&self) -> Result<Arc<LocalGenerator>, CliError> {
         let name = &self.settings.models.generator;
         let files = self.files(name)?;
         Ok(Arc::new(edgewise_engine::load_generator(name, gguf(&files)?, &self.engine_options())?))

@@ -61,6 +61,9 @@ pub(crate) enum Command {
     Config(Config),
     /// Show tokens, cost and recent requests
     Usage(Usage),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 /// Arguments of `quickstart`.
@@ -339,6 +342,42 @@ pub(crate) struct Usage {
     /// Requests to list
     #[arg(long, default_value_t = 10)]
     pub(crate) recent: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Prefill and decode rates of the configured generator, batches, and what a cached prefix saves
+    Engine(BenchEngine),
+}
+
+/// Arguments of `bench engine`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchEngine {
+    /// Prompt lengths to prefill and then decode at, in tokens
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_value = "512,2048,8000")]
+    pub(crate) depths: Vec<usize>,
+    /// Tokens to decode in each measurement
+    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = clap::value_parser!(u64).range(2..))]
+    pub(crate) decode: u64,
+    /// Numbers of requests to decode at once
+    #[arg(long, value_name = "REQUESTS", value_delimiter = ',', default_value = "1,2,4,8,16")]
+    pub(crate) batches: Vec<usize>,
+    /// Prompt length of each request of a batch, in tokens
+    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    pub(crate) batch_prompt: usize,
+    /// Length of the prefix that is asked about cold and warm; 0 leaves this out
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096)]
+    pub(crate) prefix: usize,
+    /// Measurements of each figure; the median is shown
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) runs: u64,
+    /// Seed of the random prompts
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,5 +1,6 @@
 //! One module a command. Each turns arguments into calls of the libraries and prints what came of it.
 
+pub(crate) mod bench;
 pub(crate) mod collections;
 pub(crate) mod config;
 pub(crate) mod ingest;
