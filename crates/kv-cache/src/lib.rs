@@ -3,6 +3,22 @@
 //!
 //! Deliberately not here: tensors, devices, files, threads, a clock (time comes in as an argument).
 
+mod cache;
+mod error;
+mod identity;
+mod options;
 mod page;
+mod prefix;
+mod request;
+mod sequence;
+mod stats;
 
+pub use cache::KvCache;
+pub use error::{CacheError, OutOfPages};
+pub use identity::{Digest, Identity};
+pub use options::{CacheOptions, Reserved};
 pub use page::{HostSlot, Move, PageId};
+pub use prefix::{Export, Importing, Place, PrefixId, PrefixInfo, PrefixRecord};
+pub use request::{Boundary, Lookup, Miss, MissReason, OpenRequest, Opened, Priority, Refreshed, Ttl};
+pub use sequence::Sequence;
+pub use stats::{Evictions, MissCount, Stats, Times};
