@@ -14,11 +14,13 @@
 #![allow(unsafe_code)]
 
 mod chat_template;
+mod constraint;
 pub mod decoder;
 mod detokenizer;
 mod digest;
 mod embedder;
 mod error;
+mod grammar;
 mod load;
 mod sampler;
 mod serve;

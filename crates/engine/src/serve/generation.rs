@@ -16,12 +16,12 @@ use super::{
     queue::Call,
     step_model::StepModel,
 };
-use crate::{EngineError, detokenizer::Detokenizer, sampler::Sampler, stop::StopMatcher, tokenizer::GgufTokenizer};
+use crate::{EngineError, detokenizer::Detokenizer, sampler::Sampler, stop::StopMatcher, tokenizer::GeneratorTokenizer};
 
 /// What a generation runs on.
 pub(crate) struct Context<'a, M: StepModel> {
     pub(crate) model: &'a M,
-    pub(crate) tokenizer: &'a GgufTokenizer,
+    pub(crate) tokenizer: &'a GeneratorTokenizer,
     pub(crate) clock: &'a dyn Clock,
     /// Most tokens of one forward call of a prefill.
     pub(crate) prefill_chunk: usize,

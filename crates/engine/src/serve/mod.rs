@@ -34,7 +34,7 @@ use edgewise_types::TenantId;
 pub use clock::{Clock, SystemClock};
 pub(crate) use step_model::StepModel;
 
-use crate::{EngineError, chat_template::ChatTemplate, tokenizer::GgufTokenizer};
+use crate::{EngineError, chat_template::ChatTemplate, tokenizer::GeneratorTokenizer};
 use prefix_slots::PrefixSlots;
 use queue::{Call, Counters, Job, Load, Queue, lock};
 use worker::{Prefixes, Shared, Worker, fail_all};
@@ -70,7 +70,7 @@ impl Default for EngineOptions {
 /// A model on this machine.
 pub struct LocalGenerator {
     info: GeneratorInfo,
-    tokenizer: Arc<GgufTokenizer>,
+    tokenizer: Arc<GeneratorTokenizer>,
     template: ChatTemplate,
     shared: Arc<Shared>,
     max_queue_tokens: usize,
@@ -81,7 +81,7 @@ pub struct LocalGenerator {
 pub(crate) struct Parts<M: StepModel> {
     pub(crate) model: M,
     pub(crate) info: GeneratorInfo,
-    pub(crate) tokenizer: GgufTokenizer,
+    pub(crate) tokenizer: GeneratorTokenizer,
     pub(crate) template: ChatTemplate,
 }
 

@@ -90,7 +90,7 @@ fn options() -> EngineOptions {
 
 fn engine_with(options: EngineOptions, gated: bool) -> Engine {
     let vocabulary: GgufVocabulary = byte_vocabulary();
-    let tokenizer = GgufTokenizer::new(vocabulary).unwrap();
+    let tokenizer = GeneratorTokenizer::from_gguf(vocabulary).unwrap();
     let (permits, gate) = mpsc::channel();
     let (report, passes) = mpsc::channel();
     // Enough for the calibration, whatever its length; the rest is thrown away below.

@@ -26,7 +26,7 @@ use super::{
     queue::{Call, Counters, Job, Next, Queue, lock},
     step_model::StepModel,
 };
-use crate::tokenizer::GgufTokenizer;
+use crate::tokenizer::GeneratorTokenizer;
 
 /// How often expired prefixes are dropped while there is nothing to do.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ impl Shared {
 /// The worker's own belongings.
 pub(crate) struct Worker<M: StepModel> {
     pub(crate) model: M,
-    pub(crate) tokenizer: Arc<GgufTokenizer>,
+    pub(crate) tokenizer: Arc<GeneratorTokenizer>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) prefill_chunk: usize,
     pub(crate) states: HashMap<SlotId, M::State>,
