@@ -8,9 +8,9 @@ use edgewise_model_api::{GeneratorInfo, ModelError, Tokenizer};
 use crate::{
     BertEmbedder, EngineError, EngineOptions, LocalGenerator, SystemClock,
     chat_template::ChatTemplate,
-    decoder::{Decoder, DecoderError, GgufFile, KvState},
+    decoder::{Decoder, DecoderError, GgufFile},
     digest,
-    serve::{Parts, StepModel},
+    serve::Parts,
     tokenizer::{GeneratorTokenizer, GgufVocabulary},
 };
 
@@ -24,36 +24,6 @@ impl From<DecoderError> for EngineError {
             }
             other => Self::Decoder(other.to_string()),
         }
-    }
-}
-
-impl StepModel for Decoder {
-    type State = KvState;
-
-    fn vocabulary(&self) -> usize {
-        self.config().vocab_size
-    }
-
-    fn new_state(&self) -> KvState {
-        self.new_state()
-    }
-
-    fn forward(&self, state: &mut KvState, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        Ok(self.forward(state, tokens)?)
-    }
-
-    fn copy_prefix(&self, state: &KvState, tokens: usize) -> KvState {
-        let mut copy = state.clone();
-        copy.truncate(tokens);
-        copy
-    }
-
-    fn truncate(&self, state: &mut KvState, tokens: usize) {
-        state.truncate(tokens);
-    }
-
-    fn bytes(&self, state: &KvState) -> usize {
-        state.bytes()
     }
 }
 

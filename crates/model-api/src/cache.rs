@@ -9,7 +9,8 @@ use edgewise_types::TenantId;
 
 use crate::Retention;
 
-/// Why the tokens behind the resident prefix of a prompt were not resident.
+/// Why the tokens behind the resident prefix of a prompt were not resident, as far as its tenant may know: nothing here
+/// depends on what other tenants sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum MissReason {
@@ -28,8 +29,6 @@ pub enum MissReason {
     Evicted,
     /// Nothing like it was ever cached.
     NeverWritten,
-    /// Only another tenant has it, who does not share it.
-    OtherTenant,
     /// Another request computes it right now.
     InFlight,
 }
@@ -43,7 +42,6 @@ impl MissReason {
             Self::Expired => "expired",
             Self::Evicted => "evicted",
             Self::NeverWritten => "never_written",
-            Self::OtherTenant => "other_tenant",
             Self::InFlight => "in_flight",
         }
     }
@@ -103,7 +101,8 @@ pub struct CacheState {
     pub host_pages_used: usize,
     /// Prompt tokens found resident since the start.
     pub hit_tokens: u64,
-    /// Prompt tokens not found, by the name of the reason.
+    /// Prompt tokens not found, by the name of the reason. For the operator: here is also `other_tenant`, which no
+    /// tenant is told.
     pub miss_tokens: BTreeMap<String, u64>,
     /// Pages evicted, by cause.
     pub evicted_pages: BTreeMap<String, u64>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llguidance::{Matcher, api::StopReason, toktrie::SimpleVob};
 
 use super::compile::first_line;
-use crate::EngineError;
+use crate::{EngineError, constraint::TokenConstraint};
 
 /// Where an output stands in its grammar. Cloning takes the state along, for several outputs of one prompt.
 pub(crate) struct GrammarConstraint {
@@ -81,4 +81,22 @@ fn stuck(matcher: &Matcher, error: &dyn std::fmt::Display) -> EngineError {
         }
         _ => first_line(&error.to_string()),
     })
+}
+
+impl TokenConstraint for GrammarConstraint {
+    fn allowed(&mut self, logits: &mut [f32]) -> Result<(), EngineError> {
+        self.mask(logits)
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), EngineError> {
+        self.accept(token)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.is_finished()
+    }
+
+    fn fork(&self) -> Box<dyn TokenConstraint> {
+        Box::new(self.clone())
+    }
 }
