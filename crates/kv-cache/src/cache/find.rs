@@ -178,7 +178,6 @@ impl KvCache {
         walk: &Walk,
         wanted: usize,
     ) -> Option<Cause> {
-        account?;
         let start = walk.path.len() * self.options.page_tokens;
         let parent = self.digest_before(request.tenant, account, self.public_pages(request), &walk.path);
         let rest = &request.prompt[start..];

@@ -35,7 +35,8 @@ impl KvCache {
                     _ => {}
                 },
                 beside => {
-                    let id = self.publish(parent, tokens, account_of(sequence, index), own);
+                    let account = if index < sequence.public_pages { PUBLIC } else { sequence.account };
+                    let id = self.publish(parent, tokens, account, own);
                     self.supersede(beside, id);
                 }
             }
@@ -43,13 +44,14 @@ impl KvCache {
         }
     }
 
-    /// Publishes the last, incomplete page of a sequence that ends. Returns the node that holds the last tokens, this one
-    /// or another.
+    /// Publishes the last, incomplete page of a sequence that ends, unless it ended within the public part, of which only
+    /// whole pages are shared. Returns the node that holds the last tokens, this one or another.
     pub(super) fn publish_tail(&mut self, sequence: &Sequence) -> Option<NodeId> {
         let index = sequence.published;
         let tokens = &sequence.tokens[index * self.options.page_tokens..];
         let short = sequence.tokens.len() < self.options.min_prefix_tokens;
-        if tokens.is_empty() || short || tokens.len() >= self.options.page_tokens {
+        let whole = tokens.len() >= self.options.page_tokens;
+        if tokens.is_empty() || short || whole || index < sequence.public_pages {
             return None;
         }
         let own = sequence.pages[index];
@@ -62,7 +64,7 @@ impl KvCache {
                 None
             }
             beside => {
-                let id = self.publish(parent, tokens, account_of(sequence, index), own);
+                let id = self.publish(parent, tokens, sequence.account, own);
                 self.supersede(beside, id);
                 Some(id)
             }
@@ -133,9 +135,4 @@ impl KvCache {
             None => self.chain.gate(&digest, tenant),
         }
     }
-}
-
-/// Whose a sequence's `index`-th page is.
-fn account_of(sequence: &Sequence, index: usize) -> AccountId {
-    if index < sequence.public_pages { PUBLIC } else { sequence.account }
 }

@@ -1,8 +1,6 @@
 //! An engine without a model: pages hold, for each position, who wrote it and a hash of all tokens up to it, as keys and
 //! values would depend on them. Every move is executed; every forward pass reads what it attends to and checks it.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use super::*;
 use crate::{Boundary, KvCache, Miss, Move, OpenRequest, OutOfPages, PageId, PrefixId, Sequence};
 
@@ -88,15 +86,13 @@ impl Simulation {
 
     fn write(&mut self, live: &Live, tokens: &[u32]) {
         let held = live.sequence.tokens();
-        let mut all = live.sequence.token_ids().to_vec();
-        for (i, &token) in tokens.iter().enumerate() {
-            all.push(token);
-            let position = held + i;
+        let all = hashes(live.sequence.token_ids().iter().chain(tokens));
+        for (position, &hash) in all.iter().enumerate().skip(held) {
             let tenant = (position / PAGE >= live.public_pages).then_some(live.tenant);
             let page = live.sequence.pages()[position / PAGE];
             // Nobody else may see a page that is being written.
             assert!(!self.cache.is_shared(page), "a shared page is written");
-            self.device[page.0 as usize][position % PAGE] = Some(Cell { tenant, hash: hash(&all) });
+            self.device[page.0 as usize][position % PAGE] = Some(Cell { tenant, hash });
         }
     }
 
@@ -160,12 +156,11 @@ impl Simulation {
 
     /// A sequence reads exactly its own tokens, written by its tenant or by anybody in the public part.
     pub(super) fn check(&self, live: &Live) {
-        let tokens = live.sequence.token_ids();
-        for position in 0..tokens.len() {
+        for (position, hash) in hashes(live.sequence.token_ids()).into_iter().enumerate() {
             let page = live.sequence.pages()[position / PAGE];
             let tenant = (position / PAGE >= live.public_pages).then_some(live.tenant);
-            let expected = Cell { tenant, hash: hash(&tokens[..=position]) };
-            assert_eq!(self.device[page.0 as usize][position % PAGE], Some(expected), "position {position}");
+            let cell = self.device[page.0 as usize][position % PAGE];
+            assert_eq!(cell, Some(Cell { tenant, hash }), "position {position}");
         }
     }
 
@@ -190,8 +185,11 @@ impl Simulation {
     }
 }
 
-fn hash(tokens: &[u32]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    tokens.hash(&mut hasher);
-    hasher.finish()
+/// For each position, a hash (FNV-1a over tokens) of everything up to it.
+fn hashes<'a>(tokens: impl IntoIterator<Item = &'a u32>) -> Vec<u64> {
+    let step = |hash: &mut u64, &token: &u32| {
+        *hash = (*hash ^ u64::from(token)).wrapping_mul(0x100_0000_01b3);
+        Some(*hash)
+    };
+    tokens.into_iter().scan(0xcbf2_9ce4_8422_2325, step).collect()
 }
