@@ -3,15 +3,23 @@
 //!
 //! Deliberately not here: tensors, devices, files, threads, a clock (time comes in as an argument).
 
+mod budget;
 mod cache;
 mod error;
+mod ghosts;
+mod host;
 mod identity;
+mod list;
 mod options;
 mod page;
+mod pool;
 mod prefix;
+mod prefixes;
 mod request;
+mod running;
 mod sequence;
 mod stats;
+mod tree;
 
 pub use cache::KvCache;
 pub use error::{CacheError, OutOfPages};

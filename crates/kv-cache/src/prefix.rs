@@ -51,8 +51,10 @@ pub struct PrefixRecord {
     pub tenant: TenantId,
     /// See [`crate::OpenRequest::public_tokens`].
     pub public_tokens: usize,
-    /// Its tokens.
+    /// Its tokens, and after them those of its last page if that is public.
     pub tokens: Vec<u32>,
+    /// Its length.
+    pub at: usize,
     /// How long it stays after a use.
     pub ttl: Ttl,
     /// How long it stays if it isn't used.
@@ -68,6 +70,8 @@ pub struct Export {
     pub record: PrefixRecord,
     /// Where its pages are, in order. Of the last one, the positions beyond the prefix are of no interest.
     pub pages: Vec<Place>,
+    /// To be executed, in order, before the pages are read.
+    pub moves: Vec<Move>,
 }
 
 /// A prefix being put back. After `moves`, write the named pages, then hand it to

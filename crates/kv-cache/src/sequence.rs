@@ -2,7 +2,7 @@
 
 use edgewise_types::TenantId;
 
-use crate::{Boundary, PageId};
+use crate::{Boundary, PageId, budget::AccountId};
 
 /// One sequence of tokens and its block table. Made by [`crate::KvCache::open`] and [`crate::KvCache::fork`], given back
 /// by [`crate::KvCache::close`] or [`crate::KvCache::preempt`]; one that is dropped instead keeps its pages for good,
@@ -11,6 +11,7 @@ use crate::{Boundary, PageId};
 pub struct Sequence {
     pub(crate) id: u64,
     pub(crate) tenant: TenantId,
+    pub(crate) account: AccountId,
     /// Pages shared by all tenants, if they are complete.
     pub(crate) public_pages: usize,
     pub(crate) boundaries: Vec<Boundary>,
@@ -18,6 +19,8 @@ pub struct Sequence {
     pub(crate) tokens: Vec<u32>,
     /// Block table; those beyond the tokens are reserved.
     pub(crate) pages: Vec<PageId>,
+    /// Leading pages that are in the tree. Of the others, all but a last one found partly matching are its own.
+    pub(crate) published: usize,
     pub(crate) closed: bool,
 }
 
