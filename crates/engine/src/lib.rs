@@ -17,6 +17,8 @@ mod chat_template;
 pub mod decoder;
 mod detokenizer;
 mod digest;
+#[allow(dead_code, reason = "called once sequences live in pages")]
+mod durable;
 mod embedder;
 mod error;
 mod load;
