@@ -18,6 +18,8 @@ mod constraint;
 pub mod decoder;
 mod detokenizer;
 mod digest;
+#[allow(dead_code, reason = "called once sequences live in pages")]
+mod durable;
 mod embedder;
 mod error;
 mod grammar;
