@@ -22,6 +22,9 @@ mod error;
 mod load;
 mod sampler;
 mod serve;
+// Not yet what the scheduler runs.
+#[allow(dead_code)]
+mod step_model;
 mod stop;
 mod tokenizer;
 

@@ -4,10 +4,11 @@
 //! `2·layers·kv_heads·head_dim·2` bytes per position of its pages, which grow by doubling. Deliberately not here:
 //! sharing pages between sequences.
 
-use edgewise_kernels::{Attention, KernelError, KvLayout};
+use edgewise_kernels::{Attention, KernelError, KvLayout, PAGE};
+use edgewise_kv_cache::PageId;
 use half::f16;
 
-use super::DecoderConfig;
+use super::{DecoderConfig, PagedKv};
 
 /// Keys and values of one sequence, in f16. Made by [`Decoder::new_state`](super::Decoder::new_state), and usable only
 /// with a decoder of the same shape.
@@ -85,6 +86,30 @@ impl KvState {
     pub(super) fn attend(&self, layer: usize, heads: usize, q: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
         let Layer { keys, values } = &self.layers[layer];
         Attention { layout: self.layout, heads, q, first_position: self.tokens, keys, values }.run(out)
+    }
+
+    /// A state with the `tokens` positions that lie in `pages`.
+    #[allow(dead_code)]
+    pub(super) fn gather(kv: &PagedKv, layers: usize, pages: &[PageId], tokens: usize, layout: KvLayout) -> Self {
+        let size = layout.page_elements();
+        let used = &pages[..tokens.div_ceil(PAGE)];
+        let array = |from: &[f16]| used.iter().flat_map(|p| &from[p.0 as usize * size..][..size]).copied().collect();
+        let layer = |i| Layer { keys: array(&kv.layer(i).keys), values: array(&kv.layer(i).values) };
+        Self { layout, tokens, layers: (0..layers).map(layer).collect() }
+    }
+
+    /// Writes what lies from position `from` on back to `pages`.
+    #[allow(dead_code)]
+    pub(super) fn scatter(&self, kv: &mut PagedKv, pages: &[PageId], from: usize) {
+        let size = self.layout.page_elements();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let to = kv.layer_mut(i);
+            for page in from / PAGE..self.tokens.div_ceil(PAGE) {
+                let at = pages[page].0 as usize * size;
+                to.keys[at..at + size].copy_from_slice(&layer.keys[page * size..][..size]);
+                to.values[at..at + size].copy_from_slice(&layer.values[page * size..][..size]);
+            }
+        }
     }
 
     /// Counts `tokens` positions, written in every layer, as held.

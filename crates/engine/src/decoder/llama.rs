@@ -65,6 +65,11 @@ impl Decoder {
         self.inner.weights.bytes()
     }
 
+    #[allow(dead_code)]
+    pub(super) fn layout(&self) -> KvLayout {
+        self.inner.layout
+    }
+
     /// An empty sequence.
     pub fn new_state(&self) -> KvState {
         KvState::new(self.inner.layout, self.inner.config.layers)

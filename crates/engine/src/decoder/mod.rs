@@ -14,6 +14,9 @@ mod error;
 mod gguf;
 mod kv;
 mod llama;
+#[allow(dead_code)]
+mod pages;
+mod step;
 mod weights;
 
 pub use config::DecoderConfig;
@@ -21,3 +24,4 @@ pub use error::DecoderError;
 pub use gguf::GgufFile;
 pub use kv::KvState;
 pub use llama::{Arithmetic, Decoder};
+pub use pages::PagedKv;
