@@ -13,6 +13,7 @@
 // The mapped model files and the matrix kernels need it; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod backend;
 mod chat_template;
 mod constraint;
 pub mod decoder;

@@ -13,8 +13,8 @@ pub enum DecoderError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// The file is not GGUF, is damaged, or was cut short.
-    #[error("{} is not a usable GGUF file: {reason}; fetch the model again", path.display())]
+    /// The file is not what its name says, is damaged, or was cut short.
+    #[error("{} is not a usable model file: {reason}; fetch the model again", path.display())]
     Format {
         /// The file.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum DecoderError {
         reason: String,
     },
     /// A metadata key that is needed is missing or has another type.
-    #[error("the GGUF metadata key `{key}` {problem}; this model can't be used as it is")]
+    #[error("the metadata key `{key}` {problem}; this model can't be used as it is")]
     Metadata {
         /// The key.
         key: String,
@@ -76,7 +76,7 @@ pub enum DecoderError {
         page_bytes: usize,
     },
     /// A sequence was given too few pages, or one that does not exist.
-    #[error("the block table of a sequence has {problem}: it must name existing pages for every position")]
+    #[error("the block table of a sequence has {problem}: it must name an existing page for every position")]
     BlockTable {
         /// What is wrong with it.
         problem: String,
