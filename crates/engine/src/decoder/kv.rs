@@ -4,7 +4,7 @@
 //! `2·layers·kv_heads·head_dim·2` bytes per position of its pages, which grow by doubling. Deliberately not here:
 //! sharing pages between sequences.
 
-use edgewise_kernels::{Attention, KernelError, KvLayout, PAGE};
+use edgewise_kernels::{AttentionEntry, KernelError, KvLayout, PAGE, PagedAttention};
 use edgewise_kv_cache::PageId;
 use half::f16;
 
@@ -78,14 +78,37 @@ impl KvState {
 
     /// Writes keys and values, `[tokens, kv_heads, head_dim]`, of the positions after those held.
     pub(super) fn write(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<(), KernelError> {
+        let rows = k.len() / (self.layout.kv_heads() * self.layout.head_dim());
+        let pages = self.table();
         let Layer { keys, values } = &mut self.layers[layer];
-        self.layout.write(k, v, self.tokens, keys, values)
+        let entry = AttentionEntry { first_row: 0, rows, position: self.tokens, pages: &pages };
+        self.layout.write(k, v, &[entry], keys, values)
     }
 
     /// Attention of the queries at the positions after those held, whose keys and values have been written.
     pub(super) fn attend(&self, layer: usize, heads: usize, q: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
         let Layer { keys, values } = &self.layers[layer];
-        Attention { layout: self.layout, heads, q, first_position: self.tokens, keys, values }.run(out)
+        let rows = q.len() / (heads * self.layout.head_dim());
+        let entries = [AttentionEntry { first_row: 0, rows, position: self.tokens, pages: &self.table() }];
+        PagedAttention {
+            layout: self.layout,
+            heads,
+            scale: (1.0 / (self.layout.head_dim() as f64).sqrt()) as f32,
+            q,
+            entries: &entries,
+            keys,
+            values,
+            window: None,
+            sinks: 0,
+            alibi: None,
+        }
+        .run(out)
+    }
+
+    /// The pages lie one after the other.
+    fn table(&self) -> Vec<u32> {
+        let elements = self.layers.first().map_or(0, |layer| layer.keys.len());
+        (0..(elements / self.layout.page_elements()) as u32).collect()
     }
 
     /// A state with the `tokens` positions that lie in `pages`.

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use edgewise_kernels::{KvLayout, Product, Rope, Rotation, Workspace, add, matmul, rms_norm, silu_mul};
+use edgewise_kernels::{
+    KvLayout, Pairing, Product, Rope, Rotation, Workspace, add, matmul, rms_norm, rope_frequencies, silu_mul,
+};
 
 use super::{
     DecoderConfig, DecoderError, GgufFile, KvState,
@@ -50,7 +52,8 @@ impl Decoder {
     pub fn load_gguf_with(gguf: &GgufFile, arithmetic: Arithmetic) -> Result<Self, DecoderError> {
         let config = DecoderConfig::from_gguf(gguf)?;
         let layout = KvLayout::new(config.kv_heads, config.head_dim)?;
-        let rope = Rope::new(config.head_dim, config.rotary_dim, config.rope_theta)?;
+        let frequencies = rope_frequencies(config.rotary_dim, config.rope_theta);
+        let rope = Rope::new(config.head_dim, Pairing::Adjacent, frequencies, 1.0)?;
         let weights = Weights::load(gguf, &config, arithmetic)?;
         Ok(Self { inner: Arc::new(Inner { config, layout, rope, weights }) })
     }
@@ -126,7 +129,7 @@ impl Inner {
             self.weights.embedding.row(*token as usize, out)?;
         }
         let mut buffers = Buffers {
-            rotation: self.rope.rotation(state.tokens(), tokens.len()),
+            rotation: self.rope.rotation(state.tokens()..state.tokens() + tokens.len()),
             workspace: Workspace::default(),
             normed: zeros(hidden),
             q: zeros(heads * head_dim),

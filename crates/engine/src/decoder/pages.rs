@@ -3,7 +3,7 @@
 //! Layer by layer, keys and values each are one array of pages, `[page][page_elements]`, in the layout of the attention
 //! kernel. A page takes `2·layers·kv_heads·head_dim·2` bytes per position. Deliberately not here: who owns which page.
 
-use edgewise_kernels::{KvLayout, PAGE};
+use edgewise_kernels::KvLayout;
 use edgewise_kv_cache::PageId;
 use half::f16;
 
@@ -93,5 +93,5 @@ impl PagedKv {
 
 /// Bytes of one page over all layers, keys and values.
 pub(crate) fn page_bytes(layout: KvLayout, layers: usize) -> usize {
-    2 * layers * layout.kv_heads() * layout.head_dim() * PAGE * size_of::<f16>()
+    2 * layers * layout.page_elements() * size_of::<f16>()
 }
