@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use edgewise_kernels::{
     KvLayout, Pairing, Product, Rope, Rotation, Workspace, add, matmul, rms_norm, rope_frequencies, silu_mul,
+    with_team,
 };
 
 use super::{
@@ -102,7 +103,7 @@ impl Decoder {
             return Err(DecoderError::UnknownToken { token, vocab_size });
         }
         // Inside the pool from the start: each of some hundred parallel sections would otherwise hand over twice.
-        rayon::scope(|_| self.inner.forward(state, tokens))
+        with_team(|| self.inner.forward(state, tokens))
     }
 }
 
