@@ -99,7 +99,7 @@ pub fn load_tokenizer(model: &str, gguf: &Path) -> Result<Arc<dyn Tokenizer>, Mo
 }
 
 /// Reads `tokenizer.ggml.*`.
-fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
+pub(crate) fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
     let strings = |key: &str| -> Result<Vec<String>, EngineError> {
         Ok(gguf.strings(key)?.into_iter().map(str::to_owned).collect())
     };

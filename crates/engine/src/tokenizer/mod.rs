@@ -15,6 +15,8 @@ mod gguf;
 mod json;
 mod pre;
 mod sentencepiece;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use folder::chat_template;
 pub(crate) use generator::{ControlMatch, GeneratorTokenizer};
