@@ -27,7 +27,7 @@ mod serve;
 mod stop;
 mod tokenizer;
 
-pub use embedder::BertEmbedder;
+pub use embedder::{BertEmbedder, EmbedderArithmetic};
 pub use error::EngineError;
-pub use load::{load_embedder, load_generator, load_tokenizer};
+pub use load::{load_embedder, load_embedder_with, load_generator, load_tokenizer};
 pub use serve::{Clock, EngineOptions, LocalGenerator, SystemClock};

@@ -6,7 +6,7 @@ use candle_core::quantized::gguf_file::Value;
 use edgewise_model_api::{GeneratorInfo, ModelError, Tokenizer};
 
 use crate::{
-    BertEmbedder, EngineError, EngineOptions, LocalGenerator, SystemClock,
+    BertEmbedder, EmbedderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
     chat_template::ChatTemplate,
     decoder::{Decoder, DecoderError, GgufFile, KvState},
     digest,
@@ -160,5 +160,17 @@ fn scores(gguf: &GgufFile) -> Result<Vec<f32>, EngineError> {
 /// # Errors
 /// [`ModelError::Load`], with one sentence on what is wrong with which file.
 pub fn load_embedder(model: &str, folder: &Path) -> Result<BertEmbedder, ModelError> {
-    BertEmbedder::load(model, folder).map_err(|e| e.on_load(model))
+    load_embedder_with(model, folder, EmbedderArithmetic::default())
+}
+
+/// As [`load_embedder`], in the arithmetic given.
+///
+/// # Errors
+/// As there.
+pub fn load_embedder_with(
+    model: &str,
+    folder: &Path,
+    arithmetic: EmbedderArithmetic,
+) -> Result<BertEmbedder, ModelError> {
+    BertEmbedder::load(model, folder, arithmetic).map_err(|e| e.on_load(model))
 }

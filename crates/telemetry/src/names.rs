@@ -94,6 +94,12 @@ metrics! {
         "Generations waiting or running in the engine.";
     ENGINE_QUEUE_PREFILL_TOKENS = "edgewise_engine_queue_prefill_tokens", Gauge, Count, [],
         "Prompt tokens of accepted generations that are not prefilled yet.";
+    EMBED_QUEUE_TOKENS = "edgewise_embed_queue_tokens", Gauge, Count, [],
+        "Tokens of texts waiting for the embedder or being embedded.";
+    EMBED_CACHE_HITS_TOTAL = "edgewise_embed_cache_hits_total", Counter, Count, [],
+        "Texts whose vectors were in the embedder's cache.";
+    EMBED_CACHE_MISSES_TOTAL = "edgewise_embed_cache_misses_total", Counter, Count, [],
+        "Texts whose vectors had to be computed, or were refused.";
 }
 
 /// Tells the installed recorder type, unit and meaning of every metric. [`crate::install_metrics`] does this.
