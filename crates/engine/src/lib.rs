@@ -13,6 +13,7 @@
 // The mapped model files and the matrix kernels need it; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod backend;
 mod chat_template;
 mod constraint;
 pub mod decoder;
@@ -24,6 +25,9 @@ mod grammar;
 mod load;
 mod sampler;
 mod serve;
+// Not yet what the scheduler runs.
+#[allow(dead_code)]
+mod step_model;
 mod stop;
 mod tokenizer;
 

@@ -34,18 +34,18 @@ impl StepModel for Decoder {
         self.config().vocab_size
     }
 
+    #[allow(clippy::expect_used)]
     fn new_state(&self) -> KvState {
-        self.new_state()
+        self.new_state().expect("an empty state takes no memory")
     }
 
     fn forward(&self, state: &mut KvState, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        Ok(self.forward(state, tokens)?)
+        Ok(state.forward(tokens)?)
     }
 
+    #[allow(clippy::expect_used)]
     fn copy_prefix(&self, state: &KvState, tokens: usize) -> KvState {
-        let mut copy = state.clone();
-        copy.truncate(tokens);
-        copy
+        state.clone_prefix(tokens).expect("there is memory for a copy")
     }
 
     fn truncate(&self, state: &mut KvState, tokens: usize) {

@@ -16,22 +16,27 @@
 mod activations;
 mod attention;
 mod error;
+mod gates;
 mod kv_layout;
 mod matmul;
 mod matrix;
+mod parallel;
 pub mod reference;
+mod rotary;
 mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;
 
 pub use activations::Workspace;
-pub use attention::Attention;
+pub use attention::PagedAttention;
 pub use error::KernelError;
-pub use kv_layout::{KvLayout, PAGE};
+pub use gates::{Gelu, gelu, silu_mul};
+pub use kv_layout::{AttentionEntry, KvLayout, PAGE};
 pub use matmul::{Product, matmul};
 pub use matrix::{PackedMatrix, WeightFormat};
-pub use rows::{Rope, Rotation, add, rms_norm, silu_mul};
+pub use rotary::{Pairing, Rope, Rotation, rope_frequencies};
+pub use rows::{add, layer_norm, rms_norm};
 
 /// The instruction set the kernels use on this machine: `avx512-vnni`, `avx2` or `portable`.
 pub fn instruction_set() -> &'static str {
