@@ -1,6 +1,6 @@
 //! Model loading, decoding, sampling and embedding on this machine; implements the model API.
 //!
-//! - [`load_generator`]: a GGUF file becomes a [`LocalGenerator`] with tokenizer, chat template, prefix cache and
+//! - [`load_generator`]: a GGUF file, or a folder with safetensors, becomes a [`LocalGenerator`] with tokenizer, chat template, prefix cache and
 //!   calibrated latency curve.
 //! - [`load_embedder`]: a folder with a BERT-family checkpoint becomes a [`BertEmbedder`].
 //!
@@ -23,6 +23,7 @@ mod embedder;
 mod error;
 mod grammar;
 mod load;
+mod model_files;
 mod sampler;
 mod serve;
 // Not yet what the scheduler runs.

@@ -13,8 +13,8 @@ use crate::{
     EngineError,
     chat_template::ChatTemplate,
     constraint::TokenConstraint,
-    decoder::{Decoder, GgufFile},
-    load,
+    decoder::Decoder,
+    model_files::ModelFiles,
     tokenizer::{GeneratorTokenizer, byte_vocabulary},
 };
 
@@ -144,12 +144,10 @@ struct Model {
 static MODEL: LazyLock<Model> = LazyLock::new(|| {
     let folder = std::env::var_os("EDGEWISE_TEST_MODELS").expect("EDGEWISE_TEST_MODELS is not set: run ./scripts/test");
     let path = PathBuf::from(folder).join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
-    let gguf = GgufFile::open(path).unwrap();
-    let tokenizer = Arc::new(GeneratorTokenizer::from_gguf(load::vocabulary(&gguf).unwrap()).unwrap());
-    let template = gguf.string("tokenizer.chat_template").unwrap().to_owned();
-    let template = ChatTemplate::new(template, tokenizer.bos(), tokenizer.eos()).unwrap();
+    let ModelFiles { decoder, tokenizer, template, .. } = ModelFiles::load("smollm2", &path, None).unwrap();
+    let tokenizer = Arc::new(tokenizer);
     let compiler = GrammarCompiler::new(tokenizer.clone());
-    Model { decoder: Decoder::load_gguf(&gguf).unwrap(), tokenizer, template, compiler }
+    Model { decoder, tokenizer, template, compiler }
 });
 
 /// A pseudo-random draw of bounded entropy, so that outputs differ from the likeliest ones.
@@ -174,8 +172,8 @@ fn write(grammar: Grammar<'_>, question: &str, temperature: f32, most: usize) ->
     let Model { decoder, tokenizer, template, compiler } = &*MODEL;
     let prompt = template.encode(tokenizer, &[ChatMessage::text(Role::User, question)]).unwrap().tokens;
     let mut constraint = compiler.compile(grammar).unwrap();
-    let mut state = decoder.new_state();
-    let mut logits = decoder.forward(&mut state, &prompt).unwrap();
+    let mut state = decoder.new_state().unwrap();
+    let mut logits = state.forward(&prompt).unwrap();
     let mut ids = Vec::new();
     let mut seed = 7;
     for _ in 0..most {
@@ -190,7 +188,7 @@ fn write(grammar: Grammar<'_>, question: &str, temperature: f32, most: usize) ->
         if constraint.is_finished() {
             return (tokenizer.decode(&ids).unwrap(), true);
         }
-        logits = decoder.forward(&mut state, &[id]).unwrap();
+        logits = state.forward(&[id]).unwrap();
     }
     (tokenizer.decode(&ids).unwrap(), false)
 }
