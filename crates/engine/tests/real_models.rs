@@ -9,7 +9,10 @@ use std::{
     time::Instant,
 };
 
-use edgewise_engine::{BertEmbedder, EngineOptions, LocalGenerator, decoder::GgufFile, load_embedder, load_generator};
+use edgewise_engine::{
+    BertEmbedder, EmbedderArithmetic, EngineOptions, LocalGenerator, decoder::GgufFile, load_embedder,
+    load_embedder_with, load_generator,
+};
 use edgewise_model_api::{
     Boundary, ChatMessage, ChatPart, Embedder, FinishReason, GenerateRequest, GenerationEvent, Generator, ModelError,
     Prompt, Retention, Role, Sampling,
@@ -240,29 +243,54 @@ fn dot(a: &[f32], b: impl Iterator<Item = f64>) -> f64 {
 
 #[test]
 fn embeddings_match_a_double_precision_reference() {
+    let exact = load_embedder_with("exact", &models().join("all-minilm-l6-v2"), EmbedderArithmetic::Exact).unwrap();
+    assert_ne!(exact.info().digest, EMBEDDER.info().digest, "other vectors, another digest");
     let file = golden("minilm_embeddings.json");
     let rows = file["rows"].as_array().unwrap();
     let texts: Vec<&str> = rows.iter().map(|row| row["text"].as_str().unwrap()).collect();
-    let together = EMBEDDER.embed(&texts).unwrap();
-    for (row, vector) in rows.iter().zip(&together) {
-        assert_eq!(EMBEDDER.tokenizer().encode(row["text"].as_str().unwrap()).unwrap(), ids(&row["tokens"]));
-        assert_eq!(vector.len(), EMBEDDER.info().dimension);
-        let reference = || row["vector"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap());
-        assert!(dot(vector, reference()) > 0.999_999, "{}", row["text"]);
-        let largest = vector.iter().zip(reference()).map(|(x, y)| (f64::from(*x) - y).abs()).fold(0.0, f64::max);
-        assert!(largest < 1e-5, "{}: off by {largest}", row["text"]);
-        let length = dot(vector, vector.iter().map(|&x| f64::from(x)));
-        assert!((length - 1.0).abs() < 1e-5);
-    }
-    // Alone or together, first or last: the same vector.
-    let alone = EMBEDDER.embed(&texts[1..2]).unwrap();
-    assert!(dot(&alone[0], together[1].iter().map(|&x| f64::from(x))) > 0.999_999);
-    let many: Vec<&str> = texts.iter().copied().cycle().skip(3).take(100).collect();
-    for (text, vector) in many.iter().zip(EMBEDDER.embed(&many).unwrap()) {
-        let i = texts.iter().position(|t| t == text).unwrap();
-        assert!(dot(&vector, together[i].iter().map(|&x| f64::from(x))) > 0.999_999);
+    for (embedder, cosine, difference) in [(&exact, 0.999_999, 1e-5), (&*EMBEDDER, 0.999, 1e-2)] {
+        for (row, vector) in rows.iter().zip(embedder.embed(&texts).unwrap()) {
+            assert_eq!(embedder.tokenizer().encode(row["text"].as_str().unwrap()).unwrap(), ids(&row["tokens"]));
+            assert_eq!(vector.len(), embedder.info().dimension);
+            let reference = || row["vector"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap());
+            let found = dot(&vector, reference());
+            assert!(found > cosine, "{}: cosine {found}", row["text"]);
+            let largest = vector.iter().zip(reference()).map(|(x, y)| (f64::from(*x) - y).abs()).fold(0.0, f64::max);
+            assert!(largest < difference, "{}: off by {largest}", row["text"]);
+            let length = dot(&vector, vector.iter().map(|&x| f64::from(x)));
+            assert!((length - 1.0).abs() < 1e-5);
+        }
     }
     assert!(EMBEDDER.embed(&[]).unwrap().is_empty());
+}
+
+/// Alone, among others, from several threads at once, and from the cache.
+#[test]
+fn a_text_has_one_vector_bit_for_bit() {
+    let folder = models().join("all-minilm-l6-v2");
+    let file = golden("minilm_embeddings.json");
+    let rows = file["rows"].as_array().unwrap();
+    let texts: Vec<&str> = rows.iter().map(|row| row["text"].as_str().unwrap()).collect();
+    let bits = |vector: &Vec<f32>| vector.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for arithmetic in [EmbedderArithmetic::Exact, EmbedderArithmetic::Integer8] {
+        let load = || load_embedder_with("minilm", &folder, arithmetic).unwrap();
+        let one = load();
+        let alone: Vec<_> = texts.iter().map(|text| bits(&one.embed(&[text]).unwrap()[0])).collect();
+        let cached: Vec<_> = one.embed(&texts).unwrap().iter().map(bits).collect();
+        assert_eq!(cached, alone);
+        let other = load();
+        let filler: Vec<String> = (0..60).map(|i| format!("{} number {i}", "some words ".repeat(i % 17))).collect();
+        std::thread::scope(|scope| {
+            let ask = |shift: usize| {
+                let mut together: Vec<&str> = filler.iter().skip(shift).map(String::as_str).collect();
+                together.extend(texts.iter().chain(&texts));
+                let vectors = other.embed(&together).unwrap();
+                let found: Vec<_> = vectors[filler.len() - shift..].iter().map(bits).collect();
+                assert_eq!(found, [&alone[..], &alone[..]].concat());
+            };
+            [0, 20, 40].map(|shift| scope.spawn(move || ask(shift)));
+        });
+    }
 }
 
 #[test]

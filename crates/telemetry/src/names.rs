@@ -113,6 +113,12 @@ metrics! {
         "Tokens of stable prefixes not found resident, by reason.";
     KV_EVICTED_PAGES_TOTAL = "edgewise_kv_evicted_pages_total", Counter, Count, [REASON],
         "Pages of keys and values evicted, by reason.";
+    EMBED_QUEUE_TOKENS = "edgewise_embed_queue_tokens", Gauge, Count, [],
+        "Tokens of texts waiting for the embedder or being embedded.";
+    EMBED_CACHE_HITS_TOTAL = "edgewise_embed_cache_hits_total", Counter, Count, [],
+        "Texts whose vectors were in the embedder's cache.";
+    EMBED_CACHE_MISSES_TOTAL = "edgewise_embed_cache_misses_total", Counter, Count, [],
+        "Texts whose vectors had to be computed, or were refused.";
 }
 
 /// Tells the installed recorder type, unit and meaning of every metric. [`crate::install_metrics`] does this.
