@@ -2,15 +2,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use edgewise_model_api::{GeneratorInfo, ModelError, Tokenizer};
+use candle_core::quantized::gguf_file::Value;
+use edgewise_model_api::{ModelError, Tokenizer};
 
 use crate::{
-    BertEmbedder, EngineError, EngineOptions, LocalGenerator, SystemClock,
-    chat_template::ChatTemplate,
-    decoder::{Decoder, DecoderError, GgufFile, KvState},
-    digest,
-    serve::{Parts, StepModel},
-    tokenizer::{GgufTokenizer, GgufVocabulary},
+    BertEmbedder, EmbedderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
+    decoder::{DecoderError, GgufFile},
+    model_files::{self, ModelFiles},
+    serve::Parts,
+    tokenizer::GgufVocabulary,
 };
 
 impl From<DecoderError> for EngineError {
@@ -26,79 +26,33 @@ impl From<DecoderError> for EngineError {
     }
 }
 
-impl StepModel for Decoder {
-    type State = KvState;
-
-    fn vocabulary(&self) -> usize {
-        self.config().vocab_size
-    }
-
-    fn new_state(&self) -> KvState {
-        self.new_state()
-    }
-
-    fn forward(&self, state: &mut KvState, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        Ok(self.forward(state, tokens)?)
-    }
-
-    fn copy_prefix(&self, state: &KvState, tokens: usize) -> KvState {
-        let mut copy = state.clone();
-        copy.truncate(tokens);
-        copy
-    }
-
-    fn truncate(&self, state: &mut KvState, tokens: usize) {
-        state.truncate(tokens);
-    }
-
-    fn bytes(&self, state: &KvState) -> usize {
-        state.bytes()
-    }
-}
-
-/// Loads a generator from a GGUF file, measures its latency curve (about a second) and starts its worker. `model` is
-/// the name it goes by.
+/// Loads a generator, measures its latency curve (about a second) and starts its worker. `path` is a GGUF file, or a folder
+/// as transformers saves it, with `config.json`, `*.safetensors`, `tokenizer.json` and a chat template. `model` is the name
+/// it goes by.
 ///
 /// # Errors
-/// [`ModelError::Load`], with one sentence on what is wrong with the file.
-pub fn load_generator(model: &str, gguf: &Path, options: &EngineOptions) -> Result<LocalGenerator, ModelError> {
-    try_load_generator(model, gguf, options).map_err(|e| e.on_load(model))
+/// [`ModelError::Load`], with one sentence on what is wrong with which file.
+pub fn load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, ModelError> {
+    try_load_generator(model, path, options).map_err(|e| e.on_load(model))
 }
 
 fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
-    let gguf = GgufFile::open(path)?;
-    let tokenizer = GgufTokenizer::new(vocabulary(&gguf)?)?;
-    let template = gguf.string("tokenizer.chat_template")?.to_owned();
-    let template = ChatTemplate::new(template, tokenizer.bos(), tokenizer.eos())?;
-    let decoder = Decoder::load_gguf(&gguf)?;
-    if decoder.config().vocab_size != tokenizer.vocabulary_size() {
-        let reason = format!(
-            "its weights know {} tokens, its tokenizer {}",
-            decoder.config().vocab_size,
-            tokenizer.vocabulary_size()
-        );
-        return Err(EngineError::BadFile { path: path.to_owned(), reason });
-    }
-    let trained = decoder.config().context_window;
-    let info = GeneratorInfo {
-        model: model.to_owned(),
-        digest: digest::of_files(&[path])?,
-        context_window: options.context_window.map_or(trained, |window| window.min(trained)),
-    };
+    let ModelFiles { decoder, tokenizer, template, info } = ModelFiles::load(model, path, options.context_window)?;
     LocalGenerator::start(Parts { model: decoder, info, tokenizer, template }, options, Arc::new(SystemClock))
 }
 
-/// Loads only the tokenizer of a GGUF file: enough to count tokens, without the weights. `model` is the name it goes by.
+/// Loads only the tokenizer of a GGUF file or folder: enough to count tokens, without the weights. `model` is the name it
+/// goes by.
 ///
 /// # Errors
 /// [`ModelError::Load`], with one sentence on what is wrong with the file.
-pub fn load_tokenizer(model: &str, gguf: &Path) -> Result<Arc<dyn Tokenizer>, ModelError> {
-    let load = || GgufTokenizer::new(vocabulary(&GgufFile::open(gguf)?)?);
-    load().map(|tokenizer| Arc::new(tokenizer) as Arc<dyn Tokenizer>).map_err(|e| e.on_load(model))
+pub fn load_tokenizer(model: &str, path: &Path) -> Result<Arc<dyn Tokenizer>, ModelError> {
+    let tokenizer = model_files::tokenizer(path);
+    tokenizer.map(|tokenizer| Arc::new(tokenizer) as Arc<dyn Tokenizer>).map_err(|e| e.on_load(model))
 }
 
 /// Reads `tokenizer.ggml.*`.
-fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
+pub(crate) fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
     let strings = |key: &str| -> Result<Vec<String>, EngineError> {
         Ok(gguf.strings(key)?.into_iter().map(str::to_owned).collect())
     };
@@ -109,20 +63,48 @@ fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
             Some(_) => Ok(u32::try_from(gguf.integer(&key)?).ok()),
         }
     };
-    let types = "tokenizer.ggml.token_type";
-    let token_types = if gguf.value(types).is_some() { gguf.integers(types)? } else { Vec::new() };
+    let integers = |key: &str| if gguf.value(key).is_some() { gguf.integers(key) } else { Ok(Vec::new()) };
+    let flag = |key: &str| if gguf.value(key).is_some() { gguf.flag(key).map(Some) } else { Ok(None) };
     let pre = "tokenizer.ggml.pre";
+    let merges = "tokenizer.ggml.merges";
+    let charsmap =
+        matches!(gguf.value("tokenizer.ggml.precompiled_charsmap"), Some(Value::Array(map)) if !map.is_empty());
     Ok(GgufVocabulary {
         model: gguf.string("tokenizer.ggml.model")?.to_owned(),
         // Files older than the key are refused rather than cut by a guess.
         pre: if gguf.value(pre).is_some() { gguf.string(pre)?.to_owned() } else { "(none)".to_owned() },
         tokens: strings("tokenizer.ggml.tokens")?,
-        token_types: token_types.into_iter().map(|kind| u32::try_from(kind).unwrap_or(u32::MAX)).collect(),
-        merges: strings("tokenizer.ggml.merges")?,
+        token_types: integers("tokenizer.ggml.token_type")?
+            .into_iter()
+            .map(|kind| u32::try_from(kind).unwrap_or(u32::MAX))
+            .collect(),
+        scores: scores(gguf)?,
+        // SentencePiece vocabularies have none; byte-level ones without merges are not vocabularies at all.
+        merges: if gguf.value(merges).is_some() || gguf.string("tokenizer.ggml.model")? == "gpt2" {
+            strings(merges)?
+        } else {
+            Vec::new()
+        },
+        space_prefix: flag("tokenizer.ggml.add_space_prefix")?,
+        normalises: charsmap || flag("tokenizer.ggml.remove_extra_whitespaces")?.unwrap_or(false),
         bos: id("bos")?,
         eos: id("eos")?,
         further_ends: [id("eot")?, id("eom")?].into_iter().flatten().collect(),
     })
+}
+
+/// `tokenizer.ggml.scores`, empty if there are none.
+fn scores(gguf: &GgufFile) -> Result<Vec<f32>, EngineError> {
+    const KEY: &str = "tokenizer.ggml.scores";
+    let wrong = || EngineError::BadFile { path: gguf.path().to_owned(), reason: format!("`{KEY}` holds no numbers") };
+    match gguf.value(KEY) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(values)) => {
+            let score = |value: &Value| if let Value::F32(score) = value { Ok(*score) } else { Err(wrong()) };
+            values.iter().map(score).collect()
+        }
+        Some(_) => Err(wrong()),
+    }
 }
 
 /// Loads an embedder of the BERT family from `folder`, which holds `config.json`, `model.safetensors` and
@@ -131,5 +113,17 @@ fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
 /// # Errors
 /// [`ModelError::Load`], with one sentence on what is wrong with which file.
 pub fn load_embedder(model: &str, folder: &Path) -> Result<BertEmbedder, ModelError> {
-    BertEmbedder::load(model, folder).map_err(|e| e.on_load(model))
+    load_embedder_with(model, folder, EmbedderArithmetic::default())
+}
+
+/// As [`load_embedder`], in the arithmetic given.
+///
+/// # Errors
+/// As there.
+pub fn load_embedder_with(
+    model: &str,
+    folder: &Path,
+    arithmetic: EmbedderArithmetic,
+) -> Result<BertEmbedder, ModelError> {
+    BertEmbedder::load(model, folder, arithmetic).map_err(|e| e.on_load(model))
 }

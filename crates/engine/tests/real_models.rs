@@ -9,7 +9,10 @@ use std::{
     time::Instant,
 };
 
-use edgewise_engine::{BertEmbedder, EngineOptions, LocalGenerator, decoder::GgufFile, load_embedder, load_generator};
+use edgewise_engine::{
+    BertEmbedder, EmbedderArithmetic, EngineOptions, LocalGenerator, decoder::GgufFile, load_embedder,
+    load_embedder_with, load_generator,
+};
 use edgewise_model_api::{
     Boundary, ChatMessage, ChatPart, Embedder, FinishReason, GenerateRequest, GenerationEvent, Generator, ModelError,
     Prompt, Retention, Role, Sampling,
@@ -166,11 +169,13 @@ fn generate(generator: &LocalGenerator, request: GenerateRequest) -> Output {
 
 fn request(tokens: &[u32], max_tokens: usize) -> GenerateRequest {
     GenerateRequest {
-        prompt: Prompt { tokens: tokens.to_vec(), boundaries: Vec::new() },
+        prompt: Prompt { tokens: tokens.to_vec(), ..Prompt::default() },
         sampling: Sampling::default(),
         max_tokens,
         stop: Vec::new(),
         tenant: TenantId::local(),
+        n: 1,
+        constraint: None,
     }
 }
 
@@ -187,8 +192,8 @@ fn the_model_answers_and_ends_its_turn() {
 /// Cold, extended, truncated and copied prefixes, at lengths around chunk and page borders, on real arithmetic.
 #[test]
 fn greedy_output_is_the_same_with_a_cold_and_a_warm_cache() {
-    let cold = load_generator("cold", &gguf(), &EngineOptions { max_cached_sequences: 0, ..EngineOptions::default() })
-        .unwrap();
+    let nothing_kept = EngineOptions { min_prefix_tokens: usize::MAX, ..EngineOptions::default() };
+    let cold = load_generator("cold", &gguf(), &nothing_kept).unwrap();
     let warm =
         load_generator("warm", &gguf(), &EngineOptions { prefill_chunk: 40, ..EngineOptions::default() }).unwrap();
     let passage = "Ownership is a set of rules that govern how a Rust program manages memory. ".repeat(20);
@@ -227,7 +232,7 @@ fn the_latency_curve_predicts_a_prefill_and_residency_makes_it_shorter() {
     assert_eq!(cold.usage.input_tokens, tokens.len());
     // Wide limits: the machine may be shared. An unusable curve is off by orders of magnitude.
     assert!(predicted > taken / 5.0 && predicted < taken * 5.0, "predicted {predicted} ms, took {taken} ms");
-    let resident = generator.prefix_state(&TenantId::local(), &tokens).resident_tokens;
+    let resident = generator.prefix_state(&TenantId::local(), &request(&tokens, 1).prompt).resident_tokens;
     assert_eq!(resident, tokens.len() - 1);
     assert!(generator.latency().prefill_ms(tokens.len(), resident) < predicted / 2.0);
 }
@@ -238,29 +243,54 @@ fn dot(a: &[f32], b: impl Iterator<Item = f64>) -> f64 {
 
 #[test]
 fn embeddings_match_a_double_precision_reference() {
+    let exact = load_embedder_with("exact", &models().join("all-minilm-l6-v2"), EmbedderArithmetic::Exact).unwrap();
+    assert_ne!(exact.info().digest, EMBEDDER.info().digest, "other vectors, another digest");
     let file = golden("minilm_embeddings.json");
     let rows = file["rows"].as_array().unwrap();
     let texts: Vec<&str> = rows.iter().map(|row| row["text"].as_str().unwrap()).collect();
-    let together = EMBEDDER.embed(&texts).unwrap();
-    for (row, vector) in rows.iter().zip(&together) {
-        assert_eq!(EMBEDDER.tokenizer().encode(row["text"].as_str().unwrap()).unwrap(), ids(&row["tokens"]));
-        assert_eq!(vector.len(), EMBEDDER.info().dimension);
-        let reference = || row["vector"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap());
-        assert!(dot(vector, reference()) > 0.999_999, "{}", row["text"]);
-        let largest = vector.iter().zip(reference()).map(|(x, y)| (f64::from(*x) - y).abs()).fold(0.0, f64::max);
-        assert!(largest < 1e-5, "{}: off by {largest}", row["text"]);
-        let length = dot(vector, vector.iter().map(|&x| f64::from(x)));
-        assert!((length - 1.0).abs() < 1e-5);
-    }
-    // Alone or together, first or last: the same vector.
-    let alone = EMBEDDER.embed(&texts[1..2]).unwrap();
-    assert!(dot(&alone[0], together[1].iter().map(|&x| f64::from(x))) > 0.999_999);
-    let many: Vec<&str> = texts.iter().copied().cycle().skip(3).take(100).collect();
-    for (text, vector) in many.iter().zip(EMBEDDER.embed(&many).unwrap()) {
-        let i = texts.iter().position(|t| t == text).unwrap();
-        assert!(dot(&vector, together[i].iter().map(|&x| f64::from(x))) > 0.999_999);
+    for (embedder, cosine, difference) in [(&exact, 0.999_999, 1e-5), (&*EMBEDDER, 0.999, 1e-2)] {
+        for (row, vector) in rows.iter().zip(embedder.embed(&texts).unwrap()) {
+            assert_eq!(embedder.tokenizer().encode(row["text"].as_str().unwrap()).unwrap(), ids(&row["tokens"]));
+            assert_eq!(vector.len(), embedder.info().dimension);
+            let reference = || row["vector"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap());
+            let found = dot(&vector, reference());
+            assert!(found > cosine, "{}: cosine {found}", row["text"]);
+            let largest = vector.iter().zip(reference()).map(|(x, y)| (f64::from(*x) - y).abs()).fold(0.0, f64::max);
+            assert!(largest < difference, "{}: off by {largest}", row["text"]);
+            let length = dot(&vector, vector.iter().map(|&x| f64::from(x)));
+            assert!((length - 1.0).abs() < 1e-5);
+        }
     }
     assert!(EMBEDDER.embed(&[]).unwrap().is_empty());
+}
+
+/// Alone, among others, from several threads at once, and from the cache.
+#[test]
+fn a_text_has_one_vector_bit_for_bit() {
+    let folder = models().join("all-minilm-l6-v2");
+    let file = golden("minilm_embeddings.json");
+    let rows = file["rows"].as_array().unwrap();
+    let texts: Vec<&str> = rows.iter().map(|row| row["text"].as_str().unwrap()).collect();
+    let bits = |vector: &Vec<f32>| vector.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for arithmetic in [EmbedderArithmetic::Exact, EmbedderArithmetic::Integer8] {
+        let load = || load_embedder_with("minilm", &folder, arithmetic).unwrap();
+        let one = load();
+        let alone: Vec<_> = texts.iter().map(|text| bits(&one.embed(&[text]).unwrap()[0])).collect();
+        let cached: Vec<_> = one.embed(&texts).unwrap().iter().map(bits).collect();
+        assert_eq!(cached, alone);
+        let other = load();
+        let filler: Vec<String> = (0..60).map(|i| format!("{} number {i}", "some words ".repeat(i % 17))).collect();
+        std::thread::scope(|scope| {
+            let ask = |shift: usize| {
+                let mut together: Vec<&str> = filler.iter().skip(shift).map(String::as_str).collect();
+                together.extend(texts.iter().chain(&texts));
+                let vectors = other.embed(&together).unwrap();
+                let found: Vec<_> = vectors[filler.len() - shift..].iter().map(bits).collect();
+                assert_eq!(found, [&alone[..], &alone[..]].concat());
+            };
+            [0, 20, 40].map(|shift| scope.spawn(move || ask(shift)));
+        });
+    }
 }
 
 #[test]

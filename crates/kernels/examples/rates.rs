@@ -9,8 +9,8 @@
 use std::{error::Error, hint::black_box, time::Instant};
 
 use edgewise_kernels::{
-    Attention, KernelError, KvLayout, PackedMatrix, Product, Rope, WeightFormat, Workspace, add, instruction_set,
-    matmul, rms_norm, silu_mul,
+    AttentionEntry, KernelError, KvLayout, PAGE, PackedMatrix, PagedAttention, Pairing, Product, Rope, WeightFormat,
+    Workspace, add, instruction_set, matmul, rms_norm, rope_frequencies, silu_mul,
 };
 use half::f16;
 
@@ -78,13 +78,26 @@ fn attention() -> Result<(), Box<dyn Error>> {
     let layout = KvLayout::new(3, 64)?;
     for depth in [256, 2048, 8192] {
         let pages = vec![f16::from_f32(0.5); layout.elements(depth)];
+        let table: Vec<u32> = (0..depth.div_ceil(PAGE) as u32).collect();
         for queries in [1, 256] {
             let q = values(queries * 576);
             let mut out = vec![0.0; q.len()];
-            let first_position = depth - queries;
-            let attention = Attention { layout, heads: 9, q: &q, first_position, keys: &pages, values: &pages };
+            let position = depth - queries;
+            let entries = [AttentionEntry { first_row: 0, rows: queries, position, pages: &table }];
+            let attention = PagedAttention {
+                layout,
+                heads: 9,
+                scale: 0.125,
+                q: &q,
+                entries: &entries,
+                keys: &pages,
+                values: &pages,
+                window: None,
+                sinks: 0,
+                alibi: None,
+            };
             let seconds = best(|| attention.run(&mut out))?;
-            let pairs: usize = (first_position..depth).map(|p| p + 1).sum();
+            let pairs: usize = (position..depth).map(|p| p + 1).sum();
             println!(
                 "{:<32} {depth:>12} {:>13.1} {:>12.1}",
                 format!("{queries} queries"),
@@ -104,8 +117,7 @@ fn rows() -> Result<(), Box<dyn Error>> {
     };
     report("rms_norm 576", x.len(), best(|| rms_norm(&x, &weight, 1e-5, &mut out))?);
     report("add 576", x.len(), best(|| add(&mut out, &x))?);
-    let rope = Rope::new(64, 64, 1e5)?;
-    let rotation = rope.rotation(1000, 256);
+    let rotation = Rope::new(64, Pairing::Adjacent, rope_frequencies(64, 1e5), 1.0)?.rotation(1000..1256);
     report("rope 576", x.len(), best(|| rotation.apply(&mut out, 576))?);
     let (mut gate, up) = (values(256 * 1536), values(256 * 1536));
     gate.fill(-1.0);
@@ -115,7 +127,8 @@ fn rows() -> Result<(), Box<dyn Error>> {
     let mut pages = vec![f16::ZERO; layout.elements(256)];
     let mut more = pages.clone();
     let k = &x[..256 * 192];
-    report("write keys and values 192", k.len(), best(|| layout.write(k, k, 0, &mut pages, &mut more))?);
+    let entries = [AttentionEntry { first_row: 0, rows: 256, position: 0, pages: &[0, 1, 2, 3, 4, 5, 6, 7] }];
+    report("write keys and values 192", k.len(), best(|| layout.write(k, k, &entries, &mut pages, &mut more))?);
     Ok(())
 }
 

@@ -1,11 +1,14 @@
-//! How keys and values of one layer lie in memory: pages of 32 positions, each laid out for the attention kernel.
+//! How keys and values of one layer lie in memory: a pool of pages of 32 positions, each laid out for the attention
+//! kernel.
 //!
 //! A page of keys is `[kv_head][dimension][position 32]`, so that the scores of a query with 32 keys are sums of
 //! broadcasts times rows, without a horizontal sum. A page of values is `[kv_head][dimension/16][position 32][16]`, so
 //! that the weighted sum of 16 dimensions reads one contiguous run. Both are f16, saturated at its largest finite value:
-//! an infinity would reach positions before its own through products with zero.
+//! an infinity would reach positions before its own through products with zero. A head whose width is not a multiple of
+//! 16 is stored as wide as the next one.
 //!
-//! Positions of a page beyond the sequence's end may hold anything; they are never read into a result.
+//! A sequence's positions `32·i..32·(i + 1)` lie in the page its block table names at `i`. Positions of a page beyond
+//! the sequence's end may hold anything; they are never read into a result.
 
 use half::f16;
 
@@ -25,18 +28,29 @@ pub struct KvLayout {
     head_dim: usize,
 }
 
+/// One sequence in a batch: successive rows that are successive positions of one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionEntry<'a> {
+    /// The first of them.
+    pub first_row: usize,
+    /// How many they are.
+    pub rows: usize,
+    /// Position of the first one in its sequence.
+    pub position: usize,
+    /// The sequence's block table: the pages of positions `0..position + rows`. More pages may follow.
+    pub pages: &'a [u32],
+}
+
 impl KvLayout {
     /// A layer with `kv_heads` heads of `head_dim` dimensions.
     ///
     /// # Errors
-    /// [`KernelError::Dimension`] when `head_dim` is not a positive multiple of 16.
+    /// [`KernelError::Dimension`] when either is 0.
     pub fn new(kv_heads: usize, head_dim: usize) -> Result<Self, KernelError> {
-        if head_dim == 0 || !head_dim.is_multiple_of(LANES) {
-            return Err(KernelError::Dimension {
-                what: "the width of a head",
-                actual: head_dim,
-                rule: "a positive multiple of 16",
-            });
+        for (what, actual) in [("the number of key-value heads", kv_heads), ("the width of a head", head_dim)] {
+            if actual == 0 {
+                return Err(KernelError::Dimension { what, actual, rule: "positive" });
+            }
         }
         Ok(Self { kv_heads, head_dim })
     }
@@ -53,7 +67,7 @@ impl KvLayout {
 
     /// Elements of a page of keys; a page of values has as many.
     pub fn page_elements(&self) -> usize {
-        self.kv_heads * self.head_dim * PAGE
+        self.kv_heads * self.head_elements()
     }
 
     /// Elements of the pages that hold `positions` positions.
@@ -61,48 +75,91 @@ impl KvLayout {
         positions.div_ceil(PAGE) * self.page_elements()
     }
 
-    /// Writes keys `k` and values `v`, both `[tokens, kv_heads, head_dim]`, at `position` and after into the pages of a
-    /// sequence.
+    /// Dimensions of a head as stored.
+    pub(crate) fn stored_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    fn head_elements(&self) -> usize {
+        self.stored_dim() * PAGE
+    }
+
+    /// Writes keys `k` and values `v`, both `[rows, kv_heads, head_dim]`, of every entry of the batch into the pool.
     ///
     /// # Errors
-    /// [`KernelError::Length`] when shapes don't match or the pages are too few.
+    /// [`KernelError`] when shapes don't match, a block table is too short or names a page that the pool does not have.
     pub fn write(
         &self,
         k: &[f32],
         v: &[f32],
-        position: usize,
+        entries: &[AttentionEntry<'_>],
         keys: &mut [f16],
         values: &mut [f16],
     ) -> Result<(), KernelError> {
         let width = self.kv_heads * self.head_dim;
-        let tokens = k.len().checked_div(width).unwrap_or(0);
-        check_length("the keys to write", k.len(), tokens * width)?;
+        check_length("the keys to write", k.len(), k.len() / width * width)?;
         check_length("the values to write", v.len(), k.len())?;
-        let needed = self.elements(position + tokens);
-        check_length("the pages of keys", keys.len().min(needed), needed)?;
-        check_length("the pages of values", values.len().min(needed), needed)?;
-        Isa::detect().run(Write { layout: *self, k, v, position, keys, values });
+        self.check_entries(entries, k.len() / width, keys, values)?;
+        for entry in entries {
+            Isa::detect().run(Write { layout: *self, k, v, entry, keys, values });
+        }
+        Ok(())
+    }
+
+    /// Refuses entries that overlap or reach beyond the batch, their block tables or the pool.
+    pub(crate) fn check_entries(
+        &self,
+        entries: &[AttentionEntry<'_>],
+        rows: usize,
+        keys: &[f16],
+        values: &[f16],
+    ) -> Result<(), KernelError> {
+        let elements = self.page_elements();
+        let pool = keys.len() / elements;
+        check_length("the pool of keys", keys.len(), pool * elements)?;
+        check_length("the pool of values", values.len(), keys.len())?;
+        let mut end = 0;
+        for entry in entries {
+            if entry.first_row < end {
+                return Err(KernelError::Dimension {
+                    what: "the first row of a sequence in a batch",
+                    actual: entry.first_row,
+                    rule: "at or after the end of the sequence before it",
+                });
+            }
+            end = entry.first_row.saturating_add(entry.rows);
+            if end > rows {
+                return Err(KernelError::Dimension {
+                    what: "the end of a sequence in a batch",
+                    actual: end,
+                    rule: "at most the rows of the batch",
+                });
+            }
+            let needed = (entry.position + entry.rows).div_ceil(PAGE);
+            check_length("the block table of a sequence", entry.pages.len().min(needed), needed)?;
+            if let Some(page) = entry.pages[..needed].iter().find(|page| **page as usize >= pool) {
+                return Err(KernelError::Dimension {
+                    what: "a page in a block table",
+                    actual: *page as usize,
+                    rule: "one that the pool of keys and values has",
+                });
+            }
+        }
         Ok(())
     }
 
     /// Keys of one head in a page, `[head_dim][32]`.
     #[inline(always)]
-    pub(crate) fn head_keys<'a>(&self, keys: &'a [f16], page: usize, kv_head: usize) -> &'a [[[f16; LANES]; 2]] {
-        keys[page * self.page_elements() + kv_head * self.head_dim * PAGE..][..self.head_dim * PAGE]
-            .as_chunks()
-            .0
-            .as_chunks()
-            .0
+    pub(crate) fn head_keys<'a>(&self, keys: &'a [f16], page: u32, kv_head: usize) -> &'a [[[f16; LANES]; 2]] {
+        let first = page as usize * self.page_elements() + kv_head * self.head_elements();
+        keys[first..][..self.head_dim * PAGE].as_chunks().0.as_chunks().0
     }
 
-    /// Values of one head in a page, `[head_dim/16][32][16]`.
+    /// Values of one head in a page, `[stored_dim/16][32][16]`.
     #[inline(always)]
-    pub(crate) fn head_values<'a>(&self, values: &'a [f16], page: usize, kv_head: usize) -> &'a [[[f16; LANES]; PAGE]] {
-        values[page * self.page_elements() + kv_head * self.head_dim * PAGE..][..self.head_dim * PAGE]
-            .as_chunks()
-            .0
-            .as_chunks()
-            .0
+    pub(crate) fn head_values<'a>(&self, values: &'a [f16], page: u32, kv_head: usize) -> &'a [[[f16; LANES]; PAGE]] {
+        let first = page as usize * self.page_elements() + kv_head * self.head_elements();
+        values[first..][..self.head_elements()].as_chunks().0.as_chunks().0
     }
 }
 
@@ -110,7 +167,7 @@ struct Write<'a> {
     layout: KvLayout,
     k: &'a [f32],
     v: &'a [f32],
-    position: usize,
+    entry: &'a AttentionEntry<'a>,
     keys: &'a mut [f16],
     values: &'a mut [f16],
 }
@@ -121,22 +178,37 @@ impl Kernel for Write<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let KvLayout { kv_heads, head_dim } = self.layout;
-        let heads = self.k.chunks_exact(head_dim).zip(self.v.chunks_exact(head_dim));
+        let width = kv_heads * head_dim;
+        let (first, count) = (self.entry.first_row * width, self.entry.rows * width);
+        let heads =
+            self.k[first..][..count].chunks_exact(head_dim).zip(self.v[first..][..count].chunks_exact(head_dim));
         for (i, (k, v)) in heads.enumerate() {
-            let (position, kv_head) = (self.position + i / kv_heads, i % kv_heads);
-            let (page, slot) = (position / PAGE, position % PAGE);
-            let head = page * self.layout.page_elements() + kv_head * head_dim * PAGE;
+            let (position, kv_head) = (self.entry.position + i / kv_heads, i % kv_heads);
+            let (page, slot) = (self.entry.pages[position / PAGE] as usize, position % PAGE);
+            let head = page * self.layout.page_elements() + kv_head * self.layout.head_elements();
             let keys = &mut self.keys[head..][..head_dim * PAGE];
-            let values = &mut self.values[head..][..head_dim * PAGE];
-            let chunks = k.as_chunks::<LANES>().0.iter().zip(v.as_chunks::<LANES>().0);
-            for (chunk, (k, v)) in chunks.enumerate() {
+            let values = &mut self.values[head..][..self.layout.head_elements()];
+            for (chunk, (k, v)) in k.chunks(LANES).zip(v.chunks(LANES)).enumerate() {
                 let column = keys[chunk * LANES * PAGE + slot..].iter_mut().step_by(PAGE);
-                for (key, k) in column.zip(s.to_f16(saturate(s, s.load(k)))) {
+                for (key, k) in column.zip(s.to_f16(saturate(s, load_part(s, k)))) {
                     *key = k;
                 }
                 let row = &mut values[(chunk * PAGE + slot) * LANES..][..LANES];
-                row.copy_from_slice(&s.to_f16(saturate(s, s.load(v))));
+                row.copy_from_slice(&s.to_f16(saturate(s, load_part(s, v))));
             }
+        }
+    }
+}
+
+/// Loads up to sixteen elements, and zeros for the rest.
+#[inline(always)]
+fn load_part<S: Simd>(s: S, x: &[f32]) -> S::F {
+    match x.first_chunk() {
+        Some(x) => s.load(x),
+        None => {
+            let mut lanes = [0.0; LANES];
+            lanes[..x.len()].copy_from_slice(x);
+            s.load(&lanes)
         }
     }
 }

@@ -10,13 +10,12 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use crate::{
     KernelError, PackedMatrix, Workspace,
     activations::Activations,
     error::check_length,
     matrix::{BLOCK, BYTE_OFFSET, FloatLine, ScaleLine, Storage},
+    parallel::{self, SharedSlice},
     simd::{CodeLine, Isa, Kernel, LANES, Simd, with_tile},
 };
 
@@ -65,26 +64,28 @@ pub(crate) fn matmul_with(
     let dense = products.iter().any(|p| p.weights.is_dense());
     let quantised = products.iter().any(|p| !p.weights.is_dense());
     let activations = Activations::pack(isa, x, columns, (dense, quantised), workspace);
-    let targets: Vec<Target<'_>> = products
-        .iter_mut()
-        .map(|p| Target { weights: p.weights, out: OutPointer { start: p.out.as_mut_ptr(), len: p.out.len() } })
-        .collect();
-    let run = |(target, panels, tiles): (usize, Range<usize>, Range<usize>)| {
+    let targets: Vec<Target<'_>> =
+        products.iter_mut().map(|p| Target { weights: p.weights, out: SharedSlice::new(p.out) }).collect();
+    let run = |target: usize, panels: Range<usize>, tiles: Range<usize>| {
         isa.run(Item { target: &targets[target], activations, panels, tiles });
     };
     let rows: usize = targets.iter().map(|t| t.weights.rows()).sum();
     let tiles = activations.tiling().tiles();
-    if tokens * rows * columns < PARALLEL_FROM || rayon::current_num_threads() == 1 {
-        targets.iter().enumerate().for_each(|(i, t)| run((i, 0..t.weights.panels(), 0..tiles)));
+    if tokens * rows * columns < PARALLEL_FROM || parallel::threads() == 1 {
+        targets.iter().enumerate().for_each(|(i, t)| run(i, 0..t.weights.panels(), 0..tiles));
     } else {
-        items(&targets, tiles).into_par_iter().with_max_len(1).for_each(run);
+        let items = items(&targets, tiles);
+        parallel::for_each(items.len(), |i| {
+            let (target, panels, tiles) = items[i].clone();
+            run(target, panels, tiles);
+        });
     }
     Ok(())
 }
 
 /// Cuts the products into work items of about equal size: ranges of panels, and of tiles where panels don't suffice.
 fn items(targets: &[Target<'_>], tiles: usize) -> Vec<(usize, Range<usize>, Range<usize>)> {
-    let wanted = rayon::current_num_threads() * ITEMS_PER_THREAD;
+    let wanted = parallel::threads() * ITEMS_PER_THREAD;
     let panels: usize = targets.iter().map(|t| t.weights.panels()).sum();
     let panels_each = panels.div_ceil(wanted).max(1);
     let tiles_each = (tiles * panels).div_ceil(wanted * panels_each).clamp(1, tiles);
@@ -102,30 +103,7 @@ fn items(targets: &[Target<'_>], tiles: usize) -> Vec<(usize, Range<usize>, Rang
 
 struct Target<'a> {
     weights: &'a PackedMatrix,
-    out: OutPointer,
-}
-
-/// The result of a product, written by several threads. Work items cover disjoint sets of (token, panel).
-#[derive(Clone, Copy)]
-struct OutPointer {
-    start: *mut f32,
-    len: usize,
-}
-
-// SAFETY: it stands for the exclusively borrowed slice it was made from, which outlives the work items; each of them
-// writes through it to elements that no other one touches, and none reads.
-unsafe impl Send for OutPointer {}
-// SAFETY: as above.
-unsafe impl Sync for OutPointer {}
-
-impl OutPointer {
-    /// Writes `values` from element `at` on.
-    #[inline(always)]
-    fn write(self, at: usize, values: &[f32]) {
-        assert!(at + values.len() <= self.len, "a product was written outside its result");
-        // SAFETY: the range lies within the slice, as was just checked, and belongs to this work item alone.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), values.len()) }
-    }
+    out: SharedSlice<f32>,
 }
 
 /// Some panels of one matrix times some tiles of tokens.
@@ -163,7 +141,7 @@ impl Item<'_> {
         }
         let weights = self.target.weights;
         let (columns, blocks) = (weights.columns(), weights.columns() / BLOCK);
-        let sums = match weights.storage() {
+        let mut sums = match weights.storage() {
             Storage::Dense(lines) => {
                 dense::<S, W>(s, &lines[panel * columns..][..columns], self.activations.dense_tile(tile))
             }
@@ -176,6 +154,11 @@ impl Item<'_> {
                 bytes::<S, W>(s, codes, &scales[panel * blocks..][..blocks], self.activations.quantised_tile(tile))
             }
         };
+        if let Some(bias) = weights.panel_bias(panel) {
+            for sum in &mut sums {
+                *sum = s.add(*sum, s.load(&bias.0));
+            }
+        }
         let rows = LANES.min(weights.rows() - panel * LANES);
         let first_token = self.activations.tiling().first_token(tile);
         let mut values = [0.0; LANES];
@@ -300,13 +283,18 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn products_match_the_reference(
-            tokens in 1usize..40, rows in 1usize..70, blocks in 1usize..5, format in 0usize..6, seed: u64,
+            tokens in 1usize..40, rows in 1usize..70, blocks in 1usize..5, format in 0usize..6, biased: bool, seed: u64,
         ) {
             let (format, columns) = (FORMATS[format], blocks * 32);
             let bytes = encoded(format, rows * columns, seed);
-            let weights = PackedMatrix::from_rows(format, rows, columns, &bytes).unwrap();
+            let mut weights = PackedMatrix::from_rows(format, rows, columns, &bytes).unwrap();
             let x = values(tokens * columns, 1.0, seed ^ 1);
-            let expected = reference::matmul(&x, &weights);
+            let mut expected = reference::matmul(&x, &weights);
+            if biased {
+                let bias = values(rows, 3.0, seed ^ 2);
+                expected.iter_mut().enumerate().for_each(|(i, y)| *y += bias[i % rows]);
+                weights = weights.with_bias(&bias).unwrap();
+            }
             let dense = weights.to_dense().unwrap();
             for isa in Isa::available() {
                 let results = multiply(isa, &x, &[&weights, &dense]);

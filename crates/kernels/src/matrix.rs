@@ -71,12 +71,14 @@ impl WeightFormat {
     }
 }
 
-/// A matrix of weights `[rows, columns]`; its product with `x` is `y[r] = Σ w[r, c]·x[c]`.
+/// A matrix of weights `[rows, columns]`; its product with `x` is `y[r] = Σ w[r, c]·x[c]`, plus a bias where one was
+/// given.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     rows: usize,
     columns: usize,
     storage: Storage,
+    bias: Vec<FloatLine>,
 }
 
 #[derive(Debug, Clone)]
@@ -113,7 +115,7 @@ impl PackedMatrix {
             WeightFormat::Q4_1 => source.nibbles(4, |b| (half_at(b, 0), half_at(b, 2))),
             WeightFormat::Q8_0 => source.signed_bytes(),
         };
-        Ok(Self { rows, columns, storage })
+        Ok(Self { rows, columns, storage, bias: Vec::new() })
     }
 
     /// Packs dense weights, row after row.
@@ -130,14 +132,27 @@ impl PackedMatrix {
                 }
             }
         });
-        Ok(Self { rows, columns, storage: Storage::Dense(lines) })
+        Ok(Self { rows, columns, storage: Storage::Dense(lines), bias: Vec::new() })
     }
 
     /// The same weights, expanded to f32.
     pub fn to_dense(&self) -> Result<Self, KernelError> {
         let mut weights = vec![0.0; self.rows * self.columns];
         weights.par_chunks_mut(self.columns.max(1)).enumerate().try_for_each(|(r, row)| self.row(r, row))?;
-        Self::from_f32(self.rows, self.columns, &weights)
+        Ok(Self { bias: self.bias.clone(), ..Self::from_f32(self.rows, self.columns, &weights)? })
+    }
+
+    /// The same weights with a bias: `y[r] = Σ w[r, c]·x[c] + bias[r]`, added where the product is written.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when `bias` does not have an element for each row.
+    pub fn with_bias(mut self, bias: &[f32]) -> Result<Self, KernelError> {
+        check_length("the bias of a matrix", bias.len(), self.rows)?;
+        self.bias = vec![Line([0.0; LANES]); self.panels()];
+        for (line, bias) in self.bias.iter_mut().zip(bias.chunks(LANES)) {
+            line.0[..bias.len()].copy_from_slice(bias);
+        }
+        Ok(self)
     }
 
     /// Number of rows, which is the length of the product.
@@ -206,6 +221,12 @@ impl PackedMatrix {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    /// The bias of the sixteen rows of a panel.
+    #[inline(always)]
+    pub(crate) fn panel_bias(&self, panel: usize) -> Option<&FloatLine> {
+        self.bias.get(panel)
     }
 
     pub(crate) fn panels(&self) -> usize {

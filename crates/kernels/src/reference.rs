@@ -39,40 +39,103 @@ pub fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
     gate.iter().zip(up).map(|(g, u)| (silu(f64::from(*g)) * f64::from(*u)) as f32).collect()
 }
 
-/// Rotates the leading `rotary_dim` dimensions of one head at `position`, in adjacent pairs.
-pub fn rope(head: &[f32], rotary_dim: usize, theta: f64, position: usize) -> Vec<f32> {
+/// Rotates one head by one angle per pair of dimensions, multiplying with `factor`. Pair `i` is dimensions `2·i` and
+/// `2·i + 1`, or with `half`, `i` and `i + angles.len()`. Dimensions beyond the pairs are left as they are.
+pub fn rope(head: &[f32], angles: &[f64], factor: f64, half: bool) -> Vec<f32> {
     let mut out = head.to_vec();
-    for i in 0..rotary_dim / 2 {
-        let angle = position as f64 * theta.powf(-2.0 * i as f64 / rotary_dim as f64);
-        let (a, b) = (f64::from(head[2 * i]), f64::from(head[2 * i + 1]));
-        out[2 * i] = (a * angle.cos() - b * angle.sin()) as f32;
-        out[2 * i + 1] = (a * angle.sin() + b * angle.cos()) as f32;
+    for (i, angle) in angles.iter().enumerate() {
+        let (first, second) = if half { (i, i + angles.len()) } else { (2 * i, 2 * i + 1) };
+        let (a, b) = (f64::from(head[first]), f64::from(head[second]));
+        let (cos, sin) = (angle.cos() * factor, angle.sin() * factor);
+        out[first] = (a * cos - b * sin) as f32;
+        out[second] = (a * sin + b * cos) as f32;
     }
     out
 }
 
-/// Causal attention of the last `queries` positions over all positions. `q` is `[queries, heads, head_dim]`, `k` and
-/// `v` are `[positions, kv_heads, head_dim]`; they are rounded to f16 first, as the cache does. Query head `h` reads
-/// key-value head `h·kv_heads/heads`; scores are scaled by `1/√head_dim`.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], heads: usize, kv_heads: usize, head_dim: usize) -> Vec<f32> {
+/// What a query sees of its sequence, besides the causal rule.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mask<'a> {
+    /// The last positions that are seen, the query's own among them.
+    pub window: Option<usize>,
+    /// First positions that are seen from beyond the window.
+    pub sinks: usize,
+    /// `slope·(key position - query position)` is added to the scores, one slope per query head.
+    pub alibi: Option<&'a [f32]>,
+}
+
+/// Causal attention of the last `queries` positions of one sequence. `q` is `[queries, heads, head_dim]`, `k` and `v`
+/// are `[positions, kv_heads, head_dim]`; they are rounded to f16 first, as the cache does. Query head `h` reads
+/// key-value head `h·kv_heads/heads`; scores are multiplied with `scale`.
+pub fn attention(
+    q: &[f32],
+    (k, v): (&[f32], &[f32]),
+    (heads, kv_heads, head_dim): (usize, usize, usize),
+    scale: f32,
+    mask: Mask<'_>,
+) -> Vec<f32> {
     let rounded = |x: &f32| f64::from(f16::from_f32(*x));
     let (queries, positions) = (q.len() / (heads * head_dim), k.len() / (kv_heads * head_dim));
     let mut out = Vec::with_capacity(q.len());
     for (i, q) in q.chunks_exact(head_dim).enumerate() {
-        let (position, kv_head) = (positions - queries + i / heads, i % heads * kv_heads / heads);
-        let at = |p: usize| (p * kv_heads + kv_head) * head_dim;
+        let (position, head) = (positions - queries + i / heads, i % heads);
+        let at = |p: usize| (p * kv_heads + head * kv_heads / heads) * head_dim;
+        let seen = |p: &usize| p + mask.window.unwrap_or(usize::MAX - p) > position || *p < mask.sinks;
         let score = |p: usize| {
             let products = q.iter().zip(&k[at(p)..]).map(|(q, k)| f64::from(*q) * rounded(k));
-            products.sum::<f64>() / (head_dim as f64).sqrt()
+            let slope = mask.alibi.map_or(0.0, |slopes| f64::from(slopes[head]));
+            products.sum::<f64>() * f64::from(scale) + slope * (p as f64 - position as f64)
         };
-        let scores: Vec<f64> = (0..=position).map(score).collect();
-        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let powers: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-        let total: f64 = powers.iter().sum();
+        let scores: Vec<(usize, f64)> = (0..=position).filter(seen).map(|p| (p, score(p))).collect();
+        let largest = scores.iter().map(|(_, s)| *s).fold(f64::NEG_INFINITY, f64::max);
+        let powers: Vec<(usize, f64)> = scores.iter().map(|(p, s)| (*p, (s - largest).exp())).collect();
+        let total: f64 = powers.iter().map(|(_, w)| w).sum();
         for d in 0..head_dim {
-            let sum: f64 = powers.iter().enumerate().map(|(p, w)| w * rounded(&v[at(p) + d])).sum();
+            let sum: f64 = powers.iter().map(|(p, w)| w * rounded(&v[at(*p) + d])).sum();
             out.push((sum / total) as f32);
         }
     }
     out
+}
+
+/// `(x - mean) / √(variance + eps) · weight + bias` for each token of `weight.len()` elements.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for x in x.chunks_exact(weight.len()) {
+        let n = x.len() as f64;
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+        let root = (variance + f64::from(eps)).sqrt();
+        for (i, (x, w)) in x.iter().zip(weight).enumerate() {
+            let bias = bias.map_or(0.0, |bias| f64::from(bias[i]));
+            out.push(((f64::from(*x) - mean) / root * f64::from(*w) + bias) as f32);
+        }
+    }
+    out
+}
+
+/// `x·Φ(x)` with the distribution function `Φ` of the normal distribution, by Simpson's rule.
+pub fn gelu_erf(x: f32) -> f32 {
+    let x = f64::from(x);
+    let density = |t: f64| (-t * t / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let (steps, from) = (4000, -12.0f64);
+    let width = (x.max(from) - from) / f64::from(steps);
+    let weight = |i: i32| {
+        if i == 0 || i == steps {
+            1.0
+        } else if i % 2 == 1 {
+            4.0
+        } else {
+            2.0
+        }
+    };
+    let sum: f64 = (0..=steps).map(|i| weight(i) * density(from + width * f64::from(i))).sum();
+    (x * sum * width / 3.0) as f32
+}
+
+/// `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
+pub fn gelu_tanh(x: f32) -> f32 {
+    let x = f64::from(x);
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+    (x / 2.0 * (1.0 + inner.tanh())) as f32
 }

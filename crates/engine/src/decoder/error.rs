@@ -13,8 +13,8 @@ pub enum DecoderError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// The file is not GGUF, is damaged, or was cut short.
-    #[error("{} is not a usable GGUF file: {reason}; fetch the model again", path.display())]
+    /// The file is not what its name says, is damaged, or was cut short.
+    #[error("{} is not a usable model file: {reason}; fetch the model again", path.display())]
     Format {
         /// The file.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum DecoderError {
         reason: String,
     },
     /// A metadata key that is needed is missing or has another type.
-    #[error("the GGUF metadata key `{key}` {problem}; this model can't be used as it is")]
+    #[error("the metadata key `{key}` {problem}; this model can't be used as it is")]
     Metadata {
         /// The key.
         key: String,
@@ -67,6 +67,28 @@ pub enum DecoderError {
     /// The state belongs to a model of another shape.
     #[error("the key-value state was made for another model: make it with this decoder's `new_state`")]
     ForeignState,
+    /// There is no memory for the pages.
+    #[error("there is no memory for {pages} pages of {page_bytes} bytes: configure a smaller cache")]
+    OutOfMemory {
+        /// Pages asked for.
+        pages: usize,
+        /// Bytes of each.
+        page_bytes: usize,
+    },
+    /// A sequence was given too few pages, or one that does not exist.
+    #[error("the block table of a sequence has {problem}: it must name an existing page for every position")]
+    BlockTable {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The contents of a page have another size than this model's pages.
+    #[error("a page of {bytes} bytes was given where this model's pages have {expected}: it belongs to another model")]
+    PageSize {
+        /// Its size.
+        bytes: usize,
+        /// The size of this model's pages.
+        expected: usize,
+    },
     /// The logits hold an infinity or a NaN.
     #[error("the logits at position {position} are not finite: the model file is damaged, so fetch it again")]
     NotFinite {

@@ -1,32 +1,47 @@
-//! Keys and values of one sequence, for every layer, in the page layout of the attention kernel but contiguous.
+//! Keys and values of one sequence, in pages of its own.
 //!
-//! Invariants: only positions below [`KvState::tokens`] are ever read; a state takes
-//! `2·layers·kv_heads·head_dim·2` bytes per position of its pages, which grow by doubling. Deliberately not here:
+//! Invariant: only positions below [`KvState::tokens`] are ever read. Pages grow by doubling. Deliberately not here:
 //! sharing pages between sequences.
 
-use edgewise_kernels::{Attention, KernelError, KvLayout};
-use half::f16;
+use edgewise_kv_cache::PageId;
 
-use super::DecoderConfig;
+use super::{BatchEntry, Cpu, CpuKv, Decoder, DecoderError};
 
-/// Keys and values of one sequence, in f16. Made by [`Decoder::new_state`](super::Decoder::new_state), and usable only
-/// with a decoder of the same shape.
-#[derive(Debug, Clone)]
+/// Keys and values of one sequence. Made by [`Decoder::new_state`], and usable only with a decoder of the same shape.
+#[derive(Debug)]
 pub struct KvState {
-    layout: KvLayout,
+    decoder: Decoder,
+    kv: CpuKv,
+    pages: Vec<PageId>,
     tokens: usize,
-    layers: Vec<Layer>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Layer {
-    keys: Vec<f16>,
-    values: Vec<f16>,
+impl Decoder<Cpu> {
+    /// An empty sequence.
+    ///
+    /// # Errors
+    /// [`DecoderError::OutOfMemory`].
+    pub fn new_state(&self) -> Result<KvState, DecoderError> {
+        Ok(KvState { decoder: self.clone(), kv: self.allocate(0)?, pages: Vec::new(), tokens: 0 })
+    }
 }
 
 impl KvState {
-    pub(super) fn new(layout: KvLayout, layers: usize) -> Self {
-        Self { layout, tokens: 0, layers: vec![Layer::default(); layers] }
+    /// Appends `tokens` and returns the logits of the last one.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`]. The state is then unchanged.
+    pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>, DecoderError> {
+        let window = self.decoder.config().context_window;
+        let (held, added) = (self.tokens, tokens.len());
+        if held + added > window {
+            return Err(DecoderError::WindowExceeded { held, added, window });
+        }
+        self.reserve(held + added)?;
+        let entry = BatchEntry { tokens, position: held, pages: &self.pages, logits: true };
+        let logits = self.decoder.forward(&mut self.kv, &[entry])?;
+        self.tokens += added;
+        Ok(logits.into_iter().flatten().next().unwrap_or_default())
     }
 
     /// Number of positions held.
@@ -40,55 +55,30 @@ impl KvState {
     }
 
     /// A state of its own with the first `tokens` positions, or all when fewer are held.
-    pub fn clone_prefix(&self, tokens: usize) -> Self {
-        let tokens = tokens.min(self.tokens);
-        let elements = self.layout.elements(tokens);
-        let copy =
-            |layer: &Layer| Layer { keys: layer.keys[..elements].to_vec(), values: layer.values[..elements].to_vec() };
-        Self { layout: self.layout, tokens, layers: self.layers.iter().map(copy).collect() }
+    ///
+    /// # Errors
+    /// [`DecoderError::OutOfMemory`].
+    pub fn clone_prefix(&self, tokens: usize) -> Result<Self, DecoderError> {
+        let mut copy = self.decoder.new_state()?;
+        copy.tokens = tokens.min(self.tokens);
+        let pages = copy.tokens.div_ceil(self.decoder.page_tokens());
+        copy.kv = self.kv.resized(pages)?;
+        copy.pages = self.pages[..pages].to_vec();
+        Ok(copy)
     }
 
     /// Memory taken, in bytes.
     pub fn bytes(&self) -> usize {
-        let elements: usize = self.layers.iter().map(|layer| layer.keys.capacity() + layer.values.capacity()).sum();
-        elements * size_of::<f16>()
+        self.pages.len() * self.decoder.page_bytes()
     }
 
-    /// Whether it was made for a decoder of this shape.
-    pub(super) fn fits(&self, config: &DecoderConfig) -> bool {
-        self.layers.len() == config.layers
-            && self.layout.kv_heads() == config.kv_heads
-            && self.layout.head_dim() == config.head_dim
-    }
-
-    /// Makes room for `tokens` more positions, which do not count as held before [`Self::advance`].
-    pub(super) fn reserve(&mut self, tokens: usize, window: usize) {
-        let needed = self.layout.elements(self.tokens + tokens);
-        for layer in &mut self.layers {
-            if layer.keys.len() < needed {
-                let doubled = (layer.keys.len() * 2).min(self.layout.elements(window)).max(needed);
-                for pages in [&mut layer.keys, &mut layer.values] {
-                    pages.reserve_exact(doubled - pages.len());
-                    pages.resize(doubled, f16::ZERO);
-                }
-            }
+    fn reserve(&mut self, tokens: usize) -> Result<(), DecoderError> {
+        let needed = tokens.div_ceil(self.decoder.page_tokens());
+        if needed > self.pages.len() {
+            let pages = needed.max(self.pages.len() * 2);
+            self.kv = self.kv.resized(pages)?;
+            self.pages = (0..pages as u32).map(PageId).collect();
         }
-    }
-
-    /// Writes keys and values, `[tokens, kv_heads, head_dim]`, of the positions after those held.
-    pub(super) fn write(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<(), KernelError> {
-        let Layer { keys, values } = &mut self.layers[layer];
-        self.layout.write(k, v, self.tokens, keys, values)
-    }
-
-    /// Attention of the queries at the positions after those held, whose keys and values have been written.
-    pub(super) fn attend(&self, layer: usize, heads: usize, q: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
-        let Layer { keys, values } = &self.layers[layer];
-        Attention { layout: self.layout, heads, q, first_position: self.tokens, keys, values }.run(out)
-    }
-
-    /// Counts `tokens` positions, written in every layer, as held.
-    pub(super) fn advance(&mut self, tokens: usize) {
-        self.tokens += tokens;
+        Ok(())
     }
 }

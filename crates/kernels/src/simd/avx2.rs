@@ -135,14 +135,24 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn keep_first(self, a: Self::F, count: usize, fill: f32) -> Self::F {
-        let count = count.min(LANES) as i32;
+    fn select(self, a: Self::F, mask: u16, fill: f32) -> Self::F {
         intrinsic!({
-            let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            let low = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane));
-            let high = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), lane));
+            let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let low = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(i32::from(mask)), bit), bit);
+            let high = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(i32::from(mask >> 8)), bit), bit);
             let fill = _mm256_set1_ps(fill);
-            [_mm256_blendv_ps(fill, a[0], low), _mm256_blendv_ps(fill, a[1], high)]
+            [
+                _mm256_blendv_ps(fill, a[0], _mm256_castsi256_ps(low)),
+                _mm256_blendv_ps(fill, a[1], _mm256_castsi256_ps(high)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn any_greater(self, a: Self::F, b: Self::F) -> bool {
+        intrinsic!({
+            let low = _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0]);
+            let high = _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1]);
+            _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0
         })
     }
     #[inline(always)]

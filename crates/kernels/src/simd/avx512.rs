@@ -111,9 +111,12 @@ impl Simd for Avx512 {
         intrinsic!(_mm512_scalef_ps(a, n))
     }
     #[inline(always)]
-    fn keep_first(self, a: Self::F, count: usize, fill: f32) -> Self::F {
-        let mask = if count >= LANES { u16::MAX } else { (1 << count) - 1 };
+    fn select(self, a: Self::F, mask: u16, fill: f32) -> Self::F {
         intrinsic!(_mm512_mask_blend_ps(mask, _mm512_set1_ps(fill), a))
+    }
+    #[inline(always)]
+    fn any_greater(self, a: Self::F, b: Self::F) -> bool {
+        intrinsic!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b)) != 0
     }
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {

@@ -71,8 +71,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn round(self, a: Self::F) -> Self::F;
     /// `a·2ⁿ` for whole `n` in -126..=127.
     fn scale_by_power(self, a: Self::F, n: Self::F) -> Self::F;
-    /// Lanes below `count` of `a`, `fill` in the others.
-    fn keep_first(self, a: Self::F, count: usize, fill: f32) -> Self::F;
+    /// Lanes of `a` whose bit is set in `mask`, lowest bit first, and `fill` in the others.
+    fn select(self, a: Self::F, mask: u16, fill: f32) -> Self::F;
+    /// Whether any lane of `a` is larger than the same of `b`.
+    fn any_greater(self, a: Self::F, b: Self::F) -> bool;
     /// Sum of the lanes, in a fixed order.
     fn sum(self, a: Self::F) -> f32;
     /// Largest of the lanes.
@@ -286,7 +288,7 @@ mod tests {
             results.push(s.scale_by_power(a, s.splat(-3.0)));
             results.push(s.max(a, s.splat(f32::NAN)));
             results.push(s.min(s.splat(f32::NAN), a));
-            results.extend([0, 1, 7, 8, 9, 15, 16, 40].map(|n| s.keep_first(a, n, -1.0)));
+            results.extend([0, 1, 0x80, 0x180, 0xa5f3, u16::MAX].map(|mask| s.select(a, mask, -1.0)));
             let halves = s.to_f16(a);
             results.push(s.load_f16(&halves));
             let line = Line(bytes(64, 9).try_into().unwrap());
@@ -298,6 +300,13 @@ mod tests {
                 results.push(s.to_f32(s.dot_codes(acc, s.codes(&line), quad)));
             }
             let mut out = vec![s.maximum(a)];
+            for lane in 0..LANES {
+                let mut above = operands[0];
+                above[lane] += 1.0;
+                let (above, nan) = (s.load(&above), s.select(a, !(1 << lane), f32::NAN));
+                let greater = [s.any_greater(above, a), s.any_greater(a, above), s.any_greater(nan, a)];
+                out.extend(greater.map(|yes| f32::from(u8::from(yes))));
+            }
             out.extend(s.to_i8(s.round(a)).map(f32::from));
             for result in results {
                 let mut lanes = [0.0; LANES];

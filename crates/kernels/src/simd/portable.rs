@@ -87,8 +87,12 @@ impl Simd for Portable {
         zip(a, n, |a, n| a * f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
-    fn keep_first(self, a: Self::F, count: usize, fill: f32) -> Self::F {
-        std::array::from_fn(|i| if i < count { a[i] } else { fill })
+    fn select(self, a: Self::F, mask: u16, fill: f32) -> Self::F {
+        std::array::from_fn(|i| if mask & 1 << i != 0 { a[i] } else { fill })
+    }
+    #[inline(always)]
+    fn any_greater(self, a: Self::F, b: Self::F) -> bool {
+        (0..LANES).any(|i| a[i] > b[i])
     }
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {

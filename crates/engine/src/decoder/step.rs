@@ -1,0 +1,50 @@
+//! The decoder as the model that is scheduled.
+
+use edgewise_kv_cache::PageId;
+
+use super::{Backend, Decoder, DecoderError};
+use crate::{
+    EngineError,
+    step_model::{BatchEntry, StepModel},
+};
+
+impl<B: Backend> StepModel for Decoder<B> {
+    type Kv = B::Kv;
+
+    fn vocabulary(&self) -> usize {
+        self.config().vocab_size
+    }
+
+    fn page_tokens(&self) -> usize {
+        self.page_tokens()
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.page_bytes()
+    }
+
+    fn allocate(&self, pages: usize) -> Result<B::Kv, EngineError> {
+        Ok(self.allocate(pages)?)
+    }
+
+    fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, EngineError> {
+        Ok(self.forward(kv, batch)?)
+    }
+
+    fn copy_page(&self, kv: &mut B::Kv, from: PageId, to: PageId, tokens: usize) {
+        self.inner.backend.copy_page(kv, from.0 as usize, to.0 as usize, tokens);
+    }
+
+    fn read_page(&self, kv: &B::Kv, page: PageId, out: &mut Vec<u8>) {
+        self.inner.backend.read_page(kv, page.0 as usize, out);
+    }
+
+    fn write_page(&self, kv: &mut B::Kv, page: PageId, bytes: &[u8]) -> Result<(), EngineError> {
+        let expected = self.page_bytes();
+        if bytes.len() != expected {
+            return Err(DecoderError::PageSize { bytes: bytes.len(), expected }.into());
+        }
+        self.inner.backend.write_page(kv, page.0 as usize, bytes);
+        Ok(())
+    }
+}

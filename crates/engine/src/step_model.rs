@@ -1,0 +1,65 @@
+//! What scheduling needs of a model: a batched forward pass over paged keys and values, so that scheduling and caching
+//! can be tested on a scripted one.
+//!
+//! Contract: a token's keys, values and logits depend, bit for bit, only on the tokens before it in its sequence: not on
+//! what else is in the batch, on how the sequence was cut into calls, nor on which pages hold it.
+//!
+//! Deliberately not here: which pages a sequence has, when they are shared or given back.
+
+use edgewise_kv_cache::PageId;
+
+use crate::EngineError;
+
+/// One sequence's part of a forward pass.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchEntry<'a> {
+    /// Tokens to append; at least one.
+    pub tokens: &'a [u32],
+    /// Positions already held, whose keys and values are in the pages.
+    pub position: usize,
+    /// The sequence's pages in order, with room for `position + tokens.len()` positions. Those that are written to, from
+    /// `position / page_tokens` on, must not be in another entry of the batch.
+    pub pages: &'a [PageId],
+    /// Whether the logits after the last token are wanted.
+    pub logits: bool,
+}
+
+/// A model that extends sequences, whose keys and values lie in pages.
+pub(crate) trait StepModel: Send + 'static {
+    /// Page storage of all layers.
+    type Kv: Send;
+
+    /// Length of the logits.
+    fn vocabulary(&self) -> usize;
+
+    /// Positions in a page.
+    fn page_tokens(&self) -> usize;
+
+    /// Bytes of one page over all layers, keys and values.
+    fn page_bytes(&self) -> usize;
+
+    /// Room for `pages` pages, with unspecified contents.
+    ///
+    /// # Errors
+    /// [`EngineError`] when there is not enough memory.
+    fn allocate(&self, pages: usize) -> Result<Self::Kv, EngineError>;
+
+    /// Writes the keys and values of every entry's tokens to its pages, and returns the logits asked for, entry by entry.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a token is unknown, pages are too few or out of range, or the arithmetic fails. Positions that
+    /// were held before are untouched.
+    fn forward(&self, kv: &mut Self::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, EngineError>;
+
+    /// Copies the first `tokens` positions of a page to another.
+    fn copy_page(&self, kv: &mut Self::Kv, from: PageId, to: PageId, tokens: usize);
+
+    /// Appends the contents of a page, [`Self::page_bytes`] bytes, to `out`.
+    fn read_page(&self, kv: &Self::Kv, page: PageId, out: &mut Vec<u8>);
+
+    /// Puts back what [`Self::read_page`] gave.
+    ///
+    /// # Errors
+    /// [`EngineError`] when `bytes` is not [`Self::page_bytes`] long.
+    fn write_page(&self, kv: &mut Self::Kv, page: PageId, bytes: &[u8]) -> Result<(), EngineError>;
+}
