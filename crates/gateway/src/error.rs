@@ -39,6 +39,8 @@ pub enum ErrorKind {
     UnknownCollection,
     /// No such document.
     UnknownDocument,
+    /// The engine keeps no such prefix.
+    UnknownPrefix,
     /// The path does not take this method.
     MethodNotAllowed,
     /// The body did not arrive in time.
@@ -69,7 +71,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 20] = [
+    pub const ALL: [ErrorKind; 21] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
@@ -77,6 +79,7 @@ impl ErrorKind {
         Self::UnknownPath,
         Self::UnknownCollection,
         Self::UnknownDocument,
+        Self::UnknownPrefix,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::Conflict,
@@ -97,7 +100,9 @@ impl ErrorKind {
         match self {
             Self::MalformedRequest | Self::InvalidRequest | Self::InvalidName => StatusCode::BAD_REQUEST,
             Self::CrossOrigin => StatusCode::FORBIDDEN,
-            Self::UnknownPath | Self::UnknownCollection | Self::UnknownDocument => StatusCode::NOT_FOUND,
+            Self::UnknownPath | Self::UnknownCollection | Self::UnknownDocument | Self::UnknownPrefix => {
+                StatusCode::NOT_FOUND
+            },
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict => StatusCode::CONFLICT,
@@ -139,6 +144,7 @@ impl ErrorKind {
             Self::UnknownPath => "unknown_path",
             Self::UnknownCollection => "unknown_collection",
             Self::UnknownDocument => "unknown_document",
+            Self::UnknownPrefix => "unknown_prefix",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::Conflict => "conflict",

@@ -12,6 +12,7 @@
 //! crate run on scripted models.
 
 mod answering;
+mod cache;
 mod collections;
 mod documents;
 mod error;

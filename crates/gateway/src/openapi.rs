@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{collections, documents, health, middleware, pages, query, sse, state::AppState, usage};
+use crate::{cache, collections, documents, health, middleware, pages, query, sse, state::AppState, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -54,6 +54,8 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(documents::get, documents::delete))
         .routes(routes!(documents::text))
         .routes(routes!(usage::usage))
+        .routes(routes!(cache::get))
+        .routes(routes!(cache::release))
         .layer(DefaultBodyLimit::max(max_body))
         .merge(uploads)
 }

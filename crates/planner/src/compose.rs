@@ -89,6 +89,8 @@ impl Composer<'_> {
         // Parts come back in the order in which they went in: system, preamble, sources, question.
         let ranges: Vec<_> = encoded.parts.into_iter().map(|(_, range)| range).collect();
         let source_ranges = ranges.get(2..2 + sources.len()).unwrap_or_default();
+        // The system prompt is the operator's and the same for all tenants; the preamble names a collection.
+        let public_tokens = ranges.first().map_or(0, |system| system.end);
         let mut boundaries = Vec::new();
         if let Some(preamble) = ranges.get(1) {
             boundaries.push(Boundary { at: preamble.end, retention: Retention::OneHour });
@@ -116,7 +118,7 @@ impl Composer<'_> {
         push(&mut segments, SegmentKind::Template, end, encoded.tokens.len(), None);
         Ok(Composed {
             source_tokens: source_ranges.iter().map(ExactSizeIterator::len).collect(),
-            prompt: Prompt { tokens: encoded.tokens, boundaries, public_tokens: 0 },
+            prompt: Prompt { tokens: encoded.tokens, boundaries, public_tokens },
             sources: (1..).zip(sources).map(|(n, source)| reference(n, source)).collect(),
             texts: sources.iter().map(|source| Arc::clone(&source.text)).collect(),
             segments,

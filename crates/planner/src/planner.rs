@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Instant};
 
 use edgewise_ledger::PriceBook;
-use edgewise_model_api::{Embedder, Generator};
+use edgewise_model_api::{CacheState, Embedder, Generator};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
 use edgewise_types::{Document, Timings, Usage};
@@ -53,6 +53,16 @@ impl Planner {
     ) -> Result<Self, PlannerError> {
         options.validate()?;
         Ok(Self { generator, embedder, prompts, prices, options })
+    }
+
+    /// The state of the generator's prefix cache.
+    pub fn cache(&self) -> CacheState {
+        self.generator.cache()
+    }
+
+    /// Ends the retention of a prefix of [`Self::cache`]; whether there was one of this id.
+    pub fn release_prefix(&self, id: u64) -> bool {
+        self.generator.release_prefix(id)
     }
 
     /// The route that would be taken now, and why. Searches and composes, but generates nothing.

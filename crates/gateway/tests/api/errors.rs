@@ -121,3 +121,13 @@ async fn pages_of_other_sites_are_kept_out() {
     own.ok();
     assert!(!own.headers.contains_key("access-control-allow-origin"));
 }
+
+#[tokio::test]
+async fn the_cache_is_shown_and_a_prefix_it_does_not_keep_is_not_released() {
+    let gateway = Gateway::new(ScriptedGenerator::replies(["yes"]), GatewayOptions::default());
+    let state = gateway.get("/v1/cache").await.ok();
+    assert_eq!((&state["pages_total"], &state["prefixes"]), (&json!(0), &json!([])), "a scripted model has no cache");
+    let message = gateway.delete("/v1/cache/prefixes/7").await.error(ErrorKind::UnknownPrefix);
+    assert!(message.contains('7'), "{message}");
+    gateway.delete("/v1/cache/prefixes/first").await.error(ErrorKind::InvalidName);
+}
