@@ -184,6 +184,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()));
+    }
+
+    #[inline(always)]
     fn zero(self) -> Self::I {
         [intrinsic!(_mm256_setzero_si256()); 2]
     }

@@ -134,6 +134,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()));
+    }
+
+    #[inline(always)]
     fn zero(self) -> Self::I {
         intrinsic!(_mm512_setzero_si512())
     }

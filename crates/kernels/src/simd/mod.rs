@@ -82,6 +82,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Lanes, which must be whole numbers in -128..=127, as bytes.
     fn to_i8(self, a: Self::F) -> [i8; LANES];
 
+    /// Asks for the cache line that `x` starts in, which will be read soon.
+    #[inline(always)]
+    fn prefetch<T>(self, _x: &T) {}
+
     fn zero(self) -> Self::I;
     fn to_f32(self, a: Self::I) -> Self::F;
     /// Sixteen rows by four 8-bit codes.
