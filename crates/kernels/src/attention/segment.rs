@@ -6,8 +6,11 @@ use super::{PAGE, PagedAttention, SEGMENT_PAGES};
 use crate::{
     AttentionEntry, KvLayout,
     parallel::SharedSlice,
-    simd::{Isa, Kernel, LANES, Simd, with_tile},
+    simd::{Element, Isa, Kernel, LANES, Line, Simd, with_tile},
 };
+
+/// How many pages ahead keys and values are fetched into the cache, where few queries go over them.
+const PAGES_AHEAD: usize = 2;
 
 /// Query rows of one sequence that share a key-value head: row `r` is the query at position
 /// `position + (first_row + r) / group` of head `kv_head·group + (first_row + r) % group`.
@@ -202,25 +205,29 @@ struct Work {
 /// Keys and values of one head in a page, in f32.
 #[derive(Default)]
 struct Converted {
-    keys: Vec<[[f32; LANES]; 2]>,
-    values: Vec<[[f32; LANES]; PAGE]>,
+    keys: Vec<Line<[f32; LANES], 2>>,
+    values: Vec<Line<[f32; LANES], PAGE>>,
 }
 
 impl Converted {
     fn new(layout: KvLayout) -> Self {
         Self {
-            keys: vec![[[0.0; LANES]; 2]; layout.head_dim()],
-            values: vec![[[0.0; LANES]; PAGE]; layout.stored_dim() / LANES],
+            keys: vec![Line([[0.0; LANES]; 2]); layout.head_dim()],
+            values: vec![Line([[0.0; LANES]; PAGE]); layout.stored_dim() / LANES],
         }
     }
 
     #[inline(always)]
     fn take<S: Simd>(&mut self, s: S, page: PageOf<'_, f16>) {
-        for (to, from) in self.keys.as_flattened_mut().iter_mut().zip(page.keys.as_flattened()) {
-            s.store(s.load_f16(from), to);
+        for (to, from) in self.keys.iter_mut().zip(page.keys) {
+            for (to, from) in to.0.iter_mut().zip(from) {
+                s.store(s.load_f16(from), to);
+            }
         }
-        for (to, from) in self.values.as_flattened_mut().iter_mut().zip(page.values.as_flattened()) {
-            s.store(s.load_f16(from), to);
+        for (to, from) in self.values.iter_mut().zip(page.values) {
+            for (to, from) in to.0.iter_mut().zip(from) {
+                s.store(s.load_f16(from), to);
+            }
         }
     }
 }
@@ -258,13 +265,13 @@ impl Kernel for Segment<'_> {
             }
             let page = self.page(number);
             if tile.rows <= S::QUERY_ROWS {
-                let next = if number + 1 < end { self.page(number + 1) } else { page };
-                with_tile!(tile.rows, R => self.register_tile::<S, f16, R>(s, page, Some(next), 0));
+                let next = (number + PAGES_AHEAD < end).then(|| self.page(number + PAGES_AHEAD));
+                with_tile!(tile.rows, R => self.register_tile::<S, f16, R>(s, page, next, 0));
                 continue;
             }
             let mut converted = std::mem::take(&mut self.work.converted);
             converted.take(s, page);
-            let page = PageOf { number, keys: &converted.keys, values: &converted.values };
+            let page = PageOf { number, keys: Line::plain(&converted.keys), values: Line::plain(&converted.values) };
             for first in (0..tile.rows).step_by(S::QUERY_ROWS) {
                 with_tile!(S::QUERY_ROWS.min(tile.rows - first), R => {
                     self.register_tile::<S, f32, R>(s, page, None, first);
@@ -335,10 +342,18 @@ impl<'a> Segment<'a> {
         let sums = &mut self.work.partial.weighted[first * width..][..R * width];
         let (pairs, odd) = page.values.as_chunks::<2>();
         for (i, pair) in pairs.iter().enumerate() {
-            accumulate::<S, T, R, 2>(s, &weights, pair, keys, sums, 2 * i);
+            accumulate::<S, T, R, 2>(s, &weights, pair, keys, sums, 2 * i, next);
         }
         if let [single] = odd {
-            accumulate::<S, T, R, 1>(s, &weights, std::array::from_ref(single), keys, sums, page.values.len() - 1);
+            accumulate::<S, T, R, 1>(
+                s,
+                &weights,
+                std::array::from_ref(single),
+                keys,
+                sums,
+                page.values.len() - 1,
+                next,
+            );
         }
     }
 }
@@ -374,26 +389,7 @@ fn softmax<S: Simd>(s: S, partial: &mut Partial, row: usize, scores: [S::F; 2], 
     }
 }
 
-/// Keys and values as they are stored, or converted to f32, which is exact.
-trait Element: Copy {
-    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F;
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F {
-        s.load_f16(x)
-    }
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F {
-        s.load(x)
-    }
-}
-
-/// Keys and values of one head in a page.
+/// Keys and values of one head in a page, as they are stored or in f32.
 #[derive(Clone, Copy)]
 struct PageOf<'a, T> {
     /// Which page of the sequence it is.
@@ -421,9 +417,7 @@ fn scores<S: Simd, T: Element, const R: usize>(
     let mut sums = [[s.splat(0.0); 2]; R];
     for (d, (q, k)) in queries.iter().zip(keys).enumerate() {
         if let Some(next) = &next {
-            // As many lines of values as of keys, or a few more where a head is padded.
             s.prefetch(&next.keys[d]);
-            s.prefetch(&next.values.as_flattened()[2 * d]);
         }
         let (low, high) = (T::load(s, &k[0]), T::load(s, &k[1]));
         for r in 0..R {
@@ -443,6 +437,7 @@ fn accumulate<S: Simd, T: Element, const R: usize, const C: usize>(
     keys: (usize, usize),
     sums: &mut [f32],
     chunk: usize,
+    next: Option<PageOf<'_, f16>>,
 ) {
     let sums = sums.as_chunks_mut::<LANES>().0;
     let chunks = sums.len() / R;
@@ -453,6 +448,9 @@ fn accumulate<S: Simd, T: Element, const R: usize, const C: usize>(
         }
     }
     for key in keys.0..keys.1.min(PAGE) {
+        if let Some(next) = &next {
+            s.prefetch(&next.values.as_flattened()[chunk * PAGE + key * C]);
+        }
         let mut row = [s.splat(0.0); C];
         for c in 0..C {
             row[c] = T::load(s, &values[c][key]);
