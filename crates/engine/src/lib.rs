@@ -15,11 +15,15 @@
 
 mod backend;
 mod chat_template;
+mod constraint;
 pub mod decoder;
 mod detokenizer;
 mod digest;
+#[allow(dead_code, reason = "called once sequences live in pages")]
+mod durable;
 mod embedder;
 mod error;
+mod grammar;
 mod load;
 mod sampler;
 mod serve;
