@@ -27,8 +27,6 @@ mod grammar;
 mod load;
 mod sampler;
 mod serve;
-// Not yet what the scheduler runs.
-#[allow(dead_code)]
 mod step_model;
 mod stop;
 mod tokenizer;
