@@ -20,7 +20,10 @@ use std::ops::Range;
 use edgewise_model_api::{ChatMessage, EncodedChat, Role};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig};
 
-use crate::{EngineError, tokenizer::GgufTokenizer};
+use crate::{
+    EngineError,
+    tokenizer::{ControlMatch, GeneratorTokenizer},
+};
 
 /// Delimiters of a marker: the last two private-use characters.
 const OPEN: char = '\u{10FFFD}';
@@ -71,7 +74,7 @@ impl ChatTemplate {
     /// The chat as tokens, with the assistant's turn opened, and the range of each part.
     pub(crate) fn encode(
         &self,
-        tokenizer: &GgufTokenizer,
+        tokenizer: &GeneratorTokenizer,
         messages: &[ChatMessage],
     ) -> Result<EncodedChat, EngineError> {
         let pieces = self.render(messages)?;
@@ -165,7 +168,7 @@ fn cut(rendered: &str) -> Result<Vec<Piece>, EngineError> {
 
 /// Gathers text up to the next control token, and encodes it as one.
 struct Writer<'a> {
-    tokenizer: &'a GgufTokenizer,
+    tokenizer: &'a GeneratorTokenizer,
     tokens: Vec<u32>,
     parts: Vec<(String, Range<usize>)>,
     /// Text since the last control token.
@@ -175,13 +178,13 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(tokenizer: &'a GgufTokenizer) -> Self {
+    fn new(tokenizer: &'a GeneratorTokenizer) -> Self {
         Self { tokenizer, tokens: Vec::new(), parts: Vec::new(), run: String::new(), run_parts: Vec::new() }
     }
 
     fn template(&mut self, text: &str) -> Result<(), EngineError> {
         let mut at = 0;
-        for (range, id) in self.tokenizer.find_controls(text) {
+        for ControlMatch { range, id } in self.tokenizer.find_controls(text) {
             self.run.push_str(&text[at..range.start]);
             self.end_run()?;
             self.tokens.push(id);
@@ -208,7 +211,10 @@ impl<'a> Writer<'a> {
 
     /// Encodes what has been gathered. A token belongs to the part in which its first byte lies.
     fn end_run(&mut self) -> Result<(), EngineError> {
-        let (ids, offsets) = self.tokenizer.encode_with_offsets(&self.run)?;
+        let (ids, offsets) = match self.tokens.is_empty() {
+            true => self.tokenizer.encode_with_offsets(&self.run)?,
+            false => self.tokenizer.encode_run(&self.run)?,
+        };
         let first = self.tokens.len();
         let token_at = |byte: usize| first + offsets.partition_point(|range| range.start < byte);
         for (label, bytes) in self.run_parts.drain(..) {
@@ -238,7 +244,7 @@ mod tests {
     const END: u32 = 0;
 
     fn encode(template: &str, messages: &[ChatMessage]) -> Result<(EncodedChat, String), EngineError> {
-        let tokenizer = GgufTokenizer::new(byte_vocabulary())?;
+        let tokenizer = GeneratorTokenizer::from_gguf(byte_vocabulary())?;
         let chat = ChatTemplate::new(template.to_owned(), "", "")?.encode(&tokenizer, messages)?;
         let text = chat.tokens.iter().map(|&id| match id {
             USER => "<|user|>".to_owned(),
@@ -323,7 +329,7 @@ mod tests {
     #[test]
     fn the_environment_has_what_templates_expect() {
         let template = "{{ bos_token }}{% if tools %}T{% endif %}{% if strftime_now is defined %}{{ strftime_now('%Y') | length }}{% endif %}\n{{ messages[0]['content'] }}{% if add_generation_prompt %}!{% endif %}";
-        let tokenizer = GgufTokenizer::new(byte_vocabulary()).unwrap();
+        let tokenizer = GeneratorTokenizer::from_gguf(byte_vocabulary()).unwrap();
         let chat = ChatTemplate::new(template.to_owned(), "<|user|>", "").unwrap();
         let tokens = chat.encode(&tokenizer, &[user(&["a"])]).unwrap().tokens;
         assert_eq!(tokens[0], USER);

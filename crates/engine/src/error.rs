@@ -46,6 +46,9 @@ pub enum EngineError {
     /// The chat template refused, or treats contents in a way that can't be followed.
     #[error("{0}")]
     ChatTemplate(String),
+    /// A grammar for the output can't be compiled or followed.
+    #[error("the grammar cannot be used: {0}")]
+    Grammar(String),
     /// The model gave logits no distribution can be built from.
     #[error("the logits hold {0}: the model files or the arithmetic are broken")]
     BadLogits(&'static str),

@@ -13,17 +13,20 @@
 // The mapped model files and the matrix kernels need it; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod backend;
 mod chat_template;
+mod constraint;
 pub mod decoder;
 mod detokenizer;
 mod digest;
+#[allow(dead_code, reason = "called once sequences live in pages")]
+mod durable;
 mod embedder;
 mod error;
+mod grammar;
 mod load;
 mod sampler;
 mod serve;
-// Not yet what the scheduler runs.
-#[allow(dead_code)]
 mod step_model;
 mod stop;
 mod tokenizer;

@@ -2,15 +2,16 @@
 
 use std::{path::Path, sync::Arc};
 
+use candle_core::quantized::gguf_file::Value;
 use edgewise_model_api::{GeneratorInfo, ModelError, Tokenizer};
 
 use crate::{
     BertEmbedder, EngineError, EngineOptions, LocalGenerator, SystemClock,
     chat_template::ChatTemplate,
-    decoder::{Decoder, DecoderError, GgufFile, KvState},
+    decoder::{Decoder, DecoderError, GgufFile},
     digest,
-    serve::{Parts, StepModel},
-    tokenizer::{GgufTokenizer, GgufVocabulary},
+    serve::Parts,
+    tokenizer::{GeneratorTokenizer, GgufVocabulary},
 };
 
 impl From<DecoderError> for EngineError {
@@ -26,36 +27,6 @@ impl From<DecoderError> for EngineError {
     }
 }
 
-impl StepModel for Decoder {
-    type State = KvState;
-
-    fn vocabulary(&self) -> usize {
-        self.config().vocab_size
-    }
-
-    fn new_state(&self) -> KvState {
-        self.new_state()
-    }
-
-    fn forward(&self, state: &mut KvState, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        Ok(self.forward(state, tokens)?)
-    }
-
-    fn copy_prefix(&self, state: &KvState, tokens: usize) -> KvState {
-        let mut copy = state.clone();
-        copy.truncate(tokens);
-        copy
-    }
-
-    fn truncate(&self, state: &mut KvState, tokens: usize) {
-        state.truncate(tokens);
-    }
-
-    fn bytes(&self, state: &KvState) -> usize {
-        state.bytes()
-    }
-}
-
 /// Loads a generator from a GGUF file, measures its latency curve (about a second) and starts its worker. `model` is
 /// the name it goes by.
 ///
@@ -67,7 +38,7 @@ pub fn load_generator(model: &str, gguf: &Path, options: &EngineOptions) -> Resu
 
 fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
     let gguf = GgufFile::open(path)?;
-    let tokenizer = GgufTokenizer::new(vocabulary(&gguf)?)?;
+    let tokenizer = GeneratorTokenizer::from_gguf(vocabulary(&gguf)?)?;
     let template = gguf.string("tokenizer.chat_template")?.to_owned();
     let template = ChatTemplate::new(template, tokenizer.bos(), tokenizer.eos())?;
     let decoder = Decoder::load_gguf(&gguf)?;
@@ -93,7 +64,7 @@ fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
 /// # Errors
 /// [`ModelError::Load`], with one sentence on what is wrong with the file.
 pub fn load_tokenizer(model: &str, gguf: &Path) -> Result<Arc<dyn Tokenizer>, ModelError> {
-    let load = || GgufTokenizer::new(vocabulary(&GgufFile::open(gguf)?)?);
+    let load = || GeneratorTokenizer::from_gguf(vocabulary(&GgufFile::open(gguf)?)?);
     load().map(|tokenizer| Arc::new(tokenizer) as Arc<dyn Tokenizer>).map_err(|e| e.on_load(model))
 }
 
@@ -109,20 +80,48 @@ fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
             Some(_) => Ok(u32::try_from(gguf.integer(&key)?).ok()),
         }
     };
-    let types = "tokenizer.ggml.token_type";
-    let token_types = if gguf.value(types).is_some() { gguf.integers(types)? } else { Vec::new() };
+    let integers = |key: &str| if gguf.value(key).is_some() { gguf.integers(key) } else { Ok(Vec::new()) };
+    let flag = |key: &str| if gguf.value(key).is_some() { gguf.flag(key).map(Some) } else { Ok(None) };
     let pre = "tokenizer.ggml.pre";
+    let merges = "tokenizer.ggml.merges";
+    let charsmap =
+        matches!(gguf.value("tokenizer.ggml.precompiled_charsmap"), Some(Value::Array(map)) if !map.is_empty());
     Ok(GgufVocabulary {
         model: gguf.string("tokenizer.ggml.model")?.to_owned(),
         // Files older than the key are refused rather than cut by a guess.
         pre: if gguf.value(pre).is_some() { gguf.string(pre)?.to_owned() } else { "(none)".to_owned() },
         tokens: strings("tokenizer.ggml.tokens")?,
-        token_types: token_types.into_iter().map(|kind| u32::try_from(kind).unwrap_or(u32::MAX)).collect(),
-        merges: strings("tokenizer.ggml.merges")?,
+        token_types: integers("tokenizer.ggml.token_type")?
+            .into_iter()
+            .map(|kind| u32::try_from(kind).unwrap_or(u32::MAX))
+            .collect(),
+        scores: scores(gguf)?,
+        // SentencePiece vocabularies have none; byte-level ones without merges are not vocabularies at all.
+        merges: if gguf.value(merges).is_some() || gguf.string("tokenizer.ggml.model")? == "gpt2" {
+            strings(merges)?
+        } else {
+            Vec::new()
+        },
+        space_prefix: flag("tokenizer.ggml.add_space_prefix")?,
+        normalises: charsmap || flag("tokenizer.ggml.remove_extra_whitespaces")?.unwrap_or(false),
         bos: id("bos")?,
         eos: id("eos")?,
         further_ends: [id("eot")?, id("eom")?].into_iter().flatten().collect(),
     })
+}
+
+/// `tokenizer.ggml.scores`, empty if there are none.
+fn scores(gguf: &GgufFile) -> Result<Vec<f32>, EngineError> {
+    const KEY: &str = "tokenizer.ggml.scores";
+    let wrong = || EngineError::BadFile { path: gguf.path().to_owned(), reason: format!("`{KEY}` holds no numbers") };
+    match gguf.value(KEY) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(values)) => {
+            let score = |value: &Value| if let Value::F32(score) = value { Ok(*score) } else { Err(wrong()) };
+            values.iter().map(score).collect()
+        }
+        Some(_) => Err(wrong()),
+    }
 }
 
 /// Loads an embedder of the BERT family from `folder`, which holds `config.json`, `model.safetensors` and

@@ -12,16 +12,16 @@ use crate::EngineError;
 
 /// One sequence's part of a forward pass.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct BatchEntry<'a> {
+pub struct BatchEntry<'a> {
     /// Tokens to append; at least one.
-    pub(crate) tokens: &'a [u32],
+    pub tokens: &'a [u32],
     /// Positions already held, whose keys and values are in the pages.
-    pub(crate) position: usize,
+    pub position: usize,
     /// The sequence's pages in order, with room for `position + tokens.len()` positions. Those that are written to, from
     /// `position / page_tokens` on, must not be in another entry of the batch.
-    pub(crate) pages: &'a [PageId],
+    pub pages: &'a [PageId],
     /// Whether the logits after the last token are wanted.
-    pub(crate) logits: bool,
+    pub logits: bool,
 }
 
 /// A model that extends sequences, whose keys and values lie in pages.
@@ -37,6 +37,11 @@ pub(crate) trait StepModel: Send + 'static {
 
     /// Bytes of one page over all layers, keys and values.
     fn page_bytes(&self) -> usize;
+
+    /// What, besides weights and tokens, the contents of a page depend on; part of the identity of what is cached.
+    fn kv_identity(&self) -> String {
+        String::new()
+    }
 
     /// Room for `pages` pages, with unspecified contents.
     ///

@@ -13,8 +13,8 @@ pub enum DecoderError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// The file is not GGUF, is damaged, or was cut short.
-    #[error("{} is not a usable GGUF file: {reason}; fetch the model again", path.display())]
+    /// The file is not what its name says, is damaged, or was cut short.
+    #[error("{} is not a usable model file: {reason}; fetch the model again", path.display())]
     Format {
         /// The file.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum DecoderError {
         reason: String,
     },
     /// A metadata key that is needed is missing or has another type.
-    #[error("the GGUF metadata key `{key}` {problem}; this model can't be used as it is")]
+    #[error("the metadata key `{key}` {problem}; this model can't be used as it is")]
     Metadata {
         /// The key.
         key: String,
@@ -64,9 +64,6 @@ pub enum DecoderError {
         /// Number of tokens the model knows.
         vocab_size: usize,
     },
-    /// The state belongs to a model of another shape.
-    #[error("the key-value state was made for another model: make it with this decoder's `new_state`")]
-    ForeignState,
     /// There is no memory for the pages.
     #[error("there is no memory for {pages} pages of {page_bytes} bytes: configure a smaller cache")]
     OutOfMemory {
@@ -76,7 +73,7 @@ pub enum DecoderError {
         page_bytes: usize,
     },
     /// A sequence was given too few pages, or one that does not exist.
-    #[error("the block table of a sequence has {problem}: it must name existing pages for every position")]
+    #[error("the block table of a sequence has {problem}: it must name an existing page for every position")]
     BlockTable {
         /// What is wrong with it.
         problem: String,

@@ -1,60 +1,54 @@
 //! The decoder as the model that is scheduled.
 
-use edgewise_kernels::PAGE;
 use edgewise_kv_cache::PageId;
 
-use super::{Decoder, DecoderError, KvState, PagedKv, pages::page_bytes};
+use super::{Backend, Decoder, DecoderError};
 use crate::{
     EngineError,
     step_model::{BatchEntry, StepModel},
 };
 
-impl StepModel for Decoder {
-    type Kv = PagedKv;
+impl<B: Backend> StepModel for Decoder<B> {
+    type Kv = B::Kv;
 
     fn vocabulary(&self) -> usize {
         self.config().vocab_size
     }
 
     fn page_tokens(&self) -> usize {
-        PAGE
+        self.page_tokens()
     }
 
     fn page_bytes(&self) -> usize {
-        page_bytes(self.layout(), self.config().layers)
+        self.page_bytes()
     }
 
-    fn allocate(&self, pages: usize) -> Result<PagedKv, EngineError> {
-        Ok(PagedKv::new(self.layout(), self.config().layers, pages)?)
+    fn kv_identity(&self) -> String {
+        self.kv_identity()
     }
 
-    fn forward(&self, kv: &mut PagedKv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, EngineError> {
-        let mut results = Vec::with_capacity(batch.len());
-        for entry in batch {
-            let needed = (entry.position + entry.tokens.len()).div_ceil(PAGE);
-            if entry.pages.len() < needed || entry.pages.iter().any(|page| page.0 as usize >= kv.pages()) {
-                let problem =
-                    format!("{} of the {needed} pages that are needed, or one out of range", entry.pages.len());
-                return Err(DecoderError::BlockTable { problem }.into());
-            }
-            let layers = self.config().layers;
-            let mut state = KvState::gather(kv, layers, entry.pages, entry.position, self.layout());
-            let logits = Decoder::forward(self, &mut state, entry.tokens)?;
-            state.scatter(kv, entry.pages, entry.position);
-            results.push(entry.logits.then_some(logits));
+    fn allocate(&self, pages: usize) -> Result<B::Kv, EngineError> {
+        Ok(self.allocate(pages)?)
+    }
+
+    fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, EngineError> {
+        Ok(self.forward(kv, batch)?)
+    }
+
+    fn copy_page(&self, kv: &mut B::Kv, from: PageId, to: PageId, tokens: usize) {
+        self.inner.backend.copy_page(kv, from.0 as usize, to.0 as usize, tokens);
+    }
+
+    fn read_page(&self, kv: &B::Kv, page: PageId, out: &mut Vec<u8>) {
+        self.inner.backend.read_page(kv, page.0 as usize, out);
+    }
+
+    fn write_page(&self, kv: &mut B::Kv, page: PageId, bytes: &[u8]) -> Result<(), EngineError> {
+        let expected = self.page_bytes();
+        if bytes.len() != expected {
+            return Err(DecoderError::PageSize { bytes: bytes.len(), expected }.into());
         }
-        Ok(results)
-    }
-
-    fn copy_page(&self, kv: &mut PagedKv, from: PageId, to: PageId, _: usize) {
-        kv.copy(from, to);
-    }
-
-    fn read_page(&self, kv: &PagedKv, page: PageId, out: &mut Vec<u8>) {
-        kv.read(page, out);
-    }
-
-    fn write_page(&self, kv: &mut PagedKv, page: PageId, bytes: &[u8]) -> Result<(), EngineError> {
-        Ok(kv.write(page, bytes)?)
+        self.inner.backend.write_page(kv, page.0 as usize, bytes);
+        Ok(())
     }
 }

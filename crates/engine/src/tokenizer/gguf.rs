@@ -1,27 +1,30 @@
-//! Byte-level BPE from the vocabulary a GGUF file carries (`tokenizer.ggml.*`, GGUF specification, section
-//! "Tokenizer").
-//!
-//! Control and user-defined tokens are kept out of the BPE vocabulary, so no text can produce them; they are found by
-//! exact, leftmost-longest match in text of the chat template only.
+//! A generator's tokenizer from the vocabulary a GGUF file carries (`tokenizer.ggml.*`, GGUF specification, section
+//! "Tokenizer"): byte-level BPE (`gpt2`) or SentencePiece with scores (`llama`).
 
-use std::ops::Range;
+use std::collections::HashMap;
 
-use edgewise_model_api::{ModelError, Tokenizer};
-use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::{
+    AddedToken,
+    models::bpe::{BPE, Vocab},
+};
 
-use super::{byte_level::bytes_of, encode_plain, encode_with_offsets, pre::PreTokenizer};
+use super::{
+    byte_level, control_like,
+    generator::{Control, Found, GeneratorTokenizer, TextModel},
+    pre::PreTokenizer,
+    sentencepiece::{self, SentencePiece},
+};
 use crate::EngineError;
 
 /// Types of tokens in `tokenizer.ggml.token_type`.
 mod token_type {
     pub(super) const NORMAL: u32 = 1;
+    pub(super) const UNKNOWN: u32 = 2;
     pub(super) const CONTROL: u32 = 3;
     pub(super) const USER_DEFINED: u32 = 4;
+    pub(super) const UNUSED: u32 = 5;
+    pub(super) const BYTE: u32 = 6;
 }
-
-/// Control tokens that end a turn or the text in the models supported, besides those the file names by id.
-const END_MARKERS: [&str; 7] =
-    ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "</s>"];
 
 /// What a GGUF file says about its tokenizer.
 #[derive(Debug, Clone, Default)]
@@ -34,8 +37,14 @@ pub(crate) struct GgufVocabulary {
     pub(crate) tokens: Vec<String>,
     /// `tokenizer.ggml.token_type`: parallel to `tokens`; empty if all are normal.
     pub(crate) token_types: Vec<u32>,
-    /// `tokenizer.ggml.merges`: pairs separated by one space, best first.
+    /// `tokenizer.ggml.scores`: parallel to `tokens`, for SentencePiece.
+    pub(crate) scores: Vec<f32>,
+    /// `tokenizer.ggml.merges`: pairs separated by one space, best first, for byte-level BPE.
     pub(crate) merges: Vec<String>,
+    /// `tokenizer.ggml.add_space_prefix`.
+    pub(crate) space_prefix: Option<bool>,
+    /// Text is to be normalised before it is cut (`remove_extra_whitespaces`, `precompiled_charsmap`).
+    pub(crate) normalises: bool,
     /// `tokenizer.ggml.bos_token_id`.
     pub(crate) bos: Option<u32>,
     /// `tokenizer.ggml.eos_token_id`.
@@ -44,134 +53,134 @@ pub(crate) struct GgufVocabulary {
     pub(crate) further_ends: Vec<u32>,
 }
 
-/// A generator's tokenizer.
-pub(crate) struct GgufTokenizer {
-    bpe: tokenizers::Tokenizer,
-    /// Bytes of all tokens, one after the other; empty for control tokens.
-    bytes: Vec<u8>,
-    /// Where the bytes of each token end.
-    ends: Vec<usize>,
-    /// Texts and ids of control tokens, longest text first.
-    controls: Vec<(String, u32)>,
-    bos: String,
-    eos: String,
-    end_of_turn: Vec<u32>,
+/// The entries sorted by what they are for.
+#[derive(Default)]
+struct Entries {
+    /// Of the text model.
+    plain: Vec<(String, u32)>,
+    /// Runs of white space taken whole.
+    spaces: Vec<(String, u32)>,
+    single_bytes: HashMap<u8, u32>,
+    controls: Vec<Control>,
+    bytes: Vec<Vec<u8>>,
 }
 
-impl GgufTokenizer {
-    /// Builds the tokenizer.
+impl GeneratorTokenizer {
+    /// Builds the tokenizer of a GGUF file.
     ///
     /// # Errors
     /// [`EngineError::Unsupported`] for other algorithms or pre-tokenizers than the ones implemented,
     /// [`EngineError::Tokenizer`] if the lists contradict each other.
-    pub(crate) fn new(vocabulary: GgufVocabulary) -> Result<Self, EngineError> {
-        let GgufVocabulary { model, pre, tokens, token_types, merges, bos, eos, further_ends } = vocabulary;
-        if model != "gpt2" {
-            return Err(EngineError::Unsupported {
-                what: format!("the tokenizer type `{model}`"),
-                supported: "the engine knows byte-level BPE (`gpt2`)".to_owned(),
-            });
-        }
-        let pre = PreTokenizer::by_name(&pre)?;
-        if !token_types.is_empty() && token_types.len() != tokens.len() {
-            return Err(EngineError::Tokenizer(format!(
-                "the file lists {} tokens but {} token types",
-                tokens.len(),
-                token_types.len()
-            )));
-        }
-        let is_control = |id: usize| {
-            let kind = token_types.get(id).copied().unwrap_or(token_type::NORMAL);
-            kind == token_type::CONTROL || kind == token_type::USER_DEFINED
+    pub(crate) fn from_gguf(vocabulary: GgufVocabulary) -> Result<Self, EngineError> {
+        let is_sentencepiece = match vocabulary.model.as_str() {
+            "gpt2" => false,
+            "llama" => true,
+            other => {
+                return Err(EngineError::Unsupported {
+                    what: format!("the tokenizer type `{other}`"),
+                    supported: "the engine knows byte-level BPE (`gpt2`) and SentencePiece with scores (`llama`)"
+                        .to_owned(),
+                });
+            }
         };
+        let pre = if is_sentencepiece { None } else { Some(PreTokenizer::by_name(&vocabulary.pre)?) };
+        let entries = entries(&vocabulary, is_sentencepiece)?;
         let text_of = |id: Option<u32>| -> Result<String, EngineError> {
             let Some(id) = id else { return Ok(String::new()) };
-            tokens.get(id as usize).cloned().ok_or_else(|| {
-                EngineError::Tokenizer(format!("token {id} is named but there are {} tokens", tokens.len()))
-            })
+            let count = vocabulary.tokens.len();
+            let missing = || EngineError::Tokenizer(format!("token {id} is named but there are {count} tokens"));
+            vocabulary.tokens.get(id as usize).cloned().ok_or_else(missing)
         };
-        let (bos, eos_text) = (text_of(bos)?, text_of(eos)?);
-
-        let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(tokens.len()));
-        let mut controls = Vec::new();
-        let mut end_of_turn: Vec<u32> = eos.into_iter().chain(further_ends).collect();
-        let mut vocab = Vocab::with_capacity(tokens.len());
-        for (index, token) in tokens.into_iter().enumerate() {
-            let id = u32::try_from(index).map_err(|_| EngineError::Tokenizer("too many tokens".to_owned()))?;
-            if is_control(index) {
-                if END_MARKERS.contains(&token.as_str()) {
-                    end_of_turn.push(id);
-                }
-                if !token.is_empty() {
-                    controls.push((token, id));
-                }
-            } else {
-                bytes.extend(bytes_of(&token));
-                vocab.insert(token, id);
+        let (bos, eos) = (text_of(vocabulary.bos)?, text_of(vocabulary.eos)?);
+        let Entries { plain, spaces, single_bytes, controls, bytes } = entries;
+        let model = match pre {
+            Some(pre) => {
+                let library = byte_level_bpe(plain, &spaces, &vocabulary.merges, pre)?;
+                TextModel::Library { whole: Box::new(library), bare: None, every_run: true }
             }
-            ends.push(bytes.len());
-        }
-        controls.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        end_of_turn.sort_unstable();
-        end_of_turn.dedup();
-
-        let bpe = build_bpe(vocab, &merges, pre)?;
-        Ok(Self { bpe, bytes, ends, controls, bos, eos: eos_text, end_of_turn })
-    }
-
-    /// Number of tokens, control tokens included.
-    pub(crate) fn vocabulary_size(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Text of the token that begins a sequence, empty if there is none.
-    pub(crate) fn bos(&self) -> &str {
-        &self.bos
-    }
-
-    /// Text of the token that ends a sequence, empty if there is none.
-    pub(crate) fn eos(&self) -> &str {
-        &self.eos
-    }
-
-    /// Ids that end a generation, sorted.
-    pub(crate) fn end_of_turn(&self) -> &[u32] {
-        &self.end_of_turn
-    }
-
-    /// The bytes a token adds to the text; none for control tokens and ids beyond the vocabulary.
-    pub(crate) fn bytes_of(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        let Some(&end) = self.ends.get(id) else { return &[] };
-        let start = if id == 0 { 0 } else { self.ends[id - 1] };
-        &self.bytes[start..end]
-    }
-
-    /// Ids and byte ranges of plain text.
-    pub(crate) fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
-        encode_with_offsets(&self.bpe, text)
-    }
-
-    /// Occurrences of control tokens in `text`, leftmost first and the longest at each place, as byte range and id.
-    /// For text of the chat template only.
-    pub(crate) fn find_controls(&self, text: &str) -> Vec<(Range<usize>, u32)> {
-        let mut found = Vec::new();
-        let mut at = 0;
-        while at < text.len() {
-            let rest = &text[at..];
-            match self.controls.iter().find(|(control, _)| rest.starts_with(control.as_str())) {
-                Some((control, id)) => {
-                    found.push((at..at + control.len(), *id));
-                    at += control.len();
-                }
-                None => at += rest.chars().next().map_or(1, char::len_utf8),
-            }
-        }
-        found
+            None => TextModel::SentencePiece(SentencePiece::new(
+                plain.into_iter().map(|(text, id)| (text, id, vocabulary.scores[id as usize])),
+                spaces,
+                &single_bytes,
+                vocabulary.space_prefix.unwrap_or(true),
+            )?),
+        };
+        let ends = vocabulary.eos.into_iter().chain(vocabulary.further_ends).collect();
+        Self::assemble(Found { model, tokens: bytes, controls, bos, eos, ends })
     }
 }
 
-fn build_bpe(vocab: Vocab, merges: &[String], pre: PreTokenizer) -> Result<tokenizers::Tokenizer, EngineError> {
+fn entries(vocabulary: &GgufVocabulary, is_sentencepiece: bool) -> Result<Entries, EngineError> {
+    let GgufVocabulary { tokens, token_types, scores, normalises, .. } = vocabulary;
+    let parallel = |name: &str, length: usize| match length == tokens.len() {
+        true => Ok(()),
+        false => {
+            Err(EngineError::Tokenizer(format!("the file lists {} tokens but {length} token {name}", tokens.len())))
+        }
+    };
+    if !token_types.is_empty() {
+        parallel("types", token_types.len())?;
+    }
+    if is_sentencepiece {
+        parallel("scores", scores.len())?;
+        if scores.iter().any(|score| score.is_nan()) {
+            return Err(EngineError::Tokenizer("a token's score is not a number".to_owned()));
+        }
+        if *normalises {
+            return Err(EngineError::Unsupported {
+                what: "a SentencePiece vocabulary with normalisation rules".to_owned(),
+                supported: "the engine takes text as it is".to_owned(),
+            });
+        }
+    }
+    let mut entries = Entries::default();
+    for (index, token) in tokens.iter().enumerate() {
+        let id = u32::try_from(index).map_err(|_| EngineError::Tokenizer("too many tokens".to_owned()))?;
+        let kind = token_types.get(index).copied().unwrap_or(token_type::NORMAL);
+        let text = || token.replace(sentencepiece::SPACE, " ");
+        let control = || Control { text: token.clone(), id, strips_left: false, strips_right: false };
+        let bytes = match (kind, is_sentencepiece) {
+            (token_type::CONTROL, _) | (token_type::UNKNOWN, _) => {
+                entries.controls.push(control());
+                Vec::new()
+            }
+            (token_type::USER_DEFINED, _) if control_like(&text()) => {
+                entries.controls.push(control());
+                token.clone().into_bytes()
+            }
+            (token_type::USER_DEFINED, _) => {
+                entries.spaces.push((if is_sentencepiece { text() } else { token.clone() }, id));
+                if is_sentencepiece { text().into_bytes() } else { token.clone().into_bytes() }
+            }
+            (token_type::UNUSED, _) => Vec::new(),
+            (token_type::BYTE, true) => {
+                let reason = || EngineError::Tokenizer(format!("`{token}` is listed as a byte but names none"));
+                let byte = sentencepiece::byte_of(token).ok_or_else(reason)?;
+                entries.single_bytes.insert(byte, id);
+                vec![byte]
+            }
+            (_, true) => {
+                entries.plain.push((token.clone(), id));
+                sentencepiece::bytes_of(token)
+            }
+            (_, false) => {
+                entries.plain.push((token.clone(), id));
+                byte_level::bytes_of(token)
+            }
+        };
+        entries.bytes.push(bytes);
+    }
+    Ok(entries)
+}
+
+fn byte_level_bpe(
+    plain: Vec<(String, u32)>,
+    spaces: &[(String, u32)],
+    merges: &[String],
+    pre: PreTokenizer,
+) -> Result<tokenizers::Tokenizer, EngineError> {
+    let failed = |e: tokenizers::Error| EngineError::Tokenizer(e.to_string());
+    let mut vocab: Vocab = plain.into_iter().collect();
     let merges = merges
         .iter()
         .map(|merge| {
@@ -185,57 +194,42 @@ fn build_bpe(vocab: Vocab, merges: &[String], pre: PreTokenizer) -> Result<token
             Ok((left.to_owned(), right.to_owned()))
         })
         .collect::<Result<Vec<_>, EngineError>>()?;
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .ignore_merges(pre.ignores_merges())
-        .build()
-        .map_err(|e| EngineError::Tokenizer(e.to_string()))?;
-    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    vocab.extend(spaces.iter().cloned());
+    let model = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignores_merges()).build();
+    let mut tokenizer = tokenizers::Tokenizer::new(model.map_err(failed)?);
     tokenizer.with_pre_tokenizer(Some(pre.build()?));
     if pre.normalises() {
-        tokenizer
-            .with_normalizer(Some(tokenizers::normalizers::unicode::NFC))
-            .map_err(|e| EngineError::Tokenizer(e.to_string()))?;
+        tokenizer.with_normalizer(Some(tokenizers::normalizers::unicode::NFC)).map_err(failed)?;
     }
+    add_spaces(&mut tokenizer, spaces)?;
     Ok(tokenizer)
 }
 
-impl Tokenizer for GgufTokenizer {
-    fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        Ok(encode_plain(&self.bpe, text)?)
+/// Makes runs of white space tokens of their own, wherever they stand. They are in the vocabulary already, which keeps
+/// their ids.
+pub(super) fn add_spaces(tokenizer: &mut tokenizers::Tokenizer, spaces: &[(String, u32)]) -> Result<(), EngineError> {
+    let tokens: Vec<AddedToken> =
+        spaces.iter().map(|(text, _)| AddedToken::from(text.clone(), false).normalized(false)).collect();
+    if !tokens.is_empty() {
+        tokenizer.add_tokens(tokens).map_err(|e| EngineError::Tokenizer(e.to_string()))?;
     }
-
-    fn offsets(&self, text: &str) -> Result<Vec<Range<usize>>, ModelError> {
-        Ok(self.encode_with_offsets(text)?.1)
-    }
-
-    /// Tokens that end inside a character leave U+FFFD; ids beyond the vocabulary are an error.
-    fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        let mut bytes = Vec::new();
-        for &id in ids {
-            if id as usize >= self.vocabulary_size() {
-                return Err(ModelError::Tokenizer(format!(
-                    "token {id} is beyond the vocabulary of {}",
-                    self.vocabulary_size()
-                )));
-            }
-            bytes.extend_from_slice(self.bytes_of(id));
-        }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
+    use edgewise_model_api::Tokenizer as _;
+
     use super::*;
+    use crate::tokenizer::ControlMatch;
 
     /// A vocabulary of the 256 bytes and one merge, with three control tokens at the start.
     pub(crate) fn byte_vocabulary() -> GgufVocabulary {
         let mut tokens: Vec<String> = ["<|end|>", "<|user|>", "<|user|>x"].map(str::to_owned).to_vec();
         let mut token_types = vec![token_type::CONTROL; tokens.len()];
-        let alphabet: Vec<char> =
-            (0..0x400).filter_map(char::from_u32).filter(|&c| super::bytes_of(&c.to_string()).len() == 1).collect();
+        let is_byte = |&c: &char| byte_level::bytes_of(&c.to_string()).len() == 1;
+        let alphabet: Vec<char> = (0..0x400).filter_map(char::from_u32).filter(is_byte).collect();
         // Below 0x80 a character outside the alphabet also is one byte: itself.
         tokens.extend(alphabet.iter().filter(|c| !c.is_ascii_control() && **c != ' ').map(char::to_string));
         tokens.push("ab".to_owned());
@@ -246,15 +240,14 @@ pub(crate) mod tests {
             tokens,
             token_types,
             merges: vec!["a b".to_owned()],
-            bos: None,
             eos: Some(0),
-            further_ends: Vec::new(),
+            ..GgufVocabulary::default()
         }
     }
 
     #[test]
     fn text_that_looks_like_a_control_token_stays_text() {
-        let tokenizer = GgufTokenizer::new(byte_vocabulary()).unwrap();
+        let tokenizer = GeneratorTokenizer::from_gguf(byte_vocabulary()).unwrap();
         let ids = tokenizer.encode("a<|end|>ab").unwrap();
         assert!(ids.iter().all(|&id| id > 2), "{ids:?}");
         assert_eq!(tokenizer.decode(&ids).unwrap(), "a<|end|>ab");
@@ -263,17 +256,38 @@ pub(crate) mod tests {
 
     #[test]
     fn control_tokens_are_found_longest_first_and_have_no_text() {
-        let tokenizer = GgufTokenizer::new(byte_vocabulary()).unwrap();
+        let tokenizer = GeneratorTokenizer::from_gguf(byte_vocabulary()).unwrap();
         let found = tokenizer.find_controls("é<|user|>x<|user|> <|end|>");
-        assert_eq!(found, [(2..11, 2), (11..19, 1), (20..27, 0)]);
+        let expected = [(2..11, 2), (11..19, 1), (20..27, 0)].map(|(range, id)| ControlMatch { range, id });
+        assert_eq!(found, expected);
         assert_eq!(tokenizer.decode(&[1, 0]).unwrap(), "");
         assert_eq!(tokenizer.end_of_turn(), [0]);
     }
 
     #[test]
+    fn user_defined_tokens_have_text_but_only_white_space_is_recognised_in_it() {
+        let mut vocabulary = byte_vocabulary();
+        let first = u32::try_from(vocabulary.tokens.len()).unwrap();
+        vocabulary.tokens.extend(["<think>", "   "].map(str::to_owned));
+        vocabulary.token_types.extend([token_type::USER_DEFINED; 2]);
+        let tokenizer = GeneratorTokenizer::from_gguf(vocabulary).unwrap();
+        let text = "<think>   x<|end|>";
+        let ids = tokenizer.encode(text).unwrap();
+        assert!(!ids.contains(&first) && ids.contains(&(first + 1)), "{ids:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        assert_eq!(tokenizer.decode(&[first]).unwrap(), "<think>");
+        assert_eq!(tokenizer.find_controls(text).iter().map(|c| c.id).collect::<Vec<_>>(), [first, 0]);
+    }
+
+    #[test]
     fn ids_beyond_the_vocabulary_are_refused() {
-        let tokenizer = GgufTokenizer::new(byte_vocabulary()).unwrap();
-        assert!(tokenizer.decode(&[100_000]).is_err());
+        let mut tokenizer = GeneratorTokenizer::from_gguf(byte_vocabulary()).unwrap();
+        let size = tokenizer.vocabulary_size();
+        let beyond = u32::try_from(size).unwrap();
+        assert!(tokenizer.decode(&[beyond]).is_err());
+        assert!(tokenizer.extend_to(size - 1).unwrap_err().to_string().contains("the weights know"));
+        tokenizer.extend_to(size + 1).unwrap();
+        assert_eq!(tokenizer.decode(&[beyond]).unwrap(), "");
     }
 
     #[test]
@@ -281,12 +295,23 @@ pub(crate) mod tests {
         let refusal = |change: fn(&mut GgufVocabulary)| {
             let mut vocabulary = byte_vocabulary();
             change(&mut vocabulary);
-            GgufTokenizer::new(vocabulary).err().map(|e| e.to_string()).unwrap_or_default()
+            GeneratorTokenizer::from_gguf(vocabulary).err().map(|e| e.to_string()).unwrap_or_default()
         };
-        assert!(refusal(|v| v.model = "llama".to_owned()).contains("`llama`"));
+        assert!(refusal(|v| v.model = "t5".to_owned()).contains("`t5`"));
+        assert!(refusal(|v| v.model = "llama".to_owned()).contains("token scores"));
         assert!(refusal(|v| v.token_types.truncate(5)).contains("token types"));
         assert!(refusal(|v| v.merges.push("ab".to_owned())).contains("not a merge"));
         assert!(refusal(|v| v.merges.push("ab ab".to_owned())).contains("not a merge"));
         assert!(refusal(|v| v.eos = Some(1_000_000)).contains("1000000"));
+        assert!(refusal(|v| v.further_ends = vec![1_000_000]).contains("1000000"));
+        let sentencepiece = |v: &mut GgufVocabulary| {
+            v.model = "llama".to_owned();
+            v.scores = vec![0.0; v.tokens.len()];
+        };
+        let mut vocabulary = byte_vocabulary();
+        sentencepiece(&mut vocabulary);
+        assert!(GeneratorTokenizer::from_gguf(vocabulary.clone()).unwrap_err().to_string().contains("byte fallback"));
+        vocabulary.normalises = true;
+        assert!(GeneratorTokenizer::from_gguf(vocabulary).unwrap_err().to_string().contains("normalisation rules"));
     }
 }

@@ -1,0 +1,177 @@
+//! Where a decoder computes: the few coarse operations its forward pass is made of, over tensors and pages that only the
+//! backend can look into.
+//!
+//! Invariants every backend keeps:
+//! - A row's result depends, bit for bit, only on that row and, in attention, on the keys and values of the positions it
+//!   sees: not on the batch, nor on which pages hold them.
+//! - Operations are issued in order and need not have finished on return; [`Backend::read`] waits for what it reads.
+//!
+//! Deliberately not here: the order of the operations (`decoder::forward`), schedules, files.
+
+mod cpu;
+mod host_matrix;
+
+use std::fmt::Debug;
+
+pub use cpu::{Cpu, CpuKv};
+pub use host_matrix::HostMatrix;
+
+use crate::{
+    decoder::{DecoderConfig, DecoderError, NormKind},
+    step_model::BatchEntry,
+};
+
+/// A normalisation over the width of a row, or of a head.
+#[derive(Debug)]
+pub struct Norm<B: Backend> {
+    /// Which one.
+    pub kind: NormKind,
+    /// What the normalised values are multiplied with; its length is the width.
+    pub weight: B::Vector,
+    /// Added to the mean square, or the variance.
+    pub eps: f32,
+}
+
+/// The operations of a forward pass. Tensors are `[rows, width]`; a row is a token of the batch.
+pub trait Backend: Debug + Clone + Send + Sync + 'static {
+    /// A weight matrix `[outputs, inputs]`, with its bias where it has one.
+    type Matrix: Debug + Send + Sync;
+    /// A vector of weights.
+    type Vector: Debug + Send + Sync;
+    /// Activations.
+    type Tensor;
+    /// What a model's attention always needs: the shape of its pages, frequencies or slopes.
+    type Attention: Debug + Send + Sync;
+    /// What every layer of one pass needs: token ids, angles of positions, block tables, buffers.
+    type Pass<'a>;
+    /// Keys and values of all layers, in pages.
+    type Kv: Send;
+
+    /// Places a weight matrix.
+    ///
+    /// # Errors
+    /// [`DecoderError`] when its shape is not one the kernels work with, or memory is short.
+    fn matrix(&self, weights: &HostMatrix<'_>, bias: Option<&[f32]>) -> Result<Self::Matrix, DecoderError>;
+
+    /// Memory a matrix takes, in bytes.
+    fn matrix_bytes(matrix: &Self::Matrix) -> usize;
+
+    /// Places a vector of weights.
+    ///
+    /// # Errors
+    /// [`DecoderError`] when memory is short.
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector, DecoderError>;
+
+    /// Prepares what attention needs of a model.
+    ///
+    /// # Errors
+    /// [`DecoderError`] when its shape is not one the kernels work with.
+    fn attention(&self, config: &DecoderConfig) -> Result<Self::Attention, DecoderError>;
+
+    /// Names precision and layout of keys and values, and whatever else of the backend they depend on.
+    fn kv_format(&self) -> String;
+
+    /// Positions in a page.
+    fn page_tokens(&self) -> usize;
+
+    /// Bytes of one page over all layers, keys and values.
+    fn page_bytes(&self, attention: &Self::Attention) -> usize;
+
+    /// Room for `pages` pages.
+    ///
+    /// # Errors
+    /// [`DecoderError::OutOfMemory`].
+    fn allocate(&self, attention: &Self::Attention, pages: usize) -> Result<Self::Kv, DecoderError>;
+
+    /// Number of pages.
+    fn pages(kv: &Self::Kv) -> usize;
+
+    /// Copies at least the first `tokens` positions of page `from` to page `to`; both exist.
+    fn copy_page(&self, kv: &mut Self::Kv, from: usize, to: usize, tokens: usize);
+
+    /// Appends the bytes of a page that exists to `out`.
+    fn read_page(&self, kv: &Self::Kv, page: usize, out: &mut Vec<u8>);
+
+    /// Puts back what [`Self::read_page`] gave, which is [`Self::page_bytes`] long.
+    fn write_page(&self, kv: &mut Self::Kv, page: usize, bytes: &[u8]);
+
+    /// Runs a whole pass where the backend's operations start fastest.
+    fn run<T: Send>(&self, pass: impl FnOnce() -> T + Send) -> T {
+        pass()
+    }
+
+    /// Prepares a pass over `batch`, whose tokens and pages have been checked. Rows are the tokens of the entries, one
+    /// entry after the other.
+    ///
+    /// # Errors
+    /// [`DecoderError`] when memory is short. The same holds for the operations below, and a kernel's refusal.
+    fn begin<'a>(
+        &self,
+        attention: &Self::Attention,
+        batch: &'a [BatchEntry<'a>],
+    ) -> Result<Self::Pass<'a>, DecoderError>;
+
+    /// Room for activations, with unspecified contents.
+    fn tensor(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError>;
+
+    /// The rows of `table` that the tokens of the batch name.
+    fn embed(&self, pass: &Self::Pass<'_>, table: &Self::Matrix, out: &mut Self::Tensor) -> Result<(), DecoderError>;
+
+    /// `out = norm(x)`
+    fn norm(&self, x: &Self::Tensor, norm: &Norm<Self>, out: &mut Self::Tensor) -> Result<(), DecoderError>;
+
+    /// `residual += x; out = norm(residual)`
+    fn add_norm(
+        &self,
+        residual: &mut Self::Tensor,
+        x: &Self::Tensor,
+        norm: &Norm<Self>,
+        out: &mut Self::Tensor,
+    ) -> Result<(), DecoderError>;
+
+    /// Multiplies `x` with each of the matrices.
+    fn project(
+        &self,
+        pass: &mut Self::Pass<'_>,
+        x: &Self::Tensor,
+        products: &mut [(&Self::Matrix, &mut Self::Tensor)],
+    ) -> Result<(), DecoderError>;
+
+    /// Clips queries, keys and values where the model does, normalises the heads of `q` and `k` where norms are given,
+    /// rotates both, and writes keys and values to the pages of a layer.
+    fn write_kv(
+        &self,
+        attention: &Self::Attention,
+        pass: &Self::Pass<'_>,
+        layer: (&mut Self::Kv, usize),
+        head_norms: Option<&[Norm<Self>; 2]>,
+        qkv: [&mut Self::Tensor; 3],
+    ) -> Result<(), DecoderError>;
+
+    /// Attention of every row over the positions of its sequence up to its own, the last `window` of them where one is
+    /// given. Their keys and values have been written.
+    fn attend(
+        &self,
+        attention: &Self::Attention,
+        pass: &Self::Pass<'_>,
+        layer: (&Self::Kv, usize),
+        window: Option<usize>,
+        q: &Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<(), DecoderError>;
+
+    /// `gate ← silu(gate)·up`
+    fn silu_mul(&self, gate: &mut Self::Tensor, up: &Self::Tensor) -> Result<(), DecoderError>;
+
+    /// `x ← gelu(x)`, the exact one.
+    fn gelu(&self, x: &mut Self::Tensor) -> Result<(), DecoderError>;
+
+    /// Keeps only the rows whose logits are wanted, in order.
+    fn keep_wanted(&self, pass: &Self::Pass<'_>, x: &mut Self::Tensor) -> Result<(), DecoderError>;
+
+    /// Makes a tensor `rows` high, at most what it was; its contents become unspecified.
+    fn shrink(&self, x: &mut Self::Tensor, rows: usize);
+
+    /// The values of a tensor, row after row.
+    fn read(&self, x: &Self::Tensor) -> Result<Vec<f32>, DecoderError>;
+}

@@ -1,0 +1,112 @@
+//! The forward pass, written once for every family and backend: pre-normalised layers of grouped-query attention and a
+//! feed-forward layer, over a batch of sequences whose keys and values lie in pages.
+//!
+//! Sources: Vaswani et al. (<https://arxiv.org/abs/1706.03762>), Touvron et al. (<https://arxiv.org/abs/2302.13971>);
+//! paged keys and values, Kwon et al. (<https://arxiv.org/abs/2309.06180>). Memory beyond weights and pages grows with
+//! the rows of the batch, never with their square or with the positions held.
+
+use super::{Decoder, DecoderConfig, DecoderError};
+use crate::{backend::Backend, step_model::BatchEntry};
+
+impl<B: Backend> Decoder<B> {
+    /// Writes the keys and values of every entry's tokens to its pages, and returns the logits after its last token,
+    /// `[vocab_size]`, for the entries that want them. A long prompt is best given in parts of some hundred tokens.
+    ///
+    /// # Errors
+    /// [`DecoderError`] when an entry has no or an unknown token, exceeds the window, or its block table is too short or
+    /// names a page that does not exist. Positions held before are untouched.
+    pub fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, DecoderError> {
+        self.check(kv, batch)?;
+        let logits = self.inner.backend.run(|| self.pass(kv, batch))?;
+        let mut rows = logits.chunks_exact(self.config().vocab_size);
+        let mut results = Vec::with_capacity(batch.len());
+        for entry in batch {
+            let row = if entry.logits { rows.next() } else { None };
+            if row.is_some_and(|row| row.iter().any(|logit| !logit.is_finite())) {
+                return Err(DecoderError::NotFinite { position: entry.position + entry.tokens.len() - 1 });
+            }
+            results.push(row.map(<[f32]>::to_vec));
+        }
+        Ok(results)
+    }
+
+    fn check(&self, kv: &B::Kv, batch: &[BatchEntry<'_>]) -> Result<(), DecoderError> {
+        let &DecoderConfig { context_window: window, vocab_size, .. } = self.config();
+        let pages = B::pages(kv);
+        for entry in batch {
+            let (held, added) = (entry.position, entry.tokens.len());
+            if added == 0 {
+                return Err(DecoderError::NoTokens);
+            }
+            if held.saturating_add(added) > window {
+                return Err(DecoderError::WindowExceeded { held, added, window });
+            }
+            if let Some(token) = entry.tokens.iter().copied().find(|token| *token as usize >= vocab_size) {
+                return Err(DecoderError::UnknownToken { token, vocab_size });
+            }
+            let needed = (held + added).div_ceil(self.inner.backend.page_tokens());
+            if entry.pages.len() < needed {
+                let problem = format!("{} pages where {needed} are needed", entry.pages.len());
+                return Err(DecoderError::BlockTable { problem });
+            }
+            if let Some(page) = entry.pages.iter().find(|page| page.0 as usize >= pages) {
+                return Err(DecoderError::BlockTable { problem: format!("page {} of {pages}", page.0) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of the entries that want them, one after the other.
+    fn pass(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<f32>, DecoderError> {
+        let inner = &*self.inner;
+        let (b, weights, attention) = (&inner.backend, &inner.weights, &inner.attention);
+        let &DecoderConfig { hidden, heads, kv_heads, head_dim, feed_forward, vocab_size, .. } = &inner.config;
+        let rows = batch.iter().map(|entry| entry.tokens.len()).sum();
+        let wanted = batch.iter().filter(|entry| entry.logits).count();
+        let tensor = |width: usize| b.tensor(rows, width);
+        let (mut residual, mut normed, mut projected) = (tensor(hidden)?, tensor(hidden)?, tensor(hidden)?);
+        let (mut q, mut k, mut v) =
+            (tensor(heads * head_dim)?, tensor(kv_heads * head_dim)?, tensor(kv_heads * head_dim)?);
+        let mut attended = tensor(heads * head_dim)?;
+        let (mut gate, mut up) = (tensor(feed_forward)?, tensor(feed_forward)?);
+
+        let mut pass = b.begin(attention, batch)?;
+        b.embed(&pass, &weights.embedding, &mut residual)?;
+        let Some(first) = weights.layers.first() else { return Ok(Vec::new()) };
+        b.norm(&residual, &first.attention_norm, &mut normed)?;
+        for (i, layer) in weights.layers.iter().enumerate() {
+            let mut qkv = [(&layer.q, &mut q), (&layer.k, &mut k), (&layer.v, &mut v)];
+            b.project(&mut pass, &normed, &mut qkv)?;
+            b.write_kv(attention, &pass, (kv, i), layer.head_norms.as_ref(), [&mut q, &mut k, &mut v])?;
+            let last = i + 1 == weights.layers.len();
+            if last && wanted == 0 {
+                return Ok(Vec::new());
+            }
+            b.attend(attention, &pass, (kv, i), inner.config.windows[i], &q, &mut attended)?;
+            if last {
+                // Nothing below mixes rows, so only those whose logits are wanted go on.
+                b.keep_wanted(&pass, &mut residual)?;
+                b.keep_wanted(&pass, &mut attended)?;
+                for scratch in [&mut normed, &mut projected, &mut gate, &mut up] {
+                    b.shrink(scratch, wanted);
+                }
+            }
+            b.project(&mut pass, &attended, &mut [(&layer.attention_output, &mut projected)])?;
+            b.add_norm(&mut residual, &projected, &layer.feed_forward_norm, &mut normed)?;
+            if let Some(gate_weights) = &layer.gate {
+                b.project(&mut pass, &normed, &mut [(gate_weights, &mut gate), (&layer.up, &mut up)])?;
+                b.silu_mul(&mut gate, &up)?;
+                b.project(&mut pass, &gate, &mut [(&layer.down, &mut projected)])?;
+            } else {
+                b.project(&mut pass, &normed, &mut [(&layer.up, &mut up)])?;
+                b.gelu(&mut up)?;
+                b.project(&mut pass, &up, &mut [(&layer.down, &mut projected)])?;
+            }
+            let next = weights.layers.get(i + 1).map_or(&weights.output_norm, |layer| &layer.attention_norm);
+            b.add_norm(&mut residual, &projected, next, &mut normed)?;
+        }
+        let mut logits = b.tensor(wanted, vocab_size)?;
+        b.project(&mut pass, &normed, &mut [(weights.output(), &mut logits)])?;
+        b.read(&logits)
+    }
+}
