@@ -5,10 +5,10 @@
     python tests/golden/make_smollm2_greedy.py MODEL.gguf > tests/golden/smollm2_greedy.json
 
 For each prompt:
-- `prompt` and `tokens`: its tokens, and the 128 tokens that greedy decoding continues with, token by token. Every token
-  is a choice, the end of a turn too: decoding goes on after it.
-- `gaps`: at each of these steps the gap between the largest and the second largest logit: where another implementation
-  chooses another token, the gap says how close the choice was.
+- `prompt` and `tokens`: its tokens, and the 128 tokens that greedy decoding continues with, one by one. Every token is a
+  choice, the end of a turn too: decoding goes on after it.
+- `gaps`: at each of these steps the gap between the largest and the second largest logit: where another
+  implementation chooses another token, the gap says how close the choice was.
 - `batched`: the steps at which llama.cpp itself chooses another token when it is given the same tokens in batches of 512
   rather than one by one. With activations rounded to 8 bits, the last bit of a sum decides which way a value is rounded,
   so that these choices show how far two equally good evaluations lie apart.

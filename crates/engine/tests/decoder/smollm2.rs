@@ -105,9 +105,10 @@ fn senseless_batches_are_refused() {
 
 /// How close llama.cpp's own choice must have been where another token is chosen here, without rounded activations.
 const CLOSE: f64 = 1e-2;
-/// The same with activations rounded to 8 bits, and the most choices that may differ. The last bit of a sum decides which
-/// way an activation is rounded, so that two evaluations of the same arithmetic in another order lie this far apart:
-/// llama.cpp differs from itself just so when it is given the same tokens in batches (`batched` in the golden file).
+/// The same with activations rounded to 8 bits, and the most choices that may differ. The last bit of a sum decides
+/// which way an activation is rounded, so that two evaluations of the same arithmetic in another order lie this far
+/// apart: llama.cpp differs from itself just so when it is given the same tokens in batches (`batched` in the golden
+/// file).
 const CLOSE_ROUNDED: f64 = 0.5;
 const MOST_ROUNDED: usize = 77;
 
