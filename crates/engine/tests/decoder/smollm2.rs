@@ -112,8 +112,8 @@ const CLOSE: f64 = 1e-2;
 const CLOSE_ROUNDED: f64 = 0.5;
 const MOST_ROUNDED: usize = 77;
 
-/// Feeds llama.cpp's tokens to all prompts at once; the choices at every step, `[prompt][step]`.
-fn choices(decoder: &Decoder, cases: &[Value]) -> Vec<Vec<u32>> {
+/// Feeds llama.cpp's tokens to all prompts at once; the choices at the first `steps` steps, `[prompt][step]`.
+fn choices(decoder: &Decoder, cases: &[Value], steps: usize) -> Vec<Vec<u32>> {
     let prompts: Vec<Vec<u32>> = cases.iter().map(|case| ids(&case["prompt"])).collect();
     let tokens: Vec<Vec<u32>> = cases.iter().map(|case| ids(&case["tokens"])).collect();
     let mut pages = (0..).map(edgewise_kv_cache::PageId);
@@ -122,7 +122,7 @@ fn choices(decoder: &Decoder, cases: &[Value]) -> Vec<Vec<u32>> {
         positions.map(|positions| pages.by_ref().take(positions.div_ceil(decoder.page_tokens())).collect()).collect();
     let mut kv = decoder.allocate(tables.iter().map(Vec::len).sum()).unwrap();
     let mut chosen = vec![Vec::new(); cases.len()];
-    for step in 0..tokens[0].len() {
+    for step in 0..steps {
         let entry = |i: usize| {
             let (tokens, position) = match step {
                 0 => (prompts[i].as_slice(), 0),
@@ -141,7 +141,6 @@ fn choices(decoder: &Decoder, cases: &[Value]) -> Vec<Vec<u32>> {
 /// The gaps at the steps where the choice differs.
 fn gaps(chosen: &[u32], expected: &Value, gaps: &Value) -> Vec<f64> {
     let expected = ids(expected);
-    assert_eq!(chosen.len(), expected.len());
     let differing = (0..chosen.len()).filter(|step| chosen[*step] != expected[*step]);
     differing.map(|step| gaps[step].as_f64().unwrap()).collect()
 }
@@ -155,19 +154,25 @@ fn greedy_cases() -> Vec<Value> {
 
 #[test]
 fn exact_choices_are_those_of_llama_cpp() {
-    let cases = greedy_cases();
-    let chosen = choices(&load(Arithmetic::F32), &cases);
+    // Without quantised weights a step takes long: not all, but for a measurement (EDGEWISE_TEST_ALL=1).
+    let mut cases = greedy_cases();
+    let mut steps = 128;
+    if std::env::var_os("EDGEWISE_TEST_ALL").is_none() {
+        cases.retain(|case| case["prompt"].as_array().unwrap().len() < 200);
+        steps = 32;
+    }
+    let chosen = choices(&load(Arithmetic::F32), &cases, steps);
     let differing =
         |(chosen, case): (&Vec<u32>, &Value)| gaps(chosen, &case["exact"]["choices"], &case["exact"]["gaps"]);
     let found: Vec<f64> = chosen.iter().zip(&cases).flat_map(differing).collect();
-    println!("{} of {} choices differ, at gaps of {found:?}", found.len(), 20 * 128);
+    println!("{} of {} choices differ, at gaps of {found:?}", found.len(), cases.len() * steps);
     assert!(found.iter().all(|gap| *gap < CLOSE), "{found:?}");
 }
 
 #[test]
 fn rounded_choices_are_as_close_to_llama_cpp_as_it_is_to_itself() {
     let cases = greedy_cases();
-    let chosen = choices(&QUANTIZED, &cases);
+    let chosen = choices(&QUANTIZED, &cases, 128);
     let differing = |(chosen, case): (&Vec<u32>, &Value)| gaps(chosen, &case["tokens"], &case["gaps"]);
     let found: Vec<f64> = chosen.iter().zip(&cases).flat_map(differing).collect();
     let own = |case: &Value| -> Vec<f64> {
