@@ -1,6 +1,6 @@
 //! Opens what commands need: models, collections, planner, ledger. The only place that picks a concrete engine.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use edgewise_engine::{EngineOptions, LocalGenerator};
 use edgewise_gateway::Recorder;
@@ -104,10 +104,15 @@ impl App {
         let engine = &self.settings.engine;
         EngineOptions {
             prefill_chunk: engine.prefill_chunk,
-            max_queue_tokens: engine.max_queue_tokens,
-            max_cached_sequences: engine.cache_slots,
-            max_cached_bytes: engine.cache_bytes,
-            ..EngineOptions::default()
+            max_sequences: engine.max_sequences,
+            target_ttft: Duration::from_millis(engine.target_ttft_ms),
+            target_itl: Duration::from_millis(engine.target_itl_ms),
+            cache_bytes: engine.cache_bytes,
+            host_cache_bytes: engine.host_cache_bytes,
+            min_prefix_tokens: engine.min_prefix_tokens,
+            retained_share: engine.retained_share,
+            durable_dir: engine.prefix_store.then(|| self.settings.paths.prefixes.clone()),
+            context_window: None,
         }
     }
 

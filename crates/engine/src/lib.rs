@@ -19,6 +19,8 @@ mod constraint;
 pub mod decoder;
 mod detokenizer;
 mod digest;
+#[allow(dead_code, reason = "called once sequences live in pages")]
+mod durable;
 mod embedder;
 mod error;
 mod grammar;
@@ -26,8 +28,6 @@ mod load;
 mod model_files;
 mod sampler;
 mod serve;
-// Not yet what the scheduler runs.
-#[allow(dead_code)]
 mod step_model;
 mod stop;
 mod tokenizer;

@@ -7,9 +7,9 @@ use edgewise_model_api::{ModelError, Tokenizer};
 
 use crate::{
     BertEmbedder, EmbedderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
-    decoder::{Decoder, DecoderError, GgufFile, KvState},
+    decoder::{DecoderError, GgufFile},
     model_files::{self, ModelFiles},
-    serve::{Parts, StepModel},
+    serve::Parts,
     tokenizer::GgufVocabulary,
 };
 
@@ -23,36 +23,6 @@ impl From<DecoderError> for EngineError {
             }
             other => Self::Decoder(other.to_string()),
         }
-    }
-}
-
-impl StepModel for Decoder {
-    type State = KvState;
-
-    fn vocabulary(&self) -> usize {
-        self.config().vocab_size
-    }
-
-    #[allow(clippy::expect_used)]
-    fn new_state(&self) -> KvState {
-        self.new_state().expect("an empty state takes no memory")
-    }
-
-    fn forward(&self, state: &mut KvState, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        Ok(state.forward(tokens)?)
-    }
-
-    #[allow(clippy::expect_used)]
-    fn copy_prefix(&self, state: &KvState, tokens: usize) -> KvState {
-        state.clone_prefix(tokens).expect("there is memory for a copy")
-    }
-
-    fn truncate(&self, state: &mut KvState, tokens: usize) {
-        state.truncate(tokens);
-    }
-
-    fn bytes(&self, state: &KvState) -> usize {
-        state.bytes()
     }
 }
 

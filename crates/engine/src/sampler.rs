@@ -12,7 +12,7 @@ use edgewise_model_api::Sampling;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use crate::EngineError;
+use crate::{EngineError, constraint::TokenConstraint};
 
 /// A token drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,13 +53,28 @@ impl Sampler {
         }
     }
 
-    /// Draws the next token.
+    /// The sampler of sample `index` of the same request: it draws from the same distribution with a seed of its own,
+    /// derived from this one's. Sample 0 has this one's.
+    pub(crate) fn for_sample(&self, index: usize) -> Self {
+        // Multiples of an odd number are distinct; what makes the streams independent is ChaCha's key schedule.
+        let seed = self.seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        Self { parameters: self.parameters.clone(), seed, drawn: self.drawn, seen: self.seen.clone() }
+    }
+
+    /// Draws the next token, one that `constraint` allows, and tells it.
     ///
     /// # Errors
-    /// [`EngineError::BadLogits`] if a logit is NaN or +∞, or all are −∞.
-    pub(crate) fn draw(&mut self, logits: &[f32]) -> Result<Draw, EngineError> {
+    /// [`EngineError::BadLogits`] if a logit is NaN or +∞, or all are −∞; those of the constraint.
+    pub(crate) fn draw(
+        &mut self,
+        logits: &[f32],
+        mut constraint: Option<&mut dyn TokenConstraint>,
+    ) -> Result<Draw, EngineError> {
         let log_normaliser = log_sum_exp(logits)?;
-        let adjusted = self.penalised(logits);
+        let mut adjusted = self.penalised(logits);
+        if let Some(constraint) = constraint.as_deref_mut() {
+            constraint.allowed(adjusted.to_mut())?;
+        }
         let id = if self.parameters.temperature == 0.0 {
             argmax(&adjusted)
         } else {
@@ -68,6 +83,9 @@ impl Sampler {
         };
         self.drawn += 1;
         self.see(id);
+        if let Some(constraint) = constraint {
+            constraint.accept(id)?;
+        }
         let logprob = (f64::from(logits[id as usize]) - log_normaliser) as f32;
         Ok(Draw { id, logprob })
     }
@@ -214,7 +232,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_smallest_id_among_the_largest_and_reports_its_probability() {
-        let draw = sampler(at(0.0)).draw(&[0.0, 2.0, 2.0, -1.0]).unwrap();
+        let draw = sampler(at(0.0)).draw(&[0.0, 2.0, 2.0, -1.0], None).unwrap();
         assert_eq!(draw.id, 1);
         let by_hand = (2.0_f64.exp() / (1.0 + 2.0 * 2.0_f64.exp() + (-1.0_f64).exp())).ln();
         assert!((f64::from(draw.logprob) - by_hand).abs() < 1e-6);
@@ -225,10 +243,10 @@ mod tests {
         let parameters = Sampling { repetition_penalty: 2.0, ..at(0.0) };
         let mut greedy = Sampler::new(parameters, 4, &[0]);
         let logits = [3.0, 2.0, 1.8, -5.0];
-        let ids: Vec<_> = (0..3).map(|_| greedy.draw(&logits).unwrap().id).collect();
+        let ids: Vec<_> = (0..3).map(|_| greedy.draw(&logits, None).unwrap().id).collect();
         assert_eq!(ids, [1, 2, 0], "each token loses to the next once it was seen");
         assert_eq!(
-            Sampler::new(Sampling { repetition_penalty: 2.0, ..at(0.0) }, 2, &[0]).draw(&[-1.0, -1.5]).unwrap().id,
+            Sampler::new(Sampling { repetition_penalty: 2.0, ..at(0.0) }, 2, &[0]).draw(&[-1.0, -1.5], None).unwrap().id,
             1
         );
     }
@@ -241,7 +259,7 @@ mod tests {
             let n = 20_000;
             let mut counts = [0.0; 4];
             for _ in 0..n {
-                counts[sampler.draw(&logits).unwrap().id as usize] += 1.0;
+                counts[sampler.draw(&logits, None).unwrap().id as usize] += 1.0;
             }
             let weights = logits.map(|l| (f64::from(l) / temperature).exp());
             let total: f64 = weights.iter().sum();
@@ -258,14 +276,14 @@ mod tests {
     fn logits_without_a_distribution_are_an_error() {
         for logits in [&[0.0, f32::NAN][..], &[f32::INFINITY, 0.0], &[f32::NEG_INFINITY; 2], &[]] {
             for temperature in [0.0, 1.0] {
-                assert!(matches!(sampler(at(temperature)).draw(logits), Err(EngineError::BadLogits(_))), "{logits:?}");
+                assert!(matches!(sampler(at(temperature)).draw(logits, None), Err(EngineError::BadLogits(_))), "{logits:?}");
             }
         }
     }
 
     #[test]
     fn extreme_logits_stay_finite() {
-        let draw = sampler(at(0.01)).draw(&[3e38, -3e38, 0.0]).unwrap();
+        let draw = sampler(at(0.01)).draw(&[3e38, -3e38, 0.0], None).unwrap();
         assert_eq!((draw.id, draw.logprob), (0, 0.0));
     }
 
@@ -289,7 +307,7 @@ mod tests {
             let run = |from: usize| -> Vec<u32> {
                 let mut sampler = Sampler::new(parameters.clone(), 8, &[]);
                 sampler.drawn = from as u64;
-                steps[from..].iter().map(|logits| sampler.draw(logits).unwrap().id).collect()
+                steps[from..].iter().map(|logits| sampler.draw(logits, None).unwrap().id).collect()
             };
             let whole = run(0);
             prop_assert_eq!(&whole, &run(0));

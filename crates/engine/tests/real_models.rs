@@ -169,11 +169,13 @@ fn generate(generator: &LocalGenerator, request: GenerateRequest) -> Output {
 
 fn request(tokens: &[u32], max_tokens: usize) -> GenerateRequest {
     GenerateRequest {
-        prompt: Prompt { tokens: tokens.to_vec(), boundaries: Vec::new() },
+        prompt: Prompt { tokens: tokens.to_vec(), ..Prompt::default() },
         sampling: Sampling::default(),
         max_tokens,
         stop: Vec::new(),
         tenant: TenantId::local(),
+        n: 1,
+        constraint: None,
     }
 }
 
@@ -190,8 +192,8 @@ fn the_model_answers_and_ends_its_turn() {
 /// Cold, extended, truncated and copied prefixes, at lengths around chunk and page borders, on real arithmetic.
 #[test]
 fn greedy_output_is_the_same_with_a_cold_and_a_warm_cache() {
-    let cold = load_generator("cold", &gguf(), &EngineOptions { max_cached_sequences: 0, ..EngineOptions::default() })
-        .unwrap();
+    let nothing_kept = EngineOptions { min_prefix_tokens: usize::MAX, ..EngineOptions::default() };
+    let cold = load_generator("cold", &gguf(), &nothing_kept).unwrap();
     let warm =
         load_generator("warm", &gguf(), &EngineOptions { prefill_chunk: 40, ..EngineOptions::default() }).unwrap();
     let passage = "Ownership is a set of rules that govern how a Rust program manages memory. ".repeat(20);
@@ -230,7 +232,7 @@ fn the_latency_curve_predicts_a_prefill_and_residency_makes_it_shorter() {
     assert_eq!(cold.usage.input_tokens, tokens.len());
     // Wide limits: the machine may be shared. An unusable curve is off by orders of magnitude.
     assert!(predicted > taken / 5.0 && predicted < taken * 5.0, "predicted {predicted} ms, took {taken} ms");
-    let resident = generator.prefix_state(&TenantId::local(), &tokens).resident_tokens;
+    let resident = generator.prefix_state(&TenantId::local(), &request(&tokens, 1).prompt).resident_tokens;
     assert_eq!(resident, tokens.len() - 1);
     assert!(generator.latency().prefill_ms(tokens.len(), resident) < predicted / 2.0);
 }

@@ -7,10 +7,9 @@
 //! Quantisation is symmetric to 8 bits per block of 32, as in GGML's Q8_1 but with f32 scales: `x ≈ s·q` with
 //! `s = max|x| / 127`. A token's packed values never depend on its neighbours.
 
-use rayon::prelude::*;
-
 use crate::{
     matrix::BLOCK,
+    parallel::{self, SharedSlice},
     simd::{Isa, Kernel, LANES, MAX_TILE, Simd},
 };
 
@@ -129,14 +128,16 @@ fn for_each_tile<T: Send>(
     x: &[f32],
     columns: usize,
     tiling: Tiling,
-    tiles: Vec<T>,
-    pack: impl Fn(&[f32], T) + Sync + Send,
+    mut tiles: Vec<T>,
+    pack: impl Fn(&[f32], &mut T) + Sync + Send,
 ) {
     let tokens = |tile: usize| &x[tiling.first_token(tile) * columns..][..tiling.width(tile) * columns];
     if x.len() < PARALLEL_FROM {
-        tiles.into_iter().enumerate().for_each(|(tile, to)| pack(tokens(tile), to));
+        tiles.iter_mut().enumerate().for_each(|(tile, to)| pack(tokens(tile), to));
     } else {
-        tiles.into_par_iter().enumerate().for_each(|(tile, to)| pack(tokens(tile), to));
+        let (count, tiles) = (tiles.len(), SharedSlice::new(&mut tiles));
+        // SAFETY: each tile belongs to one item.
+        parallel::for_each(count, |tile| pack(tokens(tile), &mut unsafe { tiles.part(tile, 1) }[0]));
     }
 }
 

@@ -6,7 +6,8 @@
 //!   everything also runs as plain Rust.
 //! - A token's result does not depend, bit for bit, on the other tokens in a call or on the number of threads. The
 //!   prefix cache rests on this.
-//! - Work is spread over the rayon pool of the caller; no kernel makes threads of its own.
+//! - Work is spread over the rayon pool of the caller; no kernel makes threads of its own. [`with_team`] makes the many
+//!   short sections of a forward pass cheap.
 //!
 //! Deliberately not here: models, files, accelerators' launchers (they come with the accelerator).
 // Register tiles are arrays indexed in step; iterators over several of them would hide which lane meets which.
@@ -35,6 +36,7 @@ pub use gates::{Gelu, gelu, silu_mul};
 pub use kv_layout::{AttentionEntry, KvLayout, PAGE};
 pub use matmul::{Product, matmul};
 pub use matrix::{PackedMatrix, WeightFormat};
+pub use parallel::with_team;
 pub use rotary::{Pairing, Rope, Rotation, rope_frequencies};
 pub use rows::{add, layer_norm, rms_norm};
 

@@ -32,6 +32,9 @@ pub enum ModelError {
     /// A sampling parameter is out of range.
     #[error("invalid sampling parameter: {0}")]
     InvalidSampling(String),
+    /// The output constraint is malformed or beyond what the engine can check.
+    #[error("invalid output constraint: {0}")]
+    InvalidConstraint(String),
     /// The queue holds more work than its target allows.
     #[error("the engine is busy: retry in {retry_after_s} s")]
     Overloaded {

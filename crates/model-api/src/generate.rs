@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use edgewise_types::{TenantId, Usage};
 
-use crate::{LatencyCurve, ModelError, Tokenizer};
+use crate::{CacheState, LatencyCurve, MissReason, ModelError, PrefixState, Tokenizer};
 
 /// What a generator is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +107,9 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// Ends of stable prefixes, increasing.
     pub boundaries: Vec<Boundary>,
+    /// Leading tokens that say nothing of the tenant, such as an operator's instructions: what the cache holds of them
+    /// may be read by all tenants.
+    pub public_tokens: usize,
 }
 
 /// How the next token is drawn from the logits. Applied in this order: repetition penalty, temperature, top-k, top-p,
@@ -154,7 +157,20 @@ impl Sampling {
     }
 }
 
-/// One generation.
+/// What an output must match, checked before every token is drawn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Constraint {
+    /// A JSON value of this schema.
+    #[schema(value_type = Object)]
+    JsonSchema(serde_json::Value),
+    /// A regular expression the whole output matches.
+    Regex(String),
+    /// A context-free grammar in the notation of Lark.
+    Lark(String),
+}
+
+/// One generation, of one or more samples.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
     /// What to continue.
@@ -167,6 +183,11 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Whose cache to use.
     pub tenant: TenantId,
+    /// Samples to draw, at least 1. They share the prompt's keys and values. Sample 0 is the one a request for a single
+    /// sample would give; the others draw with seeds derived from its seed.
+    pub n: usize,
+    /// What every sample must match.
+    pub constraint: Option<Constraint>,
 }
 
 /// Why a generation ended.
@@ -192,17 +213,21 @@ pub struct GenerationTimings {
     pub decode_ms: f64,
 }
 
-/// What a stream yields, in this order: `Started` once, `Token` any number of times, then `Finished` or `Failed` once,
-/// then the end. `Failed` may come first.
+/// What a stream yields, in this order: `Started` once, `Token` any number of times, `Finished` once for each sample
+/// behind the sample's last token, then the end. `Failed` may come at any time instead and ends all samples.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GenerationEvent {
     /// Work has begun.
     Started {
         /// Prompt tokens found resident.
         cached_tokens: usize,
+        /// Why not more were, as far as the engine says.
+        miss: Option<MissReason>,
     },
     /// A token. `text` is the text it completes: empty while a character or a possible stop string is incomplete.
     Token {
+        /// The sample it belongs to.
+        sample: usize,
         /// Its id.
         id: u32,
         /// Text to append.
@@ -210,13 +235,16 @@ pub enum GenerationEvent {
         /// Natural logarithm of its probability under the unmodified distribution (temperature 1, no penalties).
         logprob: f32,
     },
-    /// The end of a successful generation. `text` is what was still held back for a possible stop string.
+    /// The end of a sample. `text` is what was still held back for a possible stop string.
     Finished {
+        /// The sample.
+        sample: usize,
         /// Why.
         reason: FinishReason,
         /// Text to append.
         text: String,
-        /// Tokens used.
+        /// Tokens used. The prompt is counted with the sample that ends first: the sum over all samples is the
+        /// request's usage.
         usage: Usage,
         /// Times taken.
         timings: GenerationTimings,
@@ -293,38 +321,6 @@ impl Wake for Unpark {
     }
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_patient_reader_gets_each_event_and_the_end() {
-        let (sender, mut stream) = GenerationStream::channel();
-        assert_eq!(stream.next_within(Duration::from_millis(1)), NextEvent::NotYet);
-        let started = GenerationEvent::Started { cached_tokens: 3 };
-        let sent = started.clone();
-        let writer = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
-            sender.send(sent).unwrap();
-        });
-        // Far longer than the writer takes: woken by the event, not by the clock.
-        let before = Instant::now();
-        assert_eq!(stream.next_within(Duration::from_secs(60)), NextEvent::Event(started));
-        assert!(before.elapsed() < Duration::from_secs(30));
-        writer.join().unwrap();
-        assert_eq!(stream.next_within(Duration::from_secs(60)), NextEvent::Ended);
-    }
-}
-
-/// What the engine's cache holds of a prompt right now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct PrefixState {
-    /// Leading tokens whose keys and values are resident. At most the prompt's length minus one: the last token is
-    /// always computed, since its logits are needed.
-    pub resident_tokens: usize,
-}
-
 /// Work the engine has accepted and not finished.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueState {
@@ -348,7 +344,7 @@ pub trait Generator: Send + Sync {
 
     /// What is resident of `prompt` for `tenant`. A snapshot: it may change before the request runs. Does not count as
     /// a use.
-    fn prefix_state(&self, tenant: &TenantId, prompt: &[u32]) -> PrefixState;
+    fn prefix_state(&self, tenant: &TenantId, prompt: &Prompt) -> PrefixState;
 
     /// The engine's latency curve, measured on this machine.
     fn latency(&self) -> LatencyCurve;
@@ -356,7 +352,42 @@ pub trait Generator: Send + Sync {
     /// The work ahead of a new request.
     fn queue(&self) -> QueueState;
 
-    /// Starts a generation. Errors that can be known without work (window, sampling, overload) are returned here;
+    /// The cache as a whole. Empty where an engine has none or can't know.
+    fn cache(&self) -> CacheState {
+        CacheState::default()
+    }
+
+    /// Ends the retention of a prefix of [`Generator::cache`]; its pages become ordinary cached ones. Whether there was
+    /// one of this id.
+    fn release_prefix(&self, _id: u64) -> bool {
+        false
+    }
+
+    /// Starts a generation. Errors that can be known without work (window, sampling, constraint, overload) are returned here;
     /// later ones come as [`GenerationEvent::Failed`].
     fn generate(&self, request: GenerateRequest) -> Result<GenerationStream, ModelError>;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patient_reader_gets_each_event_and_the_end() {
+        let (sender, mut stream) = GenerationStream::channel();
+        assert_eq!(stream.next_within(Duration::from_millis(1)), NextEvent::NotYet);
+        let started = GenerationEvent::Started { cached_tokens: 3, miss: None };
+        let sent = started.clone();
+        let writer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            sender.send(sent).unwrap();
+        });
+        // Far longer than the writer takes: woken by the event, not by the clock.
+        let before = Instant::now();
+        assert_eq!(stream.next_within(Duration::from_secs(60)), NextEvent::Event(started));
+        assert!(before.elapsed() < Duration::from_secs(30));
+        writer.join().unwrap();
+        assert_eq!(stream.next_within(Duration::from_secs(60)), NextEvent::Ended);
+    }
 }

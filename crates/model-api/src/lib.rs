@@ -11,18 +11,20 @@
 //!
 //! Deliberately not here: any implementation, templates, prices, retrieval.
 
+mod cache;
 mod embed;
 mod error;
 mod generate;
 mod latency;
 mod tokenize;
 
+pub use cache::{CacheState, MissReason, PrefixState, RetainedPrefix};
 pub use embed::{Embedder, EmbedderInfo};
 pub use error::ModelError;
 pub use generate::{
-    Boundary, ChatMessage, ChatPart, EncodedChat, FinishReason, GenerateRequest, GenerationEvent, GenerationSender,
-    GenerationStream, GenerationTimings, Generator, GeneratorInfo, NextEvent, PrefixState, Prompt, QueueState,
-    Retention, Role, Sampling,
+    Boundary, ChatMessage, ChatPart, Constraint, EncodedChat, FinishReason, GenerateRequest, GenerationEvent, GenerationSender,
+    GenerationStream, GenerationTimings, Generator, GeneratorInfo, NextEvent, Prompt, QueueState, Retention, Role,
+    Sampling,
 };
 pub use latency::LatencyCurve;
 pub use tokenize::Tokenizer;

@@ -43,6 +43,8 @@ pub(crate) fn carry_out(
         max_tokens: limits.max_output,
         stop: query.stop.clone(),
         tenant: query.tenant.clone(),
+        n: 1,
+        constraint: None,
     })?;
     tell(AnswerEvent::Plan(Box::new(explanation.clone())))?;
     tell(AnswerEvent::Sources(sources.clone()))?;
@@ -50,7 +52,7 @@ pub(crate) fn carry_out(
     let mut cached = 0;
     let (reason, usage, generation) = loop {
         match stream.next_within(PATIENCE) {
-            NextEvent::Event(GenerationEvent::Started { cached_tokens }) => cached = cached_tokens,
+            NextEvent::Event(GenerationEvent::Started { cached_tokens, .. }) => cached = cached_tokens,
             NextEvent::Event(GenerationEvent::Token { text, .. }) => {
                 if timings.ttft_ms == 0.0 {
                     timings.ttft_ms = elapsed_ms(started);
@@ -58,7 +60,7 @@ pub(crate) fn carry_out(
                 raw.push_str(&text);
                 tell(AnswerEvent::Token(text))?;
             }
-            NextEvent::Event(GenerationEvent::Finished { reason, text, usage, timings }) => {
+            NextEvent::Event(GenerationEvent::Finished { reason, text, usage, timings, .. }) => {
                 raw.push_str(&text);
                 if !text.is_empty() {
                     tell(AnswerEvent::Token(text))?;

@@ -116,7 +116,7 @@ impl Composer<'_> {
         push(&mut segments, SegmentKind::Template, end, encoded.tokens.len(), None);
         Ok(Composed {
             source_tokens: source_ranges.iter().map(ExactSizeIterator::len).collect(),
-            prompt: Prompt { tokens: encoded.tokens, boundaries },
+            prompt: Prompt { tokens: encoded.tokens, boundaries, public_tokens: 0 },
             sources: (1..).zip(sources).map(|(n, source)| reference(n, source)).collect(),
             texts: sources.iter().map(|source| Arc::clone(&source.text)).collect(),
             segments,

@@ -59,6 +59,7 @@ mod tests {
                 Boundary { at: 10, retention: Retention::OneHour },
                 Boundary { at: 90, retention: Retention::FiveMinutes },
             ],
+            public_tokens: 0,
         }
     }
 

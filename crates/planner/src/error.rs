@@ -122,7 +122,7 @@ impl PlannerError {
 
 fn model_kind(error: &ModelError) -> PlannerErrorKind {
     match error {
-        ModelError::InvalidSampling(_) => PlannerErrorKind::InvalidRequest,
+        ModelError::InvalidSampling(_) | ModelError::InvalidConstraint(_) => PlannerErrorKind::InvalidRequest,
         ModelError::WindowExceeded { .. } => PlannerErrorKind::TooLarge,
         ModelError::Overloaded { .. } => PlannerErrorKind::Overloaded,
         ModelError::Stopped(_) => PlannerErrorKind::Unavailable,

@@ -166,7 +166,7 @@ impl Planner {
         };
         let usage = match (prompt, refusal) {
             (Some(prompt), _) => {
-                let resident = self.generator.prefix_state(&query.tenant, &prompt.tokens).resident_tokens;
+                let resident = self.generator.prefix_state(&query.tenant, prompt).resident_tokens;
                 cost::expected_usage(prompt, resident, output)
             }
             (None, refusal) => Usage {

@@ -22,6 +22,8 @@ pub enum Kind {
         /// Most.
         max: f64,
     },
+    /// True or false.
+    Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// Any text that is not empty.
@@ -65,13 +67,19 @@ pub const FIELDS: &[Field] = &[
     Field { key: "paths.prompts", kind: Kind::Path { optional: true } },
     Field { key: "paths.ledger", kind: Kind::Path { optional: true } },
     Field { key: "paths.registry", kind: Kind::Path { optional: true } },
+    Field { key: "paths.prefixes", kind: Kind::Path { optional: true } },
     Field { key: "models.generator", kind: Kind::Text },
     Field { key: "models.embedder", kind: Kind::Text },
     integer("engine.threads", 0, 4_096),
     integer("engine.prefill_chunk", 1, 65_536),
-    integer("engine.max_queue_tokens", 1, 1_000_000_000),
-    integer("engine.cache_slots", 0, 65_536),
-    integer("engine.cache_bytes", 0, 16 * TIB),
+    integer("engine.max_sequences", 1, 65_536),
+    integer("engine.target_ttft_ms", 1, 86_400_000),
+    integer("engine.target_itl_ms", 1, 86_400_000),
+    integer("engine.cache_bytes", MIB, 16 * TIB),
+    integer("engine.host_cache_bytes", 0, 16 * TIB),
+    integer("engine.min_prefix_tokens", 1, 1_000_000),
+    Field { key: "engine.retained_share", kind: Kind::Float { min: 0.0, max: 0.75 } },
+    Field { key: "engine.prefix_store", kind: Kind::Switch },
     integer("engine.default_max_tokens", 1, 1_000_000),
     Field { key: "planner.objective", kind: Kind::Choice(&["cheapest", "balanced", "best"]) },
     integer("planner.max_input_tokens", 0, 1_000_000_000),
@@ -108,6 +116,7 @@ impl Kind {
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Self::Float { min, max } => format!("a number from {min} to {max}"),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Switch => "true or false".to_owned(),
             Self::Text => "a text that is not empty".to_owned(),
             Self::Host => "an IP address or localhost".to_owned(),
             Self::Path { optional: true } => "a path, or empty".to_owned(),
@@ -121,6 +130,7 @@ impl Kind {
             (Self::Integer { min, max }, Value::Integer(n)) => (min..=max).contains(&n),
             (Self::Float { min, max }, Value::Float(x)) => (min..=max).contains(&x),
             (Self::Float { min, max }, Value::Integer(n)) => (*min..=*max).contains(&(*n as f64)),
+            (Self::Switch, Value::Boolean(_)) => true,
             (Self::Choice(words), Value::String(s)) => words.contains(&s.as_str()),
             (Self::Text, Value::String(s)) => !s.trim().is_empty(),
             (Self::Host, Value::String(s)) => parse_host(s).is_some(),
@@ -134,6 +144,7 @@ impl Kind {
         match self {
             Self::Integer { .. } => text.trim().parse().ok().map(Value::Integer),
             Self::Float { .. } => text.trim().parse().ok().map(Value::Float),
+            Self::Switch => text.trim().parse().ok().map(Value::Boolean),
             Self::Choice(_) | Self::Text | Self::Host | Self::Path { .. } => Some(Value::String(text.to_owned())),
         }
     }

@@ -148,14 +148,6 @@ impl Layers {
                 return Err(bad_value(key, &layered.source, &layered.value.to_string()));
             }
         }
-        let chunk = self.integer("engine.prefill_chunk");
-        let queue = self.integer("engine.max_queue_tokens");
-        if queue < chunk {
-            return Err(self.conflict(
-                "engine.max_queue_tokens",
-                format!("`engine.max_queue_tokens` ({queue}) is below `engine.prefill_chunk` ({chunk}); raise it"),
-            ));
-        }
         let most = self.integer("planner.max_input_tokens");
         for key in ["planner.passages_budget_tokens", "planner.documents_budget_tokens"] {
             let budget = self.integer(key);

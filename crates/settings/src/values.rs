@@ -75,7 +75,7 @@ pub(crate) fn parse_host(host: &str) -> Option<IpAddr> {
     if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() }
 }
 
-/// Where things are on disk. In a loaded configuration `models` and `ledger` are never empty and no path starts with
+/// Where things are on disk. In a loaded configuration `models`, `ledger` and `prefixes` are never empty and no path starts with
 /// `~`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,6 +90,8 @@ pub struct Paths {
     pub ledger: PathBuf,
     /// A model registry to add to the built-in one; empty means none. See [`Paths::registry_file`].
     pub registry: PathBuf,
+    /// Folder of retained prefixes.
+    pub prefixes: PathBuf,
 }
 
 impl Default for Paths {
@@ -100,6 +102,7 @@ impl Default for Paths {
             prompts: PathBuf::new(),
             ledger: PathBuf::new(),
             registry: PathBuf::new(),
+            prefixes: PathBuf::new(),
         }
     }
 }
@@ -117,7 +120,8 @@ impl Paths {
 
     /// Fills in the empty paths that have a computed default, and expands `~/`.
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
-        for path in [&mut self.data, &mut self.models, &mut self.prompts, &mut self.ledger, &mut self.registry] {
+        let Self { data, models, prompts, ledger, registry, prefixes } = self;
+        for path in [data, models, prompts, ledger, registry, prefixes] {
             if let Ok(rest) = path.strip_prefix("~") {
                 let home = lookup(env::HOME).filter(|home| !home.is_empty()).ok_or(SettingsError::NoHome)?;
                 *path = Path::new(&home).join(rest);
@@ -129,6 +133,9 @@ impl Paths {
         if self.ledger.as_os_str().is_empty() {
             // No collection name starts with an underscore, so the ledger can never be in a collection's place.
             self.ledger = self.data.join("_ledger.sqlite");
+        }
+        if self.prefixes.as_os_str().is_empty() {
+            self.prefixes = self.data.join("_prefixes");
         }
         Ok(())
     }
@@ -164,19 +171,29 @@ impl Default for Models {
 }
 
 /// The local inference engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Engine {
     /// Threads for model computations; 0 is all cores.
     pub threads: usize,
-    /// Prompt tokens prefilled in one step.
+    /// Most prompt tokens of one step.
     pub prefill_chunk: usize,
-    /// Prompt tokens that may wait to be prefilled.
-    pub max_queue_tokens: usize,
-    /// Prompts whose keys and values are kept.
-    pub cache_slots: usize,
-    /// Most memory of kept keys and values, bytes.
+    /// Sequences computed together at most.
+    pub max_sequences: usize,
+    /// Time the prompts ahead of a new request may take to prefill, milliseconds.
+    pub target_ttft_ms: u64,
+    /// Longest step while answers are being written, milliseconds.
+    pub target_itl_ms: u64,
+    /// Memory for keys and values, bytes.
     pub cache_bytes: usize,
+    /// Host memory for keys and values that had to leave a device, bytes.
+    pub host_cache_bytes: usize,
+    /// Shortest prompt that is cached, tokens.
+    pub min_prefix_tokens: usize,
+    /// Share of the cache a tenant's retained prefixes may hold safe from eviction.
+    pub retained_share: f64,
+    /// Whether retained prefixes are written to disk and restored at start.
+    pub prefix_store: bool,
     /// Tokens of an answer when the request does not say.
     pub default_max_tokens: usize,
 }
@@ -185,10 +202,15 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             threads: 0,
-            prefill_chunk: 128,
-            max_queue_tokens: 32_768,
-            cache_slots: 32,
+            prefill_chunk: 256,
+            max_sequences: 64,
+            target_ttft_ms: 30_000,
+            target_itl_ms: 250,
             cache_bytes: 1 << 30,
+            host_cache_bytes: 0,
+            min_prefix_tokens: 64,
+            retained_share: 0.5,
+            prefix_store: true,
             default_max_tokens: 256,
         }
     }

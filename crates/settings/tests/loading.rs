@@ -72,6 +72,7 @@ fn without_any_layer_the_defaults_hold() {
     let mut expected = Settings::default();
     expected.paths.models = settings.paths.models.clone();
     expected.paths.ledger = settings.paths.ledger.clone();
+    expected.paths.prefixes = PathBuf::from("indexes/data/_prefixes");
     assert_eq!(settings, expected);
     assert_eq!((settings.paths.prompts_dir(), settings.paths.registry_file()), (None, None));
     assert_eq!(settings.server.address().unwrap().to_string(), "127.0.0.1:8080");
@@ -96,7 +97,7 @@ fn later_layers_win_key_by_key_and_sources_say_so() {
     assert_eq!(sources["server.port"], Source::Flag);
     assert_eq!(sources["telemetry.format"], Source::Env { variable: "EDGEWISE_TELEMETRY__FORMAT".to_owned() });
     assert_eq!(sources["engine.threads"], Source::File { path: PathBuf::from("edgewise.toml"), line: 6 });
-    assert_eq!(sources["engine.cache_slots"], Source::Default);
+    assert_eq!(sources["engine.max_sequences"], Source::Default);
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn every_refusal_names_the_place_and_what_is_allowed() {
         (file("[planner]\nobjective = \"fast\""), vec!["one of cheapest, balanced, best, not \"fast\""]),
         (file("[models]\ngenerator = \" \""), vec!["`models.generator` must be a text that is not empty"]),
         (file("[planner]\nmax_input_tokens = 10"), vec!["planner.passages_budget_tokens", "(1200) is above", "(10)"]),
-        (file("[engine]\nmax_queue_tokens = 1"), vec!["edgewise.toml:2: `engine.max_queue_tokens` (1) is below"]),
+        (file("[engine]\nprefix_store = \"yes\""), vec!["edgewise.toml:2", "engine.prefix_store", "true or false"]),
         (env("EDGEWISE_SERVER__PORT", "http"), vec!["EDGEWISE_SERVER__PORT: `server.port` must be", "not `http`"]),
         (env("EDGEWISE_SERVER__PORT", ""), vec!["EDGEWISE_SERVER__PORT: `server.port` must be", "not ``"]),
         (env("EDGEWISE_SERVER_PORT", "1"), vec!["EDGEWISE_SERVER_PORT; the nearest is EDGEWISE_SERVER__PORT"]),

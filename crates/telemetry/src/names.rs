@@ -18,6 +18,10 @@ pub mod labels {
     pub const STATUS: &str = "status";
     /// Route of the planner: `passages`, `documents`, `full`.
     pub const ROUTE: &str = "route";
+    /// What pages or sequences are doing: `free`, `used`, `cached`, `retained`; `running`, `waiting`.
+    pub const STATE: &str = "state";
+    /// Why something was not there or had to go, in the words of the key-value cache.
+    pub const REASON: &str = "reason";
     /// What became of a document: `added`, `changed`, `unchanged`, `removed`, `failed`.
     pub const OUTCOME: &str = "outcome";
     /// Version of the program.
@@ -94,6 +98,21 @@ metrics! {
         "Generations waiting or running in the engine.";
     ENGINE_QUEUE_PREFILL_TOKENS = "edgewise_engine_queue_prefill_tokens", Gauge, Count, [],
         "Prompt tokens of accepted generations that are not prefilled yet.";
+    ENGINE_SEQUENCES = "edgewise_engine_sequences", Gauge, Count, [STATE],
+        "Sequences running and waiting; a generation has one for each sample.";
+    ENGINE_STEPS_TOTAL = "edgewise_engine_steps_total", Counter, Count, [], "Forward passes.";
+    ENGINE_STEP_SEQUENCES_TOTAL = "edgewise_engine_step_sequences_total", Counter, Count, [],
+        "Sequences in all forward passes; divided by the passes, the mean size of a batch.";
+    ENGINE_PREEMPTIONS_TOTAL = "edgewise_engine_preemptions_total", Counter, Count, [],
+        "Sequences that gave back their pages to older ones and were computed again later.";
+    KV_PAGES = "edgewise_kv_pages", Gauge, Count, [STATE],
+        "Pages of keys and values: free, used and cached ones are all there are; retained ones are used or cached.";
+    KV_HIT_TOKENS_TOTAL = "edgewise_kv_hit_tokens_total", Counter, Count, [],
+        "Prompt tokens found resident by the cache, those of sequences computed again included.";
+    KV_MISSED_TOKENS_TOTAL = "edgewise_kv_missed_tokens_total", Counter, Count, [REASON],
+        "Tokens of stable prefixes not found resident, by reason.";
+    KV_EVICTED_PAGES_TOTAL = "edgewise_kv_evicted_pages_total", Counter, Count, [REASON],
+        "Pages of keys and values evicted, by reason.";
     EMBED_QUEUE_TOKENS = "edgewise_embed_queue_tokens", Gauge, Count, [],
         "Tokens of texts waiting for the embedder or being embedded.";
     EMBED_CACHE_HITS_TOTAL = "edgewise_embed_cache_hits_total", Counter, Count, [],

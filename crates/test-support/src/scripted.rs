@@ -11,8 +11,8 @@ use std::{
 
 use edgewise_model_api::{
     ChatMessage, EncodedChat, FinishReason, GenerateRequest, GenerationEvent, GenerationSender, GenerationStream,
-    GenerationTimings, Generator, GeneratorInfo, LatencyCurve, ModelError, PrefixState, QueueState, Retention, Role,
-    Tokenizer,
+    GenerationTimings, Generator, GeneratorInfo, LatencyCurve, ModelError, PrefixState, Prompt, QueueState, Retention,
+    Role, Tokenizer,
 };
 use edgewise_types::{TenantId, Usage};
 
@@ -216,7 +216,7 @@ fn speak(
     sender: &GenerationSender,
 ) -> bool {
     let started = Instant::now();
-    if sender.send(GenerationEvent::Started { cached_tokens: usage.cache_read_tokens }).is_err() {
+    if sender.send(GenerationEvent::Started { cached_tokens: usage.cache_read_tokens, miss: None }).is_err() {
         return false;
     }
     usage.output_tokens = tokens.len();
@@ -232,7 +232,7 @@ fn speak(
         if i == 0 {
             prefill_ms = started.elapsed().as_secs_f64() * 1e3;
         }
-        if sender.send(GenerationEvent::Token { id, text, logprob: 0.0 }).is_err() {
+        if sender.send(GenerationEvent::Token { sample: 0, id, text, logprob: 0.0 }).is_err() {
             return false;
         }
     }
@@ -241,7 +241,7 @@ fn speak(
         None => {
             let decode_ms = started.elapsed().as_secs_f64() * 1e3 - prefill_ms;
             let timings = GenerationTimings { queue_ms: 0.0, prefill_ms, decode_ms };
-            GenerationEvent::Finished { reason, text: String::new(), usage, timings }
+            GenerationEvent::Finished { sample: 0, reason, text: String::new(), usage, timings }
         }
     };
     sender.send(end).is_ok()
@@ -283,8 +283,8 @@ impl Generator for ScriptedGenerator {
         Ok(encoded)
     }
 
-    fn prefix_state(&self, tenant: &TenantId, prompt: &[u32]) -> PrefixState {
-        PrefixState { resident_tokens: self.state().resident(tenant, prompt) }
+    fn prefix_state(&self, tenant: &TenantId, prompt: &Prompt) -> PrefixState {
+        PrefixState { resident_tokens: self.state().resident(tenant, &prompt.tokens), ..PrefixState::default() }
     }
 
     fn latency(&self) -> LatencyCurve {
@@ -298,6 +298,10 @@ impl Generator for ScriptedGenerator {
 
     fn generate(&self, request: GenerateRequest) -> Result<GenerationStream, ModelError> {
         request.sampling.validate()?;
+        if request.n != 1 || request.constraint.is_some() {
+            let why = "a scripted model draws one sample, without constraints".to_owned();
+            return Err(ModelError::InvalidSampling(why));
+        }
         let prompt_tokens = request.prompt.tokens.len();
         let window = self.info.context_window;
         if prompt_tokens + request.max_tokens > window {
@@ -347,15 +351,17 @@ impl Generator for ScriptedGenerator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edgewise_model_api::{Boundary, Prompt, Sampling};
+    use edgewise_model_api::{Boundary, Sampling};
 
     fn request(tokens: Vec<u32>, boundaries: Vec<Boundary>) -> GenerateRequest {
         GenerateRequest {
-            prompt: Prompt { tokens, boundaries },
+            prompt: Prompt { tokens, boundaries, public_tokens: 0 },
             sampling: Sampling::default(),
             max_tokens: 64,
             stop: Vec::new(),
             tenant: TenantId::local(),
+            n: 1,
+            constraint: None,
         }
     }
 

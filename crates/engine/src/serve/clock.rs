@@ -18,10 +18,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved.
+/// The system's clock, which can be moved ahead.
 #[cfg(test)]
 pub(crate) struct ManualClock {
-    start: Instant,
     passed: std::sync::Mutex<std::time::Duration>,
 }
 
@@ -29,7 +28,7 @@ pub(crate) struct ManualClock {
 #[allow(clippy::unwrap_used)]
 impl ManualClock {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), passed: Default::default() }
+        Self { passed: Default::default() }
     }
 
     pub(crate) fn advance(&self, by: std::time::Duration) {
@@ -41,6 +40,6 @@ impl ManualClock {
 #[allow(clippy::unwrap_used)]
 impl Clock for ManualClock {
     fn now(&self) -> Instant {
-        self.start + *self.passed.lock().unwrap()
+        Instant::now() + *self.passed.lock().unwrap()
     }
 }

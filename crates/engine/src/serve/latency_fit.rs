@@ -77,12 +77,12 @@ pub(crate) struct Prefill {
 }
 
 /// A timed decode.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Decode {
-    /// Tokens before the first step.
-    pub(crate) context: usize,
     /// Steps.
     pub(crate) steps: usize,
+    /// Tokens before each step, summed over the steps.
+    pub(crate) positions: usize,
     /// Time taken by all of them.
     pub(crate) ms: f64,
 }
@@ -96,9 +96,7 @@ impl Prefill {
 
 impl Decode {
     fn point(self) -> Point<2> {
-        let n = self.steps as f64;
-        let positions = n * self.context as f64 + n * (n - 1.0) / 2.0;
-        Point { features: [n, positions], ms: self.ms }
+        Point { features: [self.steps as f64, self.positions as f64], ms: self.ms }
     }
 }
 
@@ -121,9 +119,11 @@ impl LatencyFit {
         self.curve
     }
 
-    /// Takes a request's timings into account.
-    pub(crate) fn observe(&mut self, prefill: Prefill, decode: Option<Decode>) {
-        self.prefill.add(prefill.point());
+    /// Takes a request's times into account: those of its own work, not of its waiting for others.
+    pub(crate) fn observe(&mut self, prefill: Option<Prefill>, decode: Option<Decode>) {
+        if let Some(prefill) = prefill {
+            self.prefill.add(prefill.point());
+        }
         if let Some(decode) = decode {
             self.decode.add(decode.point());
         }
@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn decode_on(curve: &LatencyCurve, context: usize, steps: usize) -> Decode {
-        Decode { context, steps, ms: curve.decode_ms(context, steps) }
+        Decode { steps, positions: steps * context + steps * (steps - 1) / 2, ms: curve.decode_ms(context, steps) }
     }
 
     fn close(x: f64, y: f64) -> bool {
@@ -244,7 +244,8 @@ mod tests {
             let mut fit = LatencyFit::calibrated(&[], &[]);
             for (prompt, share, ms) in measured {
                 let resident = (prompt as f64 * share) as usize;
-                fit.observe(Prefill { prompt, resident, ms }, Some(Decode { context: prompt, steps: 1 + resident, ms }));
+                let decode = Decode { steps: 1 + resident, positions: (1 + resident) * prompt, ms };
+                fit.observe(Some(Prefill { prompt, resident, ms }), Some(decode));
                 let LatencyCurve { a, b, c, d, e } = fit.curve();
                 prop_assert!([a, b, c, d, e].iter().all(|x| x.is_finite() && *x >= 0.0));
             }
@@ -259,7 +260,7 @@ mod tests {
         let error = |fit: &LatencyFit| fit.curve().prefill_ms(900, 300) / (2.0 * truth.prefill_ms(900, 300)) - 1.0;
         assert!((error(&fit) + 0.5).abs() < 1e-6);
         for i in 0..40 {
-            fit.observe(prefill_on(&truth, 400 + 37 * (i % 20), 100 * (i % 4), 2.0), None);
+            fit.observe(Some(prefill_on(&truth, 400 + 37 * (i % 20), 100 * (i % 4), 2.0)), None);
         }
         assert!(error(&fit).abs() < 0.05, "off by {}", error(&fit));
     }

@@ -1,19 +1,27 @@
-//! Serving generations: admission, a queue, one worker, prefix reuse, and the latency curve.
+//! Serving generations: admission, scheduling, one worker, the paged cache of keys and values, and the latency curve.
 //!
 //! Invariants:
 //! - The worker thread alone touches keys and values. Callers hold a handle and a stream of events.
-//! - Greedy output is the same with a cold and a warm cache.
+//! - Greedy output is the same with a cold and a warm cache, alone and in a batch, preempted or not.
 //! - Every accepted request gets a last event, whatever becomes of the worker, unless its caller left.
 //!
-//! Deliberately not here, in this version: running several requests at once, sharing memory between prefixes.
+//! Where to begin: [`scheduler`] decides what runs, [`worker`] makes it so.
+//!
+//! Deliberately not here: what the model computes, which pages the cache gives out, HTTP.
 
 mod calibration;
 mod clock;
-mod generation;
+mod convert;
+mod fair_queue;
 mod latency_fit;
-mod prefix_slots;
+mod options;
 mod queue;
-mod step_model;
+mod report;
+mod request;
+mod scheduler;
+mod storage;
+mod task;
+mod work;
 mod worker;
 
 #[cfg(test)]
@@ -23,57 +31,44 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
     thread::JoinHandle,
+    time::Duration,
 };
 
+use edgewise_kv_cache::{Identity, KvCache, PrefixId};
 use edgewise_model_api::{
-    ChatMessage, EncodedChat, GenerateRequest, GenerationStream, Generator, GeneratorInfo, LatencyCurve, ModelError,
-    PrefixState, QueueState, Tokenizer,
+    CacheState, ChatMessage, EncodedChat, GenerateRequest, GenerationStream, Generator, GeneratorInfo, LatencyCurve,
+    ModelError, PrefixState, Prompt, QueueState, Tokenizer,
 };
 use edgewise_types::TenantId;
 
 pub use clock::{Clock, SystemClock};
-pub(crate) use step_model::StepModel;
+pub use options::EngineOptions;
 
-use crate::{EngineError, chat_template::ChatTemplate, tokenizer::GeneratorTokenizer};
-use prefix_slots::PrefixSlots;
+use crate::{
+    EngineError,
+    chat_template::ChatTemplate,
+    constraint::TokenConstraint,
+    grammar::{Grammar, GrammarCompiler},
+    step_model::StepModel,
+    tokenizer::GeneratorTokenizer,
+};
 use queue::{Call, Counters, Job, Load, Queue, lock};
-use worker::{Prefixes, Shared, Worker, fail_all};
-
-/// Limits of an engine.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EngineOptions {
-    /// Most tokens of prompt and output together; absent: what the model was trained for. Larger values are cut to it.
-    pub context_window: Option<usize>,
-    /// Prompt tokens per forward pass. A cancelled prefill ends after at most this many.
-    pub prefill_chunk: usize,
-    /// Prompt tokens waiting to be prefilled beyond which new requests are refused. A request that finds the engine
-    /// idle is always accepted.
-    pub max_queue_tokens: usize,
-    /// Sequences kept for prefix reuse.
-    pub max_cached_sequences: usize,
-    /// Memory for keys and values kept for prefix reuse, in bytes. The running request's own come on top.
-    pub max_cached_bytes: usize,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            context_window: None,
-            prefill_chunk: 128,
-            max_queue_tokens: 32_768,
-            max_cached_sequences: 32,
-            max_cached_bytes: 1 << 30,
-        }
-    }
-}
+use request::Kept;
+use scheduler::{Limits, Scheduler};
+use storage::Storage;
+use worker::{Pace, Shared, Worker, fail_all};
 
 /// A model on this machine.
 pub struct LocalGenerator {
     info: GeneratorInfo,
     tokenizer: Arc<GeneratorTokenizer>,
     template: ChatTemplate,
+    grammars: GrammarCompiler,
     shared: Arc<Shared>,
-    max_queue_tokens: usize,
+    max_sequences: usize,
+    target_ttft: Duration,
+    page_tokens: usize,
+    page_bytes: usize,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -86,55 +81,95 @@ pub(crate) struct Parts<M: StepModel> {
 }
 
 impl LocalGenerator {
-    /// Measures the model, then starts its worker.
+    /// Plans the pages, measures the model, then starts its worker.
     pub(crate) fn start<M: StepModel>(
         parts: Parts<M>,
         options: &EngineOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, EngineError> {
+        let Parts { model, mut info, tokenizer, template } = parts;
+        let (page_tokens, page_bytes) = (model.page_tokens(), model.page_bytes());
+        // Sums may differ in their last bit between instruction sets, so what one computed is not restored on another.
+        let identity = Identity::new(&[
+            ("model", info.digest.as_bytes()),
+            ("page", &(page_tokens as u64).to_le_bytes()),
+            ("bytes", &(page_bytes as u64).to_le_bytes()),
+            ("arithmetic", edgewise_kernels::instruction_set().as_bytes()),
+        ]);
+        let plan = options.plan(page_tokens, page_bytes, identity, rand::random())?;
+        info.context_window = info.context_window.min(plan.pages * page_tokens);
+        tracing::info!(
+            model = info.model,
+            pages = plan.pages,
+            tokens = plan.pages * page_tokens,
+            bytes_per_token = page_bytes / page_tokens,
+            window = info.context_window,
+            "keys and values have their pages"
+        );
+        let mut storage = Storage::<M>::new(model.allocate(plan.pages)?, plan.host_pages);
         let chunk = options.prefill_chunk.max(1);
-        let latency = calibration::calibrate(&parts.model, clock.as_ref(), chunk, parts.info.context_window)?;
-        tracing::debug!(model = parts.info.model, curve = ?latency.curve(), "latency curve measured");
-        let slots = PrefixSlots::new(options.max_cached_sequences, options.max_cached_bytes);
+        let latency =
+            calibration::calibrate(&model, storage.kv(), clock.as_ref(), chunk, info.context_window)?;
+        tracing::debug!(model = info.model, curve = ?latency.curve(), "latency curve measured");
+
+        let limits = Limits {
+            page_tokens,
+            max_sequences: options.max_sequences.max(1),
+            min_shared_tokens: options.min_prefix_tokens,
+        };
+        let cache = KvCache::new(plan).map_err(|e| EngineError::Decoder(e.to_string()))?;
         let shared = Arc::new(Shared {
             queue: Queue::default(),
             counters: Arc::new(Counters::default()),
             latency: Mutex::new(latency),
-            prefixes: Mutex::new(Prefixes::new(slots)),
+            cache: Mutex::new(cache),
+            start: clock.now(),
             clock,
         });
-        Self::spawn(parts, options, shared)
-    }
-
-    /// Starts the worker.
-    fn spawn<M: StepModel>(parts: Parts<M>, options: &EngineOptions, shared: Arc<Shared>) -> Result<Self, EngineError> {
-        let Parts { model, info, tokenizer, template } = parts;
         let tokenizer = Arc::new(tokenizer);
         let worker = Worker {
             model,
+            storage,
             tokenizer: tokenizer.clone(),
             shared: shared.clone(),
-            prefill_chunk: options.prefill_chunk.max(1),
-            states: HashMap::new(),
+            pace: Pace { prefill_chunk: chunk, target_step_ms: options.target_itl.as_secs_f64() * 1e3 },
+            kept: Kept { min_tokens: options.min_prefix_tokens },
+            scheduler: Scheduler::new(limits),
+            requests: HashMap::new(),
+            next_request: 0,
+            tidied: Duration::ZERO,
         };
         let thread = std::thread::Builder::new()
             .name("edgewise-engine".to_owned())
             .spawn(move || worker.run())
             .map_err(|e| EngineError::Decoder(format!("cannot start the worker thread: {e}")))?;
-        let max_queue_tokens = options.max_queue_tokens;
-        Ok(Self { info, tokenizer, template, shared, max_queue_tokens, thread: Some(thread) })
+        Ok(Self {
+            info,
+            grammars: GrammarCompiler::new(tokenizer.clone()),
+            tokenizer,
+            template,
+            shared,
+            max_sequences: limits.max_sequences,
+            target_ttft: options.target_ttft,
+            page_tokens,
+            page_bytes,
+            thread: Some(thread),
+        })
     }
 
     /// Checks what can be known without work.
     fn check(&self, request: &GenerateRequest) -> Result<(), ModelError> {
         request.sampling.validate()?;
-        let invalid = |why: &str| Err(ModelError::InvalidSampling(why.to_owned()));
+        let invalid = |why: String| Err(ModelError::InvalidSampling(why));
         let impossible = |why: String| Err(ModelError::Internal(why));
         if request.max_tokens == 0 {
-            return invalid("max_tokens must be at least 1");
+            return invalid("max_tokens must be at least 1".to_owned());
+        }
+        if request.n == 0 || request.n > self.max_sequences {
+            return invalid(format!("n must be between 1 and {}", self.max_sequences));
         }
         if request.stop.iter().any(String::is_empty) {
-            return invalid("a stop string is empty");
+            return invalid("a stop string is empty".to_owned());
         }
         let tokens = &request.prompt.tokens;
         if tokens.is_empty() {
@@ -150,6 +185,9 @@ impl LocalGenerator {
         if !boundaries.is_sorted_by_key(|b| b.at) || boundaries.last().is_some_and(|b| b.at > tokens.len()) {
             return impossible("boundaries must increase and lie within the prompt".to_owned());
         }
+        if request.prompt.public_tokens > tokens.len() {
+            return impossible("the public tokens must be part of the prompt".to_owned());
+        }
         let window = self.info.context_window;
         if tokens.len().saturating_add(request.max_tokens) > window {
             return Err(ModelError::WindowExceeded {
@@ -161,16 +199,29 @@ impl LocalGenerator {
         Ok(())
     }
 
-    /// Refuses a request of `new` tokens to prefill when too many are waiting. The time to come back is how long the
-    /// excess takes to work off.
-    fn admit(&self, new: usize) -> Result<(), ModelError> {
-        let waiting = self.shared.counters.state().prefill_tokens;
-        if waiting == 0 || waiting + new <= self.max_queue_tokens {
-            return Ok(());
+    /// Refuses a request while the prompts ahead of it take too long to prefill. The time to come back is when that is
+    /// no longer so. An engine without prompts ahead takes anything that fits.
+    fn admit(&self) -> Result<(), ModelError> {
+        let ahead_ms = self.shared.counters.prefill_ms(self.latency());
+        let excess_s = ahead_ms / 1e3 - self.target_ttft.as_secs_f64();
+        match excess_s > 0.0 {
+            true => Err(ModelError::Overloaded { retry_after_s: (excess_s.ceil() as u64).max(1) }),
+            false => Ok(()),
         }
-        let excess = (waiting + new - self.max_queue_tokens).min(waiting);
-        let seconds = self.latency().prefill_ms(excess, 0) / 1e3;
-        Err(ModelError::Overloaded { retry_after_s: (seconds.ceil() as u64).max(1) })
+    }
+
+    fn constraint(&self, request: &GenerateRequest) -> Result<Option<Box<dyn TokenConstraint>>, ModelError> {
+        use edgewise_model_api::Constraint;
+        let grammar = match &request.constraint {
+            None => return Ok(None),
+            Some(Constraint::JsonSchema(schema)) => Grammar::JsonSchema(schema),
+            Some(Constraint::Regex(expression)) => Grammar::Regex(expression),
+            Some(Constraint::Lark(grammar)) => Grammar::Lark(grammar),
+        };
+        match self.grammars.compile(grammar) {
+            Ok(constraint) => Ok(Some(Box::new(constraint))),
+            Err(error) => Err(ModelError::InvalidConstraint(error.to_string())),
+        }
     }
 }
 
@@ -187,8 +238,13 @@ impl Generator for LocalGenerator {
         Ok(self.template.encode(&self.tokenizer, messages)?)
     }
 
-    fn prefix_state(&self, tenant: &TenantId, prompt: &[u32]) -> PrefixState {
-        PrefixState { resident_tokens: self.shared.resident(tenant, prompt) }
+    fn prefix_state(&self, tenant: &TenantId, prompt: &Prompt) -> PrefixState {
+        let found = self.shared.lookup(tenant, prompt);
+        PrefixState {
+            resident_tokens: found.resident,
+            host_tokens: found.host,
+            miss: found.miss.map(convert::miss),
+        }
     }
 
     fn latency(&self) -> LatencyCurve {
@@ -199,14 +255,25 @@ impl Generator for LocalGenerator {
         self.shared.counters.state()
     }
 
+    fn cache(&self) -> CacheState {
+        let now = self.shared.now();
+        convert::state(&lock(&self.shared.cache), self.page_tokens, self.page_bytes, now)
+    }
+
+    fn release_prefix(&self, id: u64) -> bool {
+        lock(&self.shared.cache).release(PrefixId(id))
+    }
+
     fn generate(&self, request: GenerateRequest) -> Result<GenerationStream, ModelError> {
         self.check(&request)?;
-        let resident = self.shared.resident(&request.tenant, &request.prompt.tokens);
-        let new = request.prompt.tokens.len() - resident;
-        self.admit(new)?;
+        self.admit()?;
+        let constraint = self.constraint(&request)?;
+        let found = self.shared.lookup(&request.tenant, &request.prompt);
         let (sender, stream) = GenerationStream::channel();
-        let load = Load::new(self.shared.counters.clone(), new);
-        let call = Call { request, sender, accepted: self.shared.clock.now() };
+        // What another request is computing already is not this one's work.
+        let held = found.resident.max(found.coming).min(request.prompt.tokens.len() - 1);
+        let load = Load::new(self.shared.counters.clone(), request.prompt.tokens.len(), held);
+        let call = Call { request, constraint, sender, accepted: self.shared.clock.now() };
         self.shared.queue.push(Job { call, load }).map_err(ModelError::Stopped)?;
         Ok(stream)
     }

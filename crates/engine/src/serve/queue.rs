@@ -1,4 +1,4 @@
-//! Requests waiting for the worker, and the counters admission and the planner read.
+//! Requests on their way to the worker, and the counters admission and the planner read.
 //!
 //! Invariants:
 //! - Once closed, nothing is accepted and every waiting request has been handed back to be failed: none is forgotten.
@@ -8,16 +8,17 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-use edgewise_model_api::{GenerateRequest, GenerationSender, QueueState};
+use edgewise_model_api::{GenerateRequest, GenerationSender, LatencyCurve, QueueState};
 use edgewise_telemetry::names;
 
-/// Locks, also after another thread panicked: no lock of this engine is held across a step that can leave its contents
-/// inconsistent.
+use crate::constraint::TokenConstraint;
+
+/// Locks, also after another thread panicked: whoever panicked inside the engine has ended it.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -25,6 +26,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A request and where its events go.
 pub(crate) struct Call {
     pub(crate) request: GenerateRequest,
+    /// The request's constraint, compiled.
+    pub(crate) constraint: Option<Box<dyn TokenConstraint>>,
     pub(crate) sender: GenerationSender,
     pub(crate) accepted: Instant,
 }
@@ -40,12 +43,20 @@ pub(crate) struct Job {
 pub(crate) struct Counters {
     requests: AtomicUsize,
     prefill_tokens: AtomicUsize,
+    /// Pairs of positions still to attend to, as the latency curve counts them.
+    prefill_pairs: AtomicU64,
 }
 
 impl Counters {
     /// A snapshot.
     pub(crate) fn state(&self) -> QueueState {
         QueueState { requests: self.requests.load(Relaxed), prefill_tokens: self.prefill_tokens.load(Relaxed) }
+    }
+
+    /// Milliseconds until all prompts accepted so far are prefilled.
+    pub(crate) fn prefill_ms(&self, curve: LatencyCurve) -> f64 {
+        let tokens = self.prefill_tokens.load(Relaxed) as f64;
+        curve.b * tokens + curve.c * self.prefill_pairs.load(Relaxed) as f64
     }
 
     fn publish(&self) {
@@ -59,31 +70,44 @@ impl Counters {
 #[derive(Debug)]
 pub(crate) struct Load {
     counters: Arc<Counters>,
-    prefill_tokens: usize,
+    prompt: usize,
+    tokens: usize,
+    pairs: u64,
 }
 
 impl Load {
-    /// Enters a request with `prefill_tokens` tokens to compute.
-    pub(crate) fn new(counters: Arc<Counters>, prefill_tokens: usize) -> Self {
+    /// Enters a request with a prompt of `prompt` tokens, `held` of them resident.
+    pub(crate) fn new(counters: Arc<Counters>, prompt: usize, held: usize) -> Self {
         counters.requests.fetch_add(1, Relaxed);
-        counters.prefill_tokens.fetch_add(prefill_tokens, Relaxed);
-        counters.publish();
-        Self { counters, prefill_tokens }
+        let mut load = Self { counters, prompt, tokens: 0, pairs: 0 };
+        load.set_held(held);
+        load
     }
 
     /// Corrects what is left to prefill.
-    pub(crate) fn set_prefill_tokens(&mut self, left: usize) {
-        self.counters.prefill_tokens.fetch_add(left, Relaxed);
-        self.counters.prefill_tokens.fetch_sub(self.prefill_tokens, Relaxed);
-        self.prefill_tokens = left;
+    pub(crate) fn set_held(&mut self, held: usize) {
+        let tokens = self.prompt.saturating_sub(held);
+        let square = |n: usize| (n as u64).saturating_mul(n as u64);
+        self.set(tokens, square(self.prompt) - square(self.prompt - tokens));
+    }
+
+    fn set(&mut self, tokens: usize, pairs: u64) {
+        if (tokens, pairs) == (self.tokens, self.pairs) {
+            return;
+        }
+        self.counters.prefill_tokens.fetch_add(tokens, Relaxed);
+        self.counters.prefill_tokens.fetch_sub(self.tokens, Relaxed);
+        self.counters.prefill_pairs.fetch_add(pairs, Relaxed);
+        self.counters.prefill_pairs.fetch_sub(self.pairs, Relaxed);
+        (self.tokens, self.pairs) = (tokens, pairs);
         self.counters.publish();
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
+        self.set(0, 0);
         self.counters.requests.fetch_sub(1, Relaxed);
-        self.counters.prefill_tokens.fetch_sub(self.prefill_tokens, Relaxed);
         self.counters.publish();
     }
 }
@@ -98,18 +122,10 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct Inner {
     jobs: VecDeque<Job>,
+    /// Something else the worker is to look at.
+    called: bool,
     /// Why nothing more is accepted.
     closed: Option<String>,
-}
-
-/// What the worker finds.
-pub(crate) enum Next {
-    /// A request.
-    Job(Box<Job>),
-    /// None came for the given time.
-    Idle,
-    /// The queue is closed.
-    Closed,
 }
 
 impl Queue {
@@ -124,28 +140,30 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits at most `patience` for the next job.
-    pub(crate) fn next(&self, patience: Duration) -> Next {
+    /// Wakes the worker if it waits.
+    pub(crate) fn call(&self) {
+        lock(&self.inner).called = true;
+        self.changed.notify_one();
+    }
+
+    /// All jobs that came, waiting at most `patience` for the first; or why the queue is closed.
+    pub(crate) fn take(&self, patience: Duration) -> Result<VecDeque<Job>, String> {
         let inner = lock(&self.inner);
-        let waiting = |inner: &mut Inner| inner.jobs.is_empty() && inner.closed.is_none();
+        let waiting = |inner: &mut Inner| inner.jobs.is_empty() && inner.closed.is_none() && !inner.called;
         let (mut inner, _) =
             self.changed.wait_timeout_while(inner, patience, waiting).unwrap_or_else(PoisonError::into_inner);
-        if inner.closed.is_some() {
-            return Next::Closed;
+        inner.called = false;
+        match &inner.closed {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(std::mem::take(&mut inner.jobs)),
         }
-        inner.jobs.pop_front().map_or(Next::Idle, |job| Next::Job(Box::new(job)))
     }
 
     /// Closes the queue and hands back what was waiting. The first reason stays.
-    pub(crate) fn close(&self, reason: &str) -> Vec<Job> {
+    pub(crate) fn close(&self, reason: &str) -> VecDeque<Job> {
         let mut inner = lock(&self.inner);
         inner.closed.get_or_insert_with(|| reason.to_owned());
         self.changed.notify_all();
-        inner.jobs.drain(..).collect()
-    }
-
-    /// Why the queue is closed, if it is.
-    pub(crate) fn closed(&self) -> Option<String> {
-        lock(&self.inner).closed.clone()
+        std::mem::take(&mut inner.jobs)
     }
 }

@@ -1,9 +1,11 @@
-//! The thread that owns the decoder and all keys and values.
+//! The thread that owns the model and its page storage, and runs: admit → plan a step → move pages → compute → draw →
+//! publish → stream.
 //!
-//! It serves one request at a time, first in, first out, and keeps finished sequences for reuse. Everything other
-//! threads may look at is in [`Shared`]; locks there are held for look-ups only, never during a forward pass or a copy.
+//! Everything other threads may look at is in [`Shared`]; locks there are held for bookkeeping only, never during a
+//! forward pass or a copy.
 //!
-//! A panic inside a generation ends the worker: the caller, everyone waiting and everyone coming later get
+//! A request at fault (logits no token can be drawn from, a grammar that gets stuck, a failed forward pass) fails alone.
+//! A panic, or pages that can't be moved, ends the worker: everyone running, waiting and coming later gets
 //! [`ModelError::Stopped`], nobody hangs.
 
 use std::{
@@ -11,215 +13,331 @@ use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use edgewise_model_api::{GenerateRequest, GenerationEvent, ModelError};
+use edgewise_kv_cache::{KvCache, OpenRequest};
+use edgewise_model_api::{FinishReason, GenerationEvent, ModelError, Prompt};
 use edgewise_telemetry::names;
 use edgewise_types::TenantId;
 
 use super::{
     clock::Clock,
-    generation::{self, Context, Ending},
+    convert,
     latency_fit::LatencyFit,
-    prefix_slots::{Change, Finished, Mark, PrefixSlots, Reuse, SlotId, common},
-    queue::{Call, Counters, Job, Next, Queue, lock},
-    step_model::StepModel,
+    queue::{Counters, Job, Queue, lock},
+    report,
+    request::{Kept, Next, Request},
+    scheduler::{Budget, Entry, Scheduler, Step},
+    storage::{Computed, Storage},
+    task::{Spec, TaskId},
+    work::{self, Part},
 };
-use crate::tokenizer::GeneratorTokenizer;
+use crate::{
+    EngineError,
+    step_model::{BatchEntry, StepModel},
+    tokenizer::GeneratorTokenizer,
+};
 
 /// How often expired prefixes are dropped while there is nothing to do.
 const SWEEP: Duration = Duration::from_secs(10);
+/// How often that is done, and figures are reported, while there is.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// What callers and the worker share.
 pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) counters: Arc<Counters>,
     pub(crate) latency: Mutex<LatencyFit>,
-    pub(crate) prefixes: Mutex<Prefixes>,
+    pub(crate) cache: Mutex<KvCache>,
     pub(crate) clock: Arc<dyn Clock>,
-}
-
-/// What is resident.
-pub(crate) struct Prefixes {
-    pub(crate) slots: PrefixSlots,
-    /// The sequence being worked on. It will be a slot by the time the next request runs.
-    active: Option<Active>,
-}
-
-struct Active {
-    tenant: TenantId,
-    tokens: Vec<u32>,
-    /// How many of the tokens are in the state so far.
-    held: usize,
-}
-
-impl Prefixes {
-    pub(crate) fn new(slots: PrefixSlots) -> Self {
-        Self { slots, active: None }
-    }
+    /// Where the cache's time begins.
+    pub(crate) start: Instant,
 }
 
 impl Shared {
-    /// Leading tokens of `prompt` that are resident for `tenant`.
-    pub(crate) fn resident(&self, tenant: &TenantId, prompt: &[u32]) -> usize {
-        let prefixes = lock(&self.prefixes);
-        let active = prefixes.active.as_ref().filter(|active| active.tenant == *tenant);
-        let in_active = active.map_or(0, |active| common(&active.tokens[..active.held], prompt));
-        prefixes.slots.resident(tenant, prompt, self.clock.now()).max(in_active)
+    /// The cache's time.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.now().saturating_duration_since(self.start)
     }
+
+    /// What is resident of a prompt.
+    pub(crate) fn lookup(&self, tenant: &TenantId, prompt: &Prompt) -> edgewise_kv_cache::Lookup {
+        let boundaries = convert::boundaries(&prompt.boundaries);
+        let Prompt { tokens, public_tokens, .. } = prompt;
+        let request =
+            OpenRequest { tenant, prompt: tokens, public_tokens: *public_tokens, boundaries: &boundaries };
+        let now = self.now();
+        lock(&self.cache).lookup(&request, now)
+    }
+}
+
+/// How large steps are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Most prompt tokens of a step.
+    pub(crate) prefill_chunk: usize,
+    /// Longest step while something decodes, in milliseconds.
+    pub(crate) target_step_ms: f64,
 }
 
 /// The worker's own belongings.
 pub(crate) struct Worker<M: StepModel> {
     pub(crate) model: M,
+    pub(crate) storage: Storage<M>,
     pub(crate) tokenizer: Arc<GeneratorTokenizer>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) prefill_chunk: usize,
-    pub(crate) states: HashMap<SlotId, M::State>,
+    pub(crate) pace: Pace,
+    pub(crate) kept: Kept,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) requests: HashMap<u64, Request>,
+    pub(crate) next_request: u64,
+    pub(crate) tidied: Duration,
 }
 
 impl<M: StepModel> Worker<M> {
     /// Serves until the queue is closed.
     pub(crate) fn run(mut self) {
+        let reason = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            Ok(Ok(reason)) => reason,
+            Ok(Err(error)) => format!("its worker failed: {error}; restart it"),
+            Err(panic) => format!("its worker failed: {}; restart it", message(panic.as_ref())),
+        };
+        if !self.scheduler.is_empty() {
+            tracing::error!(reason, "the engine stops with work to do");
+        }
+        fail_all(self.shared.queue.close(&reason), &reason);
+        for (_, request) in self.requests.drain() {
+            request.fail(ModelError::Stopped(reason.clone()));
+        }
+        // The cache is of no further use, and after a panic perhaps not consistent: no sequence is closed any more.
+        std::mem::forget(self.scheduler);
+    }
+
+    /// Runs step after step; returns why the queue was closed.
+    fn serve(&mut self) -> Result<String, EngineError> {
         loop {
-            match self.shared.queue.next(SWEEP) {
-                Next::Idle => self.expire(),
-                Next::Closed => break,
-                Next::Job(job) => {
-                    self.expire();
-                    let sender = job.call.sender.clone();
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve(*job))) {
-                        let reason = format!("its worker failed: {}; restart it", message(panic.as_ref()));
-                        tracing::error!(reason, "the engine stops");
-                        fail_all(self.shared.queue.close(&reason), &reason);
-                        let _ = sender.send(GenerationEvent::Failed(ModelError::Stopped(reason)));
-                        lock(&self.shared.prefixes).active = None;
-                        return;
-                    }
-                }
+            self.tidy();
+            let patience = if self.scheduler.is_empty() { SWEEP } else { Duration::ZERO };
+            match self.shared.queue.take(patience) {
+                Err(reason) => return Ok(reason),
+                Ok(jobs) => jobs.into_iter().for_each(|job| self.accept(job)),
+            }
+            self.drop_cancelled();
+            if !self.scheduler.is_empty() {
+                self.step()?;
             }
         }
     }
 
-    fn serve(&mut self, job: Job) {
-        let Job { call, mut load } = job;
-        if call.sender.is_closed() {
-            return;
-        }
-        let (mut state, resident, marks) = self.begin(&call);
-        let prompt_tokens = call.request.prompt.tokens.len();
-        load.set_prefill_tokens(prompt_tokens - resident);
-        let shared = self.shared.clone();
-        let mut prefilled = |held: usize| {
-            load.set_prefill_tokens(prompt_tokens - held);
-            if let Some(active) = &mut lock(&shared.prefixes).active {
-                active.held = held;
-            }
+    fn accept(&mut self, mut job: Job) {
+        let prompt = &mut job.call.request.prompt;
+        let spec = Spec {
+            tenant: job.call.request.tenant.clone(),
+            prompt: std::mem::take(&mut prompt.tokens),
+            public_tokens: prompt.public_tokens,
+            boundaries: convert::boundaries(&prompt.boundaries),
+            samples: job.call.request.n,
         };
-        let mut context = Context {
-            model: &self.model,
-            tokenizer: &self.tokenizer,
-            clock: shared.clock.as_ref(),
-            prefill_chunk: self.prefill_chunk,
-            closed: &|| shared.queue.closed(),
-            prefilled: &mut prefilled,
-        };
-        let mut sequence = Vec::new();
-        let ending = generation::run(&mut context, &call, &mut state, resident, &mut sequence);
-        let computed = sequence.len().min(prompt_tokens).saturating_sub(resident);
-        metrics::counter!(names::CACHED_TOKENS_TOTAL).increment(resident as u64);
-        metrics::counter!(names::PREFILL_TOKENS_TOTAL).increment(computed as u64);
-
-        let GenerateRequest { prompt, tenant, .. } = call.request;
-        let kept = match ending {
-            // After a failure the state can't be trusted.
-            Ending::Failed(ModelError::Internal(_)) => false,
-            _ => self.keep(
-                Finished {
-                    tenant,
-                    bytes: self.model.bytes(&state),
-                    tokens: sequence,
-                    boundaries: &prompt.boundaries,
-                    inherited: marks,
-                },
-                state,
-            ),
-        };
-        lock(&self.shared.prefixes).active = None;
-        // The counters have let go of the request before its last event is seen.
-        drop(load);
-        let event = match ending {
-            Ending::Cancelled => return,
-            Ending::Failed(error) => GenerationEvent::Failed(error),
-            Ending::Finished(finish) => {
-                lock(&self.shared.latency).observe(finish.prefill, finish.decode);
-                metrics::counter!(names::OUTPUT_TOKENS_TOTAL).increment(finish.output_tokens as u64);
-                let output = finish.output_tokens;
-                let usage = generation::usage(prompt_tokens, resident, &prompt.boundaries, kept, output);
-                GenerationEvent::Finished { reason: finish.reason, text: finish.text, usage, timings: finish.timings }
-            }
-        };
-        let _ = call.sender.send(event);
+        self.next_request += 1;
+        let prompt_tokens = spec.prompt.len();
+        self.requests.insert(self.next_request, Request::new(job, prompt_tokens));
+        self.scheduler.push(self.next_request, spec);
     }
 
-    /// A state that holds the longest resident prefix of the prompt, and its length.
-    fn begin(&mut self, call: &Call) -> (M::State, usize, Vec<Mark>) {
-        let prompt = &call.request.prompt.tokens;
-        let tenant = &call.request.tenant;
+    /// Gives back what requests hold whose callers left.
+    fn drop_cancelled(&mut self) {
+        let gone: Vec<u64> = self.requests.iter().filter(|(_, r)| r.sender.is_closed()).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.take_out(id, true);
+        }
+    }
+
+    /// Removes a request with all its samples.
+    fn take_out(&mut self, id: u64, keep: bool) -> Option<Request> {
+        let request = self.requests.remove(&id)?;
+        let now = self.shared.now();
+        let mut cache = lock(&self.shared.cache);
+        for sample in 0..request.samples() {
+            self.scheduler.remove(&mut cache, TaskId { request: id, sample }, keep, now);
+        }
+        Some(request)
+    }
+
+    fn fail(&mut self, id: u64, error: ModelError) {
+        if let Some(request) = self.take_out(id, false) {
+            request.fail(error);
+        }
+    }
+
+    fn tidy(&mut self) {
+        let now = self.shared.now();
+        let idle = self.scheduler.is_empty();
+        if idle || now.saturating_sub(self.tidied) >= HOUSEKEEPING {
+            self.tidied = now;
+            let mut cache = lock(&self.shared.cache);
+            cache.expire(now);
+            report::cache(&cache.stats(), self.scheduler.counts());
+        }
+    }
+
+    /// Prompt tokens of the next step: beside decodes as many as fit into the target, at least a page's worth.
+    fn budget(&self) -> Budget {
+        let alone = self.pace.prefill_chunk;
+        let curve = lock(&self.shared.latency).curve();
+        let (mut decode, mut context) = (0.0, 0);
+        for task in self.scheduler.running() {
+            if task.decodes() {
+                decode = f64::max(decode, curve.d) + curve.e * task.held() as f64;
+            } else {
+                context = context.max(task.held());
+            }
+        }
+        let per_token = curve.b + 2.0 * curve.c * context as f64;
+        let affordable = ((self.pace.target_step_ms - decode) / per_token.max(1e-9)).max(0.0);
+        let beside_decodes = (affordable as usize).max(self.model.page_tokens()).min(alone);
+        Budget { alone, beside_decodes }
+    }
+
+    /// One step of the batch.
+    fn step(&mut self) -> Result<(), EngineError> {
+        let (budget, now) = (self.budget(), self.shared.now());
+        let step = self.scheduler.plan(&mut lock(&self.shared.cache), budget, now);
+        self.storage.execute(&self.model, &step.moves)?;
+        self.note(&step);
+        let (mut parts, mut batch) = (Vec::new(), Vec::new());
+        for entry in &step.entries {
+            let Some((tokens, position, pages)) = self.scheduler.entry(entry) else { continue };
+            let decodes = self.scheduler.task(entry.task).is_some_and(|task| task.decodes());
+            parts.push(Part { held: position, tokens: tokens.len(), decodes });
+            batch.push(BatchEntry { tokens, position, pages, logits: entry.last });
+        }
+        if batch.len() != step.entries.len() {
+            return Err(EngineError::Decoder("a step holds a sequence that does not run".to_owned()));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let begun = self.shared.clock.now();
+        let computed = self.storage.forward(&self.model, &batch);
+        let done = self.shared.clock.now();
+        let ms = done.saturating_duration_since(begun).as_secs_f64() * 1e3;
+        self.attribute(&step.entries, &parts, ms);
+        report::step(&parts);
+        for (entry, computed) in step.entries.iter().zip(computed) {
+            self.settle(entry, computed, done);
+        }
+        Ok(())
+    }
+
+    /// Tells callers of what the plan did to their requests.
+    fn note(&mut self, step: &Step) {
+        for id in &step.refused {
+            let why = "its pages don't fit into the cache even alone: raise engine.cache_bytes or shorten it";
+            self.fail(id.request, ModelError::Internal(why.to_owned()));
+        }
+        report::preempted(step.preempted.len());
+        for id in &step.preempted {
+            if let Some(request) = self.requests.get_mut(&id.request) {
+                request.work.spoil();
+            }
+        }
         let now = self.shared.clock.now();
-        let reuse = lock(&self.shared.prefixes).slots.reuse(tenant, prompt, now);
-        let found = match reuse {
-            Reuse::Nothing => None,
-            Reuse::Copy { slot, tokens } => {
-                self.states.get(&slot).map(|state| (self.model.copy_prefix(state, tokens), tokens, Vec::new()))
+        for entry in &step.entries {
+            let found = self.scheduler.task(entry.task).map(|task| task.found);
+            let request = self.requests.get_mut(&entry.task.request);
+            if let (Some(found), Some(request)) = (found, request)
+                && request.begin(found.resident, found.miss.map(convert::miss), now)
+            {
+                request.prefilled(found.resident);
+                metrics::counter!(names::CACHED_TOKENS_TOTAL).increment(found.resident as u64);
             }
-            Reuse::Take { slot, tokens, marks } => self.states.remove(&slot).map(|mut state| {
-                self.model.truncate(&mut state, tokens);
-                (state, tokens, marks)
-            }),
+        }
+    }
+
+    /// Gives every request its share of a step's time.
+    fn attribute(&mut self, entries: &[Entry], parts: &[Part], ms: f64) {
+        let curve = lock(&self.shared.latency).curve();
+        for ((entry, part), share) in entries.iter().zip(parts).zip(work::split(parts, ms, curve)) {
+            if let Some(request) = self.requests.get_mut(&entry.task.request) {
+                request.work.add(*part, share);
+            }
+        }
+    }
+
+    /// Takes in what was computed for one sequence.
+    fn settle(&mut self, entry: &Entry, computed: Computed, now: Instant) {
+        let id = entry.task;
+        let logits = match computed {
+            Ok(logits) => logits,
+            Err(error) => return self.fail(id.request, error.into()),
         };
-        let (state, resident, marks) = found.unwrap_or_else(|| (self.model.new_state(), 0, Vec::new()));
-        lock(&self.shared.prefixes).active =
-            Some(Active { tenant: tenant.clone(), tokens: prompt.clone(), held: resident });
-        (state, resident, marks)
-    }
-
-    /// Keeps a sequence for reuse; whether there was room.
-    fn keep(&mut self, finished: Finished<'_>, state: M::State) -> bool {
-        let (id, changes) = lock(&self.shared.prefixes).slots.keep(finished, self.shared.clock.now());
-        self.apply(changes);
-        id.map(|id| self.states.insert(id, state)).is_some()
-    }
-
-    fn expire(&mut self) {
-        let changes = lock(&self.shared.prefixes).slots.expire(self.shared.clock.now());
-        self.apply(changes);
-    }
-
-    fn apply(&mut self, changes: Vec<Change>) {
-        for change in changes {
-            match change {
-                Change::Drop(id) => {
-                    self.states.remove(&id);
-                }
-                Change::Truncate(id, tokens) => {
-                    if let Some(state) = self.states.get_mut(&id) {
-                        self.model.truncate(state, tokens);
-                        let bytes = self.model.bytes(state);
-                        lock(&self.shared.prefixes).slots.set_bytes(id, bytes);
-                    }
-                }
+        let cache_now = self.shared.now();
+        self.scheduler.computed(&mut lock(&self.shared.cache), entry, cache_now);
+        let Some(request) = self.requests.get_mut(&id.request) else { return };
+        if let Some(task) = self.scheduler.task(id)
+            && id.sample == 0
+        {
+            request.prefilled(task.held());
+        }
+        match (entry.last, logits) {
+            (false, _) => {}
+            (true, Some(logits)) => self.draw(id, &logits, now),
+            (true, None) => {
+                let error = EngineError::Decoder("the model gave no logits for a sequence's last token".to_owned());
+                self.fail(id.request, error.into());
             }
+        }
+    }
+
+    /// Draws the next token of a task; behind a prompt, the first of every sample.
+    fn draw(&mut self, id: TaskId, logits: &[f32], now: Instant) {
+        let mut ids = vec![id];
+        if let (Some(task), Some(request)) = (self.scheduler.task(id), self.requests.get_mut(&id.request))
+            && task.tokens.len() == task.prompt_tokens
+        {
+            request.start_samples(&task.tokens, self.model.vocabulary());
+            if let Some(prefill) = request.work.prefill(request.prompt_tokens(), request.resident()) {
+                lock(&self.shared.latency).observe(Some(prefill), None);
+            }
+            ids.extend(self.scheduler.fork(&mut lock(&self.shared.cache), id));
+        }
+        for id in ids {
+            let Some(request) = self.requests.get_mut(&id.request) else { return };
+            match request.draw(id.sample, logits, &self.tokenizer, now) {
+                Ok(Next::Token(token)) => self.scheduler.append(id, token),
+                Ok(Next::End(reason)) => self.finish(id, reason),
+                Err(error) => return self.fail(id.request, error.into()),
+            }
+        }
+    }
+
+    /// Ends a sample: gives back its pages, then says so.
+    fn finish(&mut self, id: TaskId, reason: FinishReason) {
+        let now = self.shared.now();
+        self.scheduler.remove(&mut lock(&self.shared.cache), id, true, now);
+        let Some(request) = self.requests.get_mut(&id.request) else { return };
+        let event = request.finish(id.sample, reason, self.kept);
+        if request.is_over() {
+            let decode = request.work.decode();
+            lock(&self.shared.latency).observe(None, decode);
+        }
+        if let Some(event) = event {
+            if let GenerationEvent::Finished { usage, .. } = &event {
+                metrics::counter!(names::OUTPUT_TOKENS_TOTAL).increment(usage.output_tokens as u64);
+            }
+            let _ = request.sender.send(event);
+        }
+        if request.is_over() {
+            self.requests.remove(&id.request);
         }
     }
 }
 
 /// Fails jobs that never ran.
-pub(crate) fn fail_all(jobs: Vec<Job>, reason: &str) {
-    for Job { call, load } in jobs {
-        drop(load);
-        let _ = call.sender.send(GenerationEvent::Failed(ModelError::Stopped(reason.to_owned())));
+pub(crate) fn fail_all(jobs: impl IntoIterator<Item = Job>, reason: &str) {
+    for job in jobs {
+        Request::new(job, 0).fail(ModelError::Stopped(reason.to_owned()));
     }
 }
 

@@ -36,11 +36,13 @@ fn messages(question: &str) -> Vec<ChatMessage> {
 
 fn request(tokens: &[u32]) -> GenerateRequest {
     GenerateRequest {
-        prompt: Prompt { tokens: tokens.to_vec(), boundaries: Vec::new() },
+        prompt: Prompt { tokens: tokens.to_vec(), ..Prompt::default() },
         sampling: Sampling::default(),
         max_tokens: OUTPUT,
         stop: Vec::new(),
         tenant: TenantId::local(),
+        n: 1,
+        constraint: None,
     }
 }
 
@@ -88,18 +90,18 @@ fn refusals(model: &dyn Generator, tokens: &[u32]) {
 /// What a stream said, checked for the order of its events.
 fn read(mut stream: GenerationStream) -> (String, Vec<u32>, usize, FinishReason, Usage) {
     let first = stream.next_blocking();
-    let Some(GenerationEvent::Started { cached_tokens }) = first else {
+    let Some(GenerationEvent::Started { cached_tokens, .. }) = first else {
         panic!("a stream begins with Started, not {first:?}")
     };
     let (mut text, mut ids) = (String::new(), Vec::new());
     loop {
         match stream.next_blocking() {
-            Some(GenerationEvent::Token { id, text: piece, logprob }) => {
+            Some(GenerationEvent::Token { sample: 0, id, text: piece, logprob }) => {
                 assert!(logprob <= 1e-3, "a log-probability is at most 0, not {logprob}");
                 text.push_str(&piece);
                 ids.push(id);
             }
-            Some(GenerationEvent::Finished { reason, text: rest, usage, timings }) => {
+            Some(GenerationEvent::Finished { sample: 0, reason, text: rest, usage, timings }) => {
                 assert!(stream.next_blocking().is_none(), "nothing comes after Finished");
                 assert!(timings.queue_ms >= 0.0 && timings.prefill_ms >= 0.0 && timings.decode_ms >= 0.0);
                 text.push_str(&rest);
@@ -112,8 +114,9 @@ fn read(mut stream: GenerationStream) -> (String, Vec<u32>, usize, FinishReason,
 
 fn events_and_usage(model: &dyn Generator, tokens: &[u32]) -> String {
     let tenant = TenantId::local();
-    assert!(model.prefix_state(&tenant, tokens).resident_tokens < tokens.len(), "the last token is always computed");
-    let before = model.prefix_state(&tenant, tokens).resident_tokens;
+    let prompt = request(tokens).prompt;
+    let before = model.prefix_state(&tenant, &prompt).resident_tokens;
+    assert!(before < tokens.len(), "the last token is always computed");
     let (text, ids, cached, reason, usage) = read(model.generate(request(tokens)).expect("a short request is taken"));
     assert_eq!(cached, before, "on an idle model, what was resident is what is read");
     assert_eq!(usage.cache_read_tokens, cached);
@@ -123,7 +126,7 @@ fn events_and_usage(model: &dyn Generator, tokens: &[u32]) -> String {
     assert_eq!(reason == FinishReason::Length, ids.len() == OUTPUT && reason != FinishReason::EndOfTurn);
     assert_eq!(text, model.tokenizer().decode(&ids).unwrap(), "the pieces are the text of the tokens");
 
-    let resident = model.prefix_state(&tenant, tokens).resident_tokens;
+    let resident = model.prefix_state(&tenant, &prompt).resident_tokens;
     let (again, _, cached, _, usage) = read(model.generate(request(tokens)).unwrap());
     assert_eq!(again, text, "greedy output is the same cached and cold");
     assert_eq!((cached, usage.cache_read_tokens), (resident, resident), "introspection tells what will be read");

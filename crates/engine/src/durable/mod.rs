@@ -1,0 +1,420 @@
+//! Retained prefixes as files, so that they outlive the process.
+//!
+//! One file per prefix in one folder, which belongs to one server, model and configuration: what is found there and isn't
+//! of use is reported and removed. A file is written under a temporary name, synced, renamed, and the folder synced, so
+//! that a file under its own name is complete unless the medium lost something. What it lost is found by checksums; see
+//! [`format`] for the layout.
+//!
+//! Invariants:
+//! - What is restored is bit for bit what was saved, of the same model, configuration, secret and tenant.
+//! - No page becomes readable before the whole file was checked.
+//! - The files together are no larger than the limit; those that expire first go first.
+//! - Files and folder are readable by their owner only: they hold what users wrote.
+//!
+//! Deliberately not here: when to save. The worker does when it has nothing better to do, and when it stops.
+
+mod format;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, BufReader, BufWriter, Read, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use edgewise_kv_cache::{Digest, Identity, KvCache, Move, PageId, Place, PrefixId, PrefixInfo};
+
+use crate::EngineError;
+
+use self::format::{Header, Keys, Reader, Refusal};
+
+/// Files end in this, and in [`TEMPORARY`] while they are written.
+const EXTENSION: &str = "prefix";
+const TEMPORARY: &str = "tmp";
+/// An expiry on disk may be this much too early before it is worth writing.
+const SLACK: Duration = Duration::from_secs(15);
+/// How long a prefix that couldn't be written is left alone.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Where and what.
+#[derive(Clone)]
+pub(crate) struct DurableOptions {
+    /// Made if it isn't there. Nothing else may be kept in it.
+    pub(crate) folder: PathBuf,
+    /// Limit of all files together.
+    pub(crate) max_bytes: u64,
+    /// As given to the cache.
+    pub(crate) identity: Identity,
+    /// As given to the cache.
+    pub(crate) secret: [u8; 32],
+    /// Positions of a page.
+    pub(crate) page_tokens: usize,
+    /// Bytes of a page.
+    pub(crate) page_bytes: usize,
+}
+
+/// The contents of pages, as the worker holds them.
+pub(crate) trait PageMemory {
+    /// Executes moves, in order.
+    fn execute(&mut self, moves: &[Move]);
+    /// Appends the bytes of a page.
+    fn read(&mut self, place: Place, out: &mut Vec<u8>);
+    /// Overwrites a page.
+    fn write(&mut self, page: PageId, bytes: &[u8]) -> Result<(), EngineError>;
+}
+
+/// The same instant on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// The cache's time.
+    pub(crate) cache: Duration,
+    /// The time of day, which goes on while no process runs.
+    pub(crate) wall: SystemTime,
+}
+
+impl Now {
+    fn millis(self) -> u64 {
+        let since = self.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn expiry(self, left: Duration) -> u64 {
+        self.millis().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// What [`DurablePrefixes::sync`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Synced {
+    /// Files written.
+    pub(crate) written: usize,
+    /// Files whose expiry was moved.
+    pub(crate) extended: usize,
+    /// Files removed, since they had expired.
+    pub(crate) expired: usize,
+    /// Prefixes still to be written.
+    pub(crate) waiting: usize,
+}
+
+/// What [`DurablePrefixes::restore`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Restored {
+    /// Prefixes that are back.
+    pub(crate) prefixes: usize,
+    /// Their tokens.
+    pub(crate) tokens: usize,
+    /// Files that were refused and removed.
+    pub(crate) refused: usize,
+    /// Files that were left where they are, since the cache had no room or the file couldn't be read.
+    pub(crate) left: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    bytes: u64,
+    /// Milliseconds since 1970.
+    expires: u64,
+}
+
+/// The files.
+pub(crate) struct DurablePrefixes {
+    options: DurableOptions,
+    keys: Keys,
+    /// By digest in hexadecimal.
+    files: BTreeMap<String, Known>,
+    /// Prefixes that couldn't be written, and when to try again.
+    put_off: BTreeMap<PrefixId, Duration>,
+    refused: usize,
+    create: fn(&Path) -> io::Result<File>,
+}
+
+impl DurablePrefixes {
+    /// Opens the folder, and removes what was left half-written and what can be seen to be of no use.
+    pub(crate) fn open(options: DurableOptions, now: Now) -> Result<Self, EngineError> {
+        let folder = &options.folder;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| io_error(folder, e))?;
+        let keys = Keys::new(&options.identity, &options.secret);
+        let mut store = Self { keys, files: BTreeMap::new(), put_off: BTreeMap::new(), refused: 0, create, options };
+        for entry in fs::read_dir(&store.options.folder).map_err(|e| io_error(&store.options.folder, e))? {
+            let path = entry.map_err(|e| io_error(&store.options.folder, e))?.path();
+            match (path.extension().and_then(|e| e.to_str()), path.file_stem().and_then(|s| s.to_str())) {
+                (Some(TEMPORARY), _) => store.remove_file(&path, "it was left half-written"),
+                (Some(EXTENSION), Some(digest)) => match store.glance(&path, now) {
+                    Ok(known) => _ = store.files.insert(digest.to_owned(), known),
+                    Err(refusal) => store.refuse(&path, refusal),
+                },
+                _ => {}
+            }
+        }
+        store.make_room(0);
+        Ok(store)
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.values().map(|known| known.bytes).sum()
+    }
+
+    /// Puts everything back that can be, longest to live first.
+    pub(crate) fn restore(&mut self, cache: &mut KvCache, now: Now, memory: &mut impl PageMemory) -> Restored {
+        let mut restored = Restored { refused: std::mem::take(&mut self.refused), ..Restored::default() };
+        let mut names: Vec<(u64, String)> = self.files.iter().map(|(name, f)| (f.expires, name.clone())).collect();
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, name) in names {
+            let path = self.path(&name);
+            match self.restore_file(&path, &name, cache, now, memory) {
+                Ok(Some(tokens)) => {
+                    restored.prefixes += 1;
+                    restored.tokens += tokens;
+                }
+                Ok(None) => restored.left += 1,
+                Err(refusal) => {
+                    if matches!(refusal, Refusal::Content(_)) {
+                        restored.refused += 1;
+                        self.files.remove(&name);
+                    } else {
+                        restored.left += 1;
+                    }
+                    self.refuse(&path, refusal);
+                }
+            }
+        }
+        self.refused = 0;
+        restored
+    }
+
+    /// The number of its tokens, or none if it has no room.
+    fn restore_file(
+        &self,
+        path: &Path,
+        name: &str,
+        cache: &mut KvCache,
+        now: Now,
+        memory: &mut impl PageMemory,
+    ) -> Result<Option<usize>, Refusal> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, file), &self.keys, length)?;
+        if !reader.is_named(name) {
+            return Err(Refusal::Content("its name isn't its own".to_owned()));
+        }
+        let sizes = (reader.header.page_tokens, reader.header.page_bytes);
+        if sizes != (self.options.page_tokens, self.options.page_bytes) {
+            return Err(Refusal::Content("its pages have another size".to_owned()));
+        }
+        let mut record = reader.header.record.clone();
+        record.left = Duration::from_millis(reader.expires.saturating_sub(now.millis())).min(record.ttl.duration());
+        let tokens = record.at;
+        let importing = match cache.import(record, now.cache) {
+            Ok(importing) => importing,
+            Err(edgewise_kv_cache::CacheError::OutOfPages(_)) => {
+                tracing::warn!(path = %path.display(), "a saved prefix finds no room in the cache; it stays on disk");
+                return Ok(None);
+            }
+            Err(error) => return Err(Refusal::Content(error.to_string())),
+        };
+        memory.execute(&importing.moves);
+        let mut wanted = importing.write.iter().copied().peekable();
+        let mut bytes = Vec::new();
+        let read = || -> Result<(), Refusal> {
+            for index in 0..reader.header.pages() {
+                reader.page(&mut bytes)?;
+                if let Some((_, page)) = wanted.next_if(|&(next, _)| next == index) {
+                    memory.write(page, &bytes).map_err(|error| Refusal::Content(error.to_string()))?;
+                }
+            }
+            reader.finish()
+        };
+        let outcome = read();
+        cache.finish_import(importing, outcome.is_ok(), now.cache);
+        outcome.map(|()| Some(tokens))
+    }
+
+    /// Brings the files up to date with the cache: removes what has expired, moves expiries, and writes at most
+    /// `at_most` prefixes that aren't there yet, longest to live first. An error means that one prefix couldn't be
+    /// written; the next call goes on with the others.
+    pub(crate) fn sync(
+        &mut self,
+        cache: &mut KvCache,
+        now: Now,
+        memory: &mut impl PageMemory,
+        at_most: usize,
+    ) -> Result<Synced, EngineError> {
+        let mut synced = Synced::default();
+        let expired: Vec<String> =
+            self.files.iter().filter(|(_, f)| f.expires <= now.millis()).map(|(name, _)| name.clone()).collect();
+        for name in expired {
+            self.remove_named(&name)?;
+            synced.expired += 1;
+        }
+        let prefixes = cache.prefixes(now.cache);
+        self.put_off.retain(|_, until| *until > now.cache);
+        for info in &prefixes {
+            match self.files.get(&info.digest.to_hex()).copied() {
+                Some(known) => {
+                    let expires = now.expiry(info.left);
+                    if expires > known.expires.saturating_add(SLACK.as_millis() as u64) {
+                        self.extend(&info.digest, expires)?;
+                        synced.extended += 1;
+                    }
+                }
+                None if self.put_off.contains_key(&info.id) => {}
+                None if synced.written == at_most => synced.waiting += 1,
+                None => {
+                    // Until it is known to be written, so that a prefix that can't be doesn't hold up the others.
+                    self.put_off.insert(info.id, now.cache + RETRY);
+                    if self.save(cache, info, now, memory)? {
+                        self.put_off.remove(&info.id);
+                        synced.written += 1;
+                    }
+                }
+            }
+        }
+        Ok(synced)
+    }
+
+    /// False if not all of it is resident, or it would need the room of prefixes that live longer.
+    fn save(
+        &mut self,
+        cache: &mut KvCache,
+        info: &PrefixInfo,
+        now: Now,
+        memory: &mut impl PageMemory,
+    ) -> Result<bool, EngineError> {
+        let Some(export) = cache.export(info.id, now.cache) else { return Ok(false) };
+        memory.execute(&export.moves);
+        let expires = now.expiry(export.record.left);
+        let header = Header {
+            digest: *export.digest.as_bytes(),
+            page_tokens: self.options.page_tokens,
+            page_bytes: self.options.page_bytes,
+            record: export.record,
+        };
+        let bytes = format::length(&header);
+        let outlived: u64 = self.files.values().filter(|known| known.expires >= expires).map(|known| known.bytes).sum();
+        if outlived.saturating_add(bytes) > self.options.max_bytes {
+            return Ok(false);
+        }
+        self.make_room(bytes);
+        let name = export.digest.to_hex();
+        let (temporary, path) = (self.options.folder.join(&name).with_extension(TEMPORARY), self.path(&name));
+        let page = |index: usize, out: &mut Vec<u8>| {
+            export
+                .pages
+                .get(index)
+                .map(|&place| memory.read(place, out))
+                .ok_or_else(|| io::Error::other("a page is missing"))
+        };
+        let written = (self.create)(&temporary).and_then(|file| {
+            let mut out = BufWriter::with_capacity(1 << 20, file);
+            format::write(&mut out, &self.keys, &header, expires, page)?;
+            out.flush()?;
+            out.get_ref().sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.options.folder)?.sync_all()
+        });
+        if let Err(error) = written {
+            // Whichever of the two is there; both are worthless if the sync failed.
+            _ = fs::remove_file(&temporary);
+            _ = fs::remove_file(&path);
+            return Err(io_error(&path, error));
+        }
+        self.files.insert(name, Known { bytes, expires });
+        Ok(true)
+    }
+
+    /// Moves the expiry of a file. It lies in the first sector, whose writing doesn't tear; if it does, the file is found
+    /// damaged.
+    fn extend(&mut self, digest: &Digest, expires: u64) -> Result<(), EngineError> {
+        let name = digest.to_hex();
+        let path = self.path(&name);
+        let write = || {
+            let file = OpenOptions::new().write(true).open(&path)?;
+            file.write_all_at(&format::start(&self.keys, digest.as_bytes(), expires), 0)?;
+            file.sync_data()
+        };
+        if let Err(error) = write() {
+            // It may be gone: then it is to be written again.
+            self.files.remove(&name);
+            return Err(io_error(&path, error));
+        }
+        if let Some(known) = self.files.get_mut(&name) {
+            known.expires = expires;
+        }
+        Ok(())
+    }
+
+    /// Removes the file of a prefix that is to be forgotten. Nothing happens if there is none.
+    pub(crate) fn remove(&mut self, digest: &Digest) -> Result<(), EngineError> {
+        let name = digest.to_hex();
+        if self.files.contains_key(&name) { self.remove_named(&name) } else { Ok(()) }
+    }
+
+    fn remove_named(&mut self, name: &str) -> Result<(), EngineError> {
+        let path = self.path(name);
+        self.files.remove(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the files that expire first until `bytes` more fit.
+    fn make_room(&mut self, bytes: u64) {
+        while self.bytes().saturating_add(bytes) > self.options.max_bytes {
+            let first = self.files.iter().min_by_key(|(_, known)| known.expires).map(|(name, _)| name.clone());
+            let Some(name) = first else { break };
+            self.files.remove(&name);
+            self.remove_file(&self.path(&name), "the saved prefixes have outgrown their limit");
+        }
+    }
+
+    /// What can be told from a file's beginning.
+    fn glance(&self, path: &Path, now: Now) -> Result<Known, Refusal> {
+        let mut file = File::open(path)?;
+        let mut start = [0; format::START];
+        file.read_exact(&mut start)?;
+        let expires = format::read_start(&self.keys, &start)?;
+        if expires <= now.millis() {
+            return Err(Refusal::Content("its time has run out".to_owned()));
+        }
+        Ok(Known { bytes: file.metadata()?.len(), expires })
+    }
+
+    fn refuse(&mut self, path: &Path, refusal: Refusal) {
+        match refusal {
+            Refusal::Content(reason) => {
+                self.refused += 1;
+                self.remove_file(path, &reason);
+            }
+            Refusal::Io(error) => tracing::warn!(path = %path.display(), %error, "a saved prefix cannot be read"),
+        }
+    }
+
+    fn remove_file(&self, path: &Path, reason: &str) {
+        tracing::warn!(path = %path.display(), reason, "a saved prefix is removed");
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "a saved prefix cannot be removed");
+        }
+    }
+
+    fn path(&self, digest: &str) -> PathBuf {
+        self.options.folder.join(digest).with_extension(EXTENSION)
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn io_error(path: &Path, source: io::Error) -> EngineError {
+    EngineError::Io { path: path.to_owned(), source }
+}

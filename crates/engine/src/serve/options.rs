@@ -1,0 +1,90 @@
+//! What an engine may use, and the pool of pages that follows from it.
+
+use std::{path::PathBuf, time::Duration};
+
+use edgewise_kv_cache::{CacheOptions, Identity, Reserved};
+
+use crate::EngineError;
+
+/// Limits of an engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineOptions {
+    /// Most tokens of prompt and output together; absent: what the model was trained for. Cut to that, and to what the
+    /// pages hold.
+    pub context_window: Option<usize>,
+    /// Memory for keys and values, those of running requests and those kept for reuse, in bytes. Taken at start, in whole
+    /// pages.
+    pub cache_bytes: usize,
+    /// Host memory below a device's for pages that had to go, in bytes; 0 does without. Of no use on a CPU.
+    pub host_cache_bytes: usize,
+    /// Prompts of fewer tokens are neither cached nor looked up.
+    pub min_prefix_tokens: usize,
+    /// Share of the pages that the retained prefixes of one tenant may hold safe from eviction, between 0 and 1. All
+    /// tenants together get at most three quarters.
+    pub retained_share: f64,
+    /// Most prompt tokens of a forward pass. A cancelled prefill ends after at most this many.
+    pub prefill_chunk: usize,
+    /// Most sequences computed together.
+    pub max_sequences: usize,
+    /// New requests are refused while the prompts ahead of them take longer than this to prefill. One that finds the
+    /// engine idle is always taken.
+    pub target_ttft: Duration,
+    /// Longest forward pass, as predicted, while sequences wait for their next token; prompts get smaller chunks then.
+    pub target_itl: Duration,
+    /// Folder for retained prefixes, which are put back from there at start; absent: they are lost at the end.
+    pub durable_dir: Option<PathBuf>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            context_window: None,
+            cache_bytes: 1 << 30,
+            host_cache_bytes: 0,
+            min_prefix_tokens: 64,
+            retained_share: 0.5,
+            prefill_chunk: 256,
+            max_sequences: 64,
+            target_ttft: Duration::from_secs(30),
+            target_itl: Duration::from_millis(250),
+            durable_dir: None,
+        }
+    }
+}
+
+/// Share of the pages that may be retained safe from eviction by all tenants together; the rest stays for requests.
+const RETAINED_LIMIT: f64 = 0.75;
+
+impl EngineOptions {
+    /// The pool for a model with pages of `page_tokens` positions and `page_bytes` bytes.
+    pub(crate) fn plan(
+        &self,
+        page_tokens: usize,
+        page_bytes: usize,
+        identity: Identity,
+        secret: [u8; 32],
+    ) -> Result<CacheOptions, EngineError> {
+        let pages = self.cache_bytes / page_bytes.max(1);
+        if pages < 2 {
+            return Err(EngineError::Unsupported {
+                what: format!("a cache of {} bytes for keys and values", self.cache_bytes),
+                supported: format!("pages of this model take {page_bytes} bytes: give it at least two"),
+            });
+        }
+        let share = |share: f64| (pages as f64 * share.clamp(0.0, RETAINED_LIMIT)) as usize;
+        Ok(CacheOptions {
+            page_tokens,
+            pages,
+            host_pages: self.host_cache_bytes / page_bytes.max(1),
+            min_prefix_tokens: self.min_prefix_tokens,
+            identity,
+            secret,
+            reserved: Reserved {
+                public: 0,
+                tenants: Default::default(),
+                default: share(self.retained_share),
+                limit: share(RETAINED_LIMIT),
+            },
+        })
+    }
+}

@@ -1,0 +1,282 @@
+//! One request, from its first step to its last event: what becomes of the tokens drawn for its samples.
+//!
+//! Deliberately not here: which step it takes part in, and its pages.
+
+use std::time::{Duration, Instant};
+
+use edgewise_model_api::{
+    Boundary, FinishReason, GenerationEvent, GenerationSender, GenerationTimings, MissReason, Retention, Sampling,
+};
+use edgewise_types::Usage;
+
+use super::{
+    queue::{Call, Job, Load},
+    work::Work,
+};
+use crate::{
+    EngineError, constraint::TokenConstraint, detokenizer::Detokenizer, sampler::Sampler, stop::StopMatcher,
+    tokenizer::GeneratorTokenizer,
+};
+
+/// A request that runs or waits.
+pub(crate) struct Request {
+    pub(crate) sender: GenerationSender,
+    accepted: Instant,
+    prompt_tokens: usize,
+    boundaries: Vec<Boundary>,
+    sampling: Sampling,
+    max_tokens: usize,
+    stop: Vec<String>,
+    constraint: Option<Box<dyn TokenConstraint>>,
+    load: Option<Load>,
+    /// When its first token was computed, and how many were resident then.
+    begun: Option<(Instant, usize)>,
+    /// Those that have not ended, once the prompt is computed; by number.
+    samples: Vec<Option<Sample>>,
+    /// Whether the prompt was accounted for.
+    billed: bool,
+    pub(crate) work: Work,
+}
+
+/// One of the outputs of a request.
+struct Sample {
+    sampler: Sampler,
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    constraint: Option<Box<dyn TokenConstraint>>,
+    output_tokens: usize,
+    /// When the first and the last token were drawn.
+    drawn: Option<(Instant, Instant)>,
+}
+
+/// What follows a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It is to be computed.
+    Token(u32),
+    /// The sample is complete.
+    End(FinishReason),
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+impl Request {
+    /// A request with a prompt of `prompt_tokens` tokens, which its task holds.
+    pub(crate) fn new(job: Job, prompt_tokens: usize) -> Self {
+        let Job { call: Call { request, constraint, sender, accepted }, load } = job;
+        Self {
+            sender,
+            accepted,
+            prompt_tokens,
+            boundaries: request.prompt.boundaries,
+            sampling: request.sampling,
+            max_tokens: request.max_tokens,
+            stop: request.stop,
+            constraint,
+            load: Some(load),
+            begun: None,
+            samples: (0..request.n).map(|_| None).collect(),
+            billed: false,
+            work: Work::default(),
+        }
+    }
+
+    /// Notes that its work begins now, with `resident` tokens in the cache; the first time it says so to the caller.
+    /// Whether it was the first time.
+    pub(crate) fn begin(&mut self, resident: usize, miss: Option<MissReason>, now: Instant) -> bool {
+        if self.begun.is_some() {
+            return false;
+        }
+        self.begun = Some((now, resident));
+        // Whether anybody listens is looked at between steps.
+        let _ = self.sender.send(GenerationEvent::Started { cached_tokens: resident, miss });
+        true
+    }
+
+    /// Prompt tokens that were resident when it began.
+    pub(crate) fn resident(&self) -> usize {
+        self.begun.map_or(0, |(_, resident)| resident)
+    }
+
+    /// Length of the prompt.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Notes how many tokens of its prompt are held.
+    pub(crate) fn prefilled(&mut self, held: usize) {
+        if let Some(load) = &mut self.load {
+            load.set_held(held);
+        }
+    }
+
+    /// Makes the samples ready to draw, once the prompt is computed.
+    pub(crate) fn start_samples(&mut self, prompt: &[u32], vocabulary: usize) {
+        if self.samples.iter().any(Option::is_some) {
+            return;
+        }
+        let first = Sampler::new(self.sampling.clone(), vocabulary, prompt);
+        for (index, sample) in self.samples.iter_mut().enumerate() {
+            *sample = Some(Sample {
+                sampler: first.for_sample(index),
+                detokenizer: Detokenizer::default(),
+                stops: StopMatcher::new(self.stop.clone()),
+                constraint: self.constraint.as_ref().map(|constraint| constraint.fork()),
+                output_tokens: 0,
+                drawn: None,
+            });
+        }
+        self.constraint = None;
+    }
+
+    /// Draws the next token of a sample and passes it on.
+    pub(crate) fn draw(
+        &mut self,
+        index: usize,
+        logits: &[f32],
+        tokenizer: &GeneratorTokenizer,
+        now: Instant,
+    ) -> Result<Next, EngineError> {
+        let Some(Some(sample)) = self.samples.get_mut(index) else {
+            return Err(EngineError::Decoder(format!("sample {index} has ended or never began")));
+        };
+        // Written out, since the map's closure would have to outlive the box it borrows.
+        let constraint: Option<&mut dyn TokenConstraint> = match &mut sample.constraint {
+            Some(constraint) => Some(constraint.as_mut()),
+            None => None,
+        };
+        let draw = sample.sampler.draw(logits, constraint)?;
+        sample.drawn = Some((sample.drawn.map_or(now, |(first, _)| first), now));
+        if tokenizer.end_of_turn().contains(&draw.id) {
+            return Ok(Next::End(FinishReason::EndOfTurn));
+        }
+        sample.output_tokens += 1;
+        let passed = sample.stops.push(&sample.detokenizer.push(tokenizer.bytes_of(draw.id)));
+        let event = GenerationEvent::Token { sample: index, id: draw.id, text: passed.text, logprob: draw.logprob };
+        let _ = self.sender.send(event);
+        Ok(if passed.stopped {
+            Next::End(FinishReason::Stop)
+        } else if sample.constraint.as_ref().is_some_and(|constraint| constraint.is_finished()) {
+            Next::End(FinishReason::EndOfTurn)
+        } else if sample.output_tokens >= self.max_tokens {
+            Next::End(FinishReason::Length)
+        } else {
+            Next::Token(draw.id)
+        })
+    }
+
+    /// Ends a sample; its last event is to be sent after what it held was given back. `kept` tells which leading tokens
+    /// of the prompt can be written to the cache at all.
+    pub(crate) fn finish(&mut self, index: usize, reason: FinishReason, kept: Kept) -> Option<GenerationEvent> {
+        let mut sample = self.samples.get_mut(index)?.take()?;
+        if self.is_over() {
+            // The counters have let go of the request before its last event is seen.
+            self.load = None;
+        }
+        let (reason, text) = match reason {
+            FinishReason::Stop => (reason, String::new()),
+            _ => {
+                let tail = sample.stops.push(&sample.detokenizer.finish());
+                match tail.stopped {
+                    true => (FinishReason::Stop, tail.text),
+                    false => (reason, tail.text + &sample.stops.finish()),
+                }
+            }
+        };
+        let output = sample.output_tokens;
+        let usage = if std::mem::replace(&mut self.billed, true) {
+            Usage { output_tokens: output, ..Usage::default() }
+        } else {
+            usage(self.prompt_tokens, self.resident(), &self.boundaries, kept, output)
+        };
+        let begun = self.begun.map_or(self.accepted, |(begun, _)| begun);
+        let (first, last) = sample.drawn.unwrap_or((begun, begun));
+        let timings = GenerationTimings {
+            queue_ms: milliseconds(begun.saturating_duration_since(self.accepted)),
+            prefill_ms: milliseconds(first.saturating_duration_since(begun)),
+            decode_ms: milliseconds(last.saturating_duration_since(first)),
+        };
+        Some(GenerationEvent::Finished { sample: index, reason, text, usage, timings })
+    }
+
+    /// Whether all samples have ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.samples.iter().all(Option::is_none)
+    }
+
+    /// Number of samples.
+    pub(crate) fn samples(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Ends the request with an error, unless nobody listens.
+    pub(crate) fn fail(mut self, error: edgewise_model_api::ModelError) {
+        self.load = None;
+        let _ = self.sender.send(GenerationEvent::Failed(error));
+    }
+}
+
+/// What the cache takes of a prompt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept {
+    /// Shorter prompts and prefixes are not kept.
+    pub(crate) min_tokens: usize,
+}
+
+/// What a request used, with `resident` prompt tokens found in the cache. Computed tokens before the last boundary of an
+/// hour were written for an hour, those after it and before the last of five minutes for five minutes, as far as the
+/// cache keeps them.
+fn usage(prompt: usize, resident: usize, boundaries: &[Boundary], kept: Kept, output: usize) -> Usage {
+    let last = |retention| {
+        let kept = |b: &&Boundary| b.retention == retention && b.at >= kept.min_tokens;
+        boundaries.iter().filter(kept).map(|b| b.at).max().unwrap_or(0).max(resident)
+    };
+    let hour = last(Retention::OneHour);
+    let five_minutes = last(Retention::FiveMinutes).max(hour);
+    Usage {
+        input_tokens: prompt - five_minutes,
+        cache_read_tokens: resident,
+        cache_write_5m_tokens: five_minutes - hour,
+        cache_write_1h_tokens: hour - resident,
+        output_tokens: output,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn boundary(at: usize, hour: bool) -> Boundary {
+        Boundary { at, retention: if hour { Retention::OneHour } else { Retention::FiveMinutes } }
+    }
+
+    #[test]
+    fn writes_are_counted_up_to_the_last_boundary_of_each_kind() {
+        let usage = |resident, min_tokens, boundaries: &[Boundary]| {
+            let u = super::usage(100, resident, boundaries, Kept { min_tokens }, 7);
+            (u.cache_read_tokens, u.cache_write_1h_tokens, u.cache_write_5m_tokens, u.input_tokens)
+        };
+        assert_eq!(usage(0, 0, &[]), (0, 0, 0, 100));
+        assert_eq!(usage(0, 0, &[boundary(40, true), boundary(70, false)]), (0, 40, 30, 30));
+        assert_eq!(usage(0, 0, &[boundary(40, false), boundary(70, true)]), (0, 70, 0, 30));
+        assert_eq!(usage(50, 0, &[boundary(40, true), boundary(70, false)]), (50, 0, 20, 30));
+        assert_eq!(usage(80, 0, &[boundary(40, true), boundary(70, false)]), (80, 0, 0, 20));
+        assert_eq!(usage(0, 50, &[boundary(40, true), boundary(70, false)]), (0, 0, 70, 30), "40 is too short to keep");
+    }
+
+    proptest! {
+        #[test]
+        fn the_classes_add_up_to_the_prompt(
+            prompt in 1_usize..200, resident in 0_usize..200, min_tokens in 0_usize..100,
+            boundaries in prop::collection::vec((0_usize..=200, any::<bool>()), 0..4),
+        ) {
+            let resident = resident.min(prompt - 1);
+            let boundaries: Vec<_> = boundaries.into_iter().map(|(at, hour)| boundary(at.min(prompt), hour)).collect();
+            let usage = usage(prompt, resident, &boundaries, Kept { min_tokens }, 1);
+            prop_assert_eq!(usage.prompt_tokens(), prompt);
+        }
+    }
+}
