@@ -94,6 +94,7 @@ impl LocalGenerator {
             ("model", info.digest.as_bytes()),
             ("page", &(page_tokens as u64).to_le_bytes()),
             ("bytes", &(page_bytes as u64).to_le_bytes()),
+            ("positions", model.kv_identity().as_bytes()),
             ("arithmetic", edgewise_kernels::instruction_set().as_bytes()),
         ]);
         let plan = options.plan(page_tokens, page_bytes, identity, rand::random())?;
