@@ -36,20 +36,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             break;
         }
         let tokens: Vec<u32> = (0..depth).map(|_| random.random_range(0..vocab)).collect();
-        let mut state = decoder.new_state();
+        let mut state = decoder.new_state()?;
         let mut best = f64::INFINITY;
         for _ in 0..if depth > 4000 { 1 } else { 3 } {
             state.truncate(0);
             let start = Instant::now();
             for chunk in tokens.chunks(CHUNK) {
-                decoder.forward(&mut state, chunk)?;
+                state.forward(chunk)?;
             }
             best = best.min(start.elapsed().as_secs_f64());
         }
         let mut times = Vec::with_capacity(DECODED);
         for i in 0..DECODED {
             let start = Instant::now();
-            decoder.forward(&mut state, &tokens[i % depth..][..1])?;
+            state.forward(&tokens[i % depth..][..1])?;
             times.push(start.elapsed().as_secs_f64());
         }
         times.sort_by(f64::total_cmp);
