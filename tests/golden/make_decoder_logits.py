@@ -80,7 +80,7 @@ def build(family, dtype, options, seed):
             if parameter.dim() == 1:
                 values = 0.3 * noise if name.endswith("bias") else 1.0 + 0.2 * noise
             elif any(part in name for part in ("q_proj", "k_proj", "Wqkv")):
-                values = noise * 1.6 / math.sqrt(parameter.shape[1])  # sharp enough that positions matter
+                values = noise * 0.9 / math.sqrt(parameter.shape[1])  # sharp enough that positions matter
             elif "embed" in name or "wte" in name:
                 values = noise * 0.5
             else:
@@ -101,6 +101,7 @@ def logits(model, scaling=None):
         config.rope_parameters = scaling
     fresh = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     fresh.load_state_dict(model.state_dict())
+    assert fresh.dtype == torch.float32
     with torch.no_grad():
         return fresh(torch.tensor([TOKENS])).logits[0].float().numpy()
 
@@ -119,7 +120,8 @@ def write_gguf(path, model, dtype, scaling=None):
     kv_heads = heads if mpt else config.num_key_value_heads
     window = config.max_seq_len if mpt else config.max_position_embeddings
     head_dim = config.hidden_size // heads if mpt else getattr(config, "head_dim", None) or config.hidden_size // heads
-    writer.add_context_length(window)
+    # Where the file does not say how its window was extended, it gives the extended one.
+    writer.add_context_length(window if scaling and scaling["rope_type"] in ("linear", "yarn") else 256)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(4 * config.hidden_size if mpt else config.intermediate_size)
@@ -210,7 +212,7 @@ def main():
     cases, models, plain = [], {}, {}
     for seed, (name, (family, dtype, options)) in enumerate(MODELS.items()):
         model = build(family, dtype, options, seed)
-        stored = AutoModelForCausalLM.from_config(model.config).to(dtype)
+        stored = AutoModelForCausalLM.from_config(copy.deepcopy(model.config)).to(dtype)
         stored.load_state_dict(model.state_dict())
         stored.config.dtype = dtype
         shards = dict(max_shard_size="30KB") if name == "mistral" else {}

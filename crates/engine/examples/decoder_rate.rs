@@ -8,7 +8,8 @@
 
 use std::{error::Error, time::Instant};
 
-use edgewise_engine::decoder::{Arithmetic, Decoder, GgufFile};
+use edgewise_engine::decoder::{Arithmetic, BatchEntry, CpuKv, Decoder, DecoderError, GgufFile};
+use edgewise_kv_cache::PageId;
 use rand::{RngExt, SeedableRng};
 
 const CHUNK: usize = 256;
@@ -36,20 +37,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             break;
         }
         let tokens: Vec<u32> = (0..depth).map(|_| random.random_range(0..vocab)).collect();
-        let mut state = decoder.new_state()?;
+        let pages = (depth + DECODED).div_ceil(decoder.page_tokens());
+        let (mut kv, pages) = (decoder.allocate(pages)?, (0..pages as u32).map(PageId).collect::<Vec<_>>());
         let mut best = f64::INFINITY;
         for _ in 0..if depth > 4000 { 1 } else { 3 } {
-            state.truncate(0);
             let start = Instant::now();
-            for chunk in tokens.chunks(CHUNK) {
-                state.forward(chunk)?;
+            for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
+                feed(&decoder, &mut kv, &pages, i * CHUNK, chunk)?;
             }
             best = best.min(start.elapsed().as_secs_f64());
         }
         let mut times = Vec::with_capacity(DECODED);
         for i in 0..DECODED {
             let start = Instant::now();
-            state.forward(&tokens[i % depth..][..1])?;
+            feed(&decoder, &mut kv, &pages, depth + i, &tokens[i % depth..][..1])?;
             times.push(start.elapsed().as_secs_f64());
         }
         times.sort_by(f64::total_cmp);
@@ -62,4 +63,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+fn feed(
+    decoder: &Decoder,
+    kv: &mut CpuKv,
+    pages: &[PageId],
+    position: usize,
+    tokens: &[u32],
+) -> Result<(), DecoderError> {
+    decoder.forward(kv, &[BatchEntry { tokens, position, pages, logits: true }]).map(|_| ())
 }

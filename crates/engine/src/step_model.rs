@@ -38,6 +38,11 @@ pub(crate) trait StepModel: Send + 'static {
     /// Bytes of one page over all layers, keys and values.
     fn page_bytes(&self) -> usize;
 
+    /// What, besides weights and tokens, the contents of a page depend on; part of the identity of what is cached.
+    fn kv_identity(&self) -> String {
+        String::new()
+    }
+
     /// Room for `pages` pages, with unspecified contents.
     ///
     /// # Errors

@@ -68,6 +68,9 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     /// [`DecoderError`] when its shape is not one the kernels work with.
     fn attention(&self, config: &DecoderConfig) -> Result<Self::Attention, DecoderError>;
 
+    /// Names precision and layout of keys and values, and whatever else of the backend they depend on.
+    fn kv_format(&self) -> String;
+
     /// Positions in a page.
     fn page_tokens(&self) -> usize;
 

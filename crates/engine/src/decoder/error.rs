@@ -64,9 +64,6 @@ pub enum DecoderError {
         /// Number of tokens the model knows.
         vocab_size: usize,
     },
-    /// The state belongs to a model of another shape.
-    #[error("the key-value state was made for another model: make it with this decoder's `new_state`")]
-    ForeignState,
     /// There is no memory for the pages.
     #[error("there is no memory for {pages} pages of {page_bytes} bytes: configure a smaller cache")]
     OutOfMemory {

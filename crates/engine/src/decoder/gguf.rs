@@ -50,8 +50,12 @@ impl GgufFile {
         // SAFETY: the map is private and read-only. Nothing of ours writes model files in place (they appear by
         // rename), and the documentation of this type forbids changing one while it is open.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let content = Content::read(&mut std::io::Cursor::new(&map[..]))
-            .map_err(|e| DecoderError::Format { path: path.clone(), reason: e.to_string() })?;
+        let format = |reason: String| DecoderError::Format { path: path.clone(), reason };
+        // The parser divides by the alignment the file names.
+        let read = || Content::read(&mut std::io::Cursor::new(&map[..]));
+        let content = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+            .map_err(|_| format("its header makes no sense".to_owned()))?
+            .map_err(|e| format(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
         let gguf = Self { path, content, map };
         for name in gguf.content.tensor_infos.keys() {
             gguf.tensor(name)?;

@@ -18,7 +18,6 @@ mod config_json;
 mod error;
 mod forward;
 mod gguf;
-mod kv;
 mod load;
 mod rope;
 mod safetensors_files;
@@ -31,7 +30,6 @@ pub use config::{Activation, Biases, DecoderConfig, NormKind, Positions};
 pub use edgewise_kernels::Pairing;
 pub use error::DecoderError;
 pub use gguf::GgufFile;
-pub use kv::KvState;
 pub use load::LoadOptions;
 pub use rope::{RopeConfig, RopeScaling};
 pub use safetensors_files::SafetensorsFiles;
@@ -79,6 +77,13 @@ impl<B: Backend> Decoder<B> {
     /// Memory the weights take, in bytes.
     pub fn weight_bytes(&self) -> usize {
         self.inner.weights.bytes()
+    }
+
+    /// What, besides weights and tokens, the contents of a page depend on: how positions enter (dynamic NTK scaling, with
+    /// the window it was fixed for), the precision and the layout of pages. To be part of a cache's identity.
+    pub fn kv_identity(&self) -> String {
+        let DecoderConfig { positions, windows, .. } = self.config();
+        format!("{positions:?} windows {windows:?} {}", self.inner.backend.kv_format())
     }
 
     /// Positions in a page.

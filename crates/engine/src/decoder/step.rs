@@ -23,6 +23,10 @@ impl<B: Backend> StepModel for Decoder<B> {
         self.page_bytes()
     }
 
+    fn kv_identity(&self) -> String {
+        self.kv_identity()
+    }
+
     fn allocate(&self, pages: usize) -> Result<B::Kv, EngineError> {
         Ok(self.allocate(pages)?)
     }

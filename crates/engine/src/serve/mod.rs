@@ -98,6 +98,7 @@ impl LocalGenerator {
             ("model", info.digest.as_bytes()),
             ("page", &(page_tokens as u64).to_le_bytes()),
             ("bytes", &(page_bytes as u64).to_le_bytes()),
+            ("positions", model.kv_identity().as_bytes()),
             ("arithmetic", edgewise_kernels::instruction_set().as_bytes()),
         ]);
         let home = options.durable_dir.as_deref().and_then(Home::open);

@@ -4,7 +4,7 @@ mod pages;
 
 use edgewise_kernels::{
     AttentionEntry, Gelu, KvLayout, PAGE, PackedMatrix, PagedAttention, Product, Rope, Rotation, Workspace, add, gelu,
-    layer_norm, matmul, rms_norm, silu_mul,
+    layer_norm, matmul, rms_norm, silu_mul, with_team,
 };
 pub use pages::CpuKv;
 
@@ -118,6 +118,10 @@ impl Backend for Cpu {
         })
     }
 
+    fn kv_format(&self) -> String {
+        format!("cpu f16 page {PAGE} {:?}", self.arithmetic)
+    }
+
     fn page_tokens(&self) -> usize {
         PAGE
     }
@@ -148,7 +152,7 @@ impl Backend for Cpu {
 
     /// Inside the pool from the start: each of some hundred parallel sections would otherwise hand over twice.
     fn run<T: Send>(&self, pass: impl FnOnce() -> T + Send) -> T {
-        rayon::scope(|_| pass())
+        with_team(pass)
     }
 
     fn begin<'a>(&self, attention: &CpuAttention, batch: &'a [BatchEntry<'a>]) -> Result<CpuPass<'a>, DecoderError> {

@@ -42,19 +42,6 @@ impl CpuKv {
         self.pages
     }
 
-    /// A copy with room for `pages` pages, the first of which hold what they do here.
-    pub(crate) fn resized(&self, pages: usize) -> Result<Self, DecoderError> {
-        let elements = pages * self.page_elements;
-        let array = |from: &Vec<f16>| {
-            let mut array = Vec::with_capacity(elements);
-            array.extend_from_slice(&from[..from.len().min(elements)]);
-            array.resize(elements, f16::ZERO);
-            array
-        };
-        let layer = |from: &LayerPages| LayerPages { keys: array(&from.keys), values: array(&from.values) };
-        Ok(Self { page_elements: self.page_elements, pages, layers: self.layers.iter().map(layer).collect() })
-    }
-
     pub(super) fn layer(&self, layer: usize) -> &LayerPages {
         &self.layers[layer]
     }

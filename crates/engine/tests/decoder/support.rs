@@ -1,5 +1,4 @@
 //! What the decoder's tests share: the tiny models of `tests/fixtures/decoders` and feeding sequences over pages.
-#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 
@@ -7,18 +6,18 @@ use edgewise_engine::decoder::{BatchEntry, Cpu, CpuKv, Decoder, DecoderError, Gg
 use edgewise_kv_cache::PageId;
 
 /// A file or folder beside the workspace's tests.
-pub fn in_tests(path: &str) -> PathBuf {
+pub(crate) fn in_tests(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(path)
 }
 
 /// The SmolLM2 test model.
-pub fn smollm2() -> PathBuf {
+pub(crate) fn smollm2() -> PathBuf {
     let models = std::env::var_os("EDGEWISE_TEST_MODELS").expect("EDGEWISE_TEST_MODELS is not set: run ./scripts/test");
     Path::new(&models).join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
 /// A tiny model, from its folder or its GGUF file.
-pub fn load(model: &str, options: &LoadOptions) -> Result<Decoder, DecoderError> {
+pub(crate) fn load(model: &str, options: &LoadOptions) -> Result<Decoder, DecoderError> {
     let path = in_tests("fixtures/decoders").join(model);
     if model.ends_with(".gguf") {
         Decoder::from_gguf(&GgufFile::open(path)?, Cpu::default(), options)
@@ -28,22 +27,22 @@ pub fn load(model: &str, options: &LoadOptions) -> Result<Decoder, DecoderError>
 }
 
 /// One sequence on pages of its own, in the order of `pages`.
-pub struct Sequence<'a> {
-    pub decoder: &'a Decoder,
-    pub kv: CpuKv,
-    pub pages: Vec<PageId>,
-    pub tokens: usize,
+pub(crate) struct Sequence<'a> {
+    pub(crate) decoder: &'a Decoder,
+    pub(crate) kv: CpuKv,
+    pub(crate) pages: Vec<PageId>,
+    pub(crate) tokens: usize,
 }
 
 impl<'a> Sequence<'a> {
-    pub fn new(decoder: &'a Decoder, positions: usize) -> Self {
+    pub(crate) fn new(decoder: &'a Decoder, positions: usize) -> Self {
         let pages = positions.div_ceil(decoder.page_tokens());
         let kv = decoder.allocate(pages).unwrap();
         Self { decoder, kv, pages: (0..pages as u32).map(PageId).collect(), tokens: 0 }
     }
 
     /// Appends tokens; the logits after the last.
-    pub fn feed(&mut self, tokens: &[u32]) -> Vec<f32> {
+    pub(crate) fn feed(&mut self, tokens: &[u32]) -> Vec<f32> {
         let entry = BatchEntry { tokens, position: self.tokens, pages: &self.pages, logits: true };
         let logits = self.decoder.forward(&mut self.kv, &[entry]).unwrap();
         self.tokens += tokens.len();
@@ -52,7 +51,7 @@ impl<'a> Sequence<'a> {
 }
 
 /// Index of the largest value.
-pub fn best(logits: &[f32]) -> u32 {
+pub(crate) fn best(logits: &[f32]) -> u32 {
     let (i, _) = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
     i as u32
 }
