@@ -322,7 +322,9 @@ fn a_text_has_one_vector_bit_for_bit() {
                 let found: Vec<_> = vectors[filler.len() - shift..].iter().map(bits).collect();
                 assert_eq!(found, [&alone[..], &alone[..]].concat());
             };
-            [0, 20, 40].map(|shift| scope.spawn(move || ask(shift)));
+            for shift in [0, 20, 40] {
+                scope.spawn(move || ask(shift));
+            }
         });
     }
 }
