@@ -220,6 +220,40 @@ fn greedy_output_is_the_same_with_a_cold_and_a_warm_cache() {
     assert!(shared > 800, "only {shared} tokens were reused: the test compares nothing");
 }
 
+/// Four requests together, with one of two samples among them, give what each gives alone.
+#[test]
+fn a_batch_gives_what_its_requests_give_alone() {
+    let options = EngineOptions { min_prefix_tokens: usize::MAX, prefill_chunk: 48, ..EngineOptions::default() };
+    let generator = load_generator("batch", &gguf(), &options).unwrap();
+    let questions = [
+        "What is the capital of France?",
+        "Write one sentence about the sea, and then a second one about the mountains above it.",
+        "Count from one to ten.",
+        "Name three colours and say which of them you would paint a small wooden boat with, and why you chose it.",
+    ];
+    let requests: Vec<GenerateRequest> = questions
+        .iter()
+        .map(|question| request(&generator.encode_chat(&[message(Role::User, &[question])]).unwrap().tokens, 24))
+        .collect();
+    let alone: Vec<Vec<u32>> = requests.iter().map(|request| generate(&generator, request.clone()).ids).collect();
+    let streams: Vec<_> = requests
+        .into_iter()
+        .enumerate()
+        .map(|(i, request)| generator.generate(GenerateRequest { n: 1 + i % 2, ..request }).unwrap())
+        .collect();
+    for ((i, mut stream), alone) in streams.into_iter().enumerate().zip(&alone) {
+        let mut samples = vec![Vec::new(); 1 + i % 2];
+        while let Some(event) = stream.next_blocking() {
+            match event {
+                GenerationEvent::Token { sample, id, .. } => samples[sample].push(id),
+                GenerationEvent::Failed(error) => panic!("{error}"),
+                _ => {}
+            }
+        }
+        assert!(samples.iter().all(|ids| ids == alone), "{}: {samples:?} is not {alone:?}", questions[i]);
+    }
+}
+
 #[test]
 fn the_latency_curve_predicts_a_prefill_and_residency_makes_it_shorter() {
     let generator = load_generator("timed", &gguf(), &EngineOptions::default()).unwrap();

@@ -16,7 +16,7 @@
 //! - 8 bits: `[panel][block][8][row 16][4]` bytes; byte `(j, r, t)` is column `4·j + t`;
 //! - scales of 4-bit weights: `[panel][block][{d, m}][row 16]` in f16; of 8-bit weights: `[panel][block][row 16]` in
 //!   f32, `d` alone;
-//! - dense: `[panel][column][row 16]` in f32.
+//! - dense: `[panel][column][row 16]` in f32, f16 or bf16, as in the file.
 //!
 //! Block formats: <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>. Deliberately not here: formats
 //! with finer scales (the K-quants), which are expanded to dense weights by the caller.
@@ -27,7 +27,7 @@ use rayon::prelude::*;
 use crate::{
     KernelError,
     error::check_length,
-    simd::{CodeLine, LANES, Line},
+    simd::{CodeLine, Element, LANES, Line},
 };
 
 /// Weights per block.
@@ -38,8 +38,13 @@ pub(crate) const BYTE_OFFSET: f32 = 128.0;
 
 /// Scales and offsets of one block of a panel of 4-bit weights: sixteen `d`, then sixteen `m`.
 pub(crate) type ScaleLine = Line<f16, 32>;
-/// One column of a dense panel, or the `d` of one block of a panel of 8-bit weights.
+/// The `d` of one block of a panel of 8-bit weights.
 pub(crate) type FloatLine = Line<f32, LANES>;
+
+/// One column of a dense panel.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(32))]
+pub(crate) struct DenseLine<T>(pub(crate) [T; LANES]);
 
 /// How weights are stored in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +90,9 @@ pub struct PackedMatrix {
 pub(crate) enum Storage {
     Nibbles { codes: Vec<CodeLine>, scales: Vec<ScaleLine> },
     Bytes { codes: Vec<CodeLine>, scales: Vec<FloatLine> },
-    Dense(Vec<FloatLine>),
+    F32(Vec<DenseLine<f32>>),
+    F16(Vec<DenseLine<f16>>),
+    BF16(Vec<DenseLine<bf16>>),
 }
 
 impl PackedMatrix {
@@ -105,9 +112,9 @@ impl PackedMatrix {
         check_length("the encoded matrix", bytes.len(), rows * (columns / weights) * size)?;
         let source = Source { bytes, rows, blocks: columns / weights, size };
         let storage = match format {
-            WeightFormat::F32 => source.dense(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            WeightFormat::F16 => source.dense(|b| half_at(b, 0).to_f32()),
-            WeightFormat::BF16 => source.dense(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            WeightFormat::F32 => Storage::F32(source.dense(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            WeightFormat::F16 => Storage::F16(source.dense(|b| half_at(b, 0))),
+            WeightFormat::BF16 => Storage::BF16(source.dense(|b| bf16::from_le_bytes([b[0], b[1]]))),
             WeightFormat::Q4_0 => source.nibbles(2, |b| {
                 let d = half_at(b, 0);
                 (d, f16::from_f32(-8.0 * d.to_f32()))
@@ -124,7 +131,7 @@ impl PackedMatrix {
     /// [`KernelError::Length`] when `weights` is not exactly the matrix.
     pub fn from_f32(rows: usize, columns: usize, weights: &[f32]) -> Result<Self, KernelError> {
         check_length("the matrix", weights.len(), rows * columns)?;
-        let mut lines = vec![Line([0.0; LANES]); rows.div_ceil(LANES) * columns];
+        let mut lines = vec![DenseLine([0.0; LANES]); rows.div_ceil(LANES) * columns];
         lines.par_chunks_mut(columns.max(1)).enumerate().for_each(|(panel, lines)| {
             for (lane, row) in weights.chunks_exact(columns).skip(panel * LANES).take(LANES).enumerate() {
                 for (line, weight) in lines.iter_mut().zip(row) {
@@ -132,7 +139,7 @@ impl PackedMatrix {
                 }
             }
         });
-        Ok(Self { rows, columns, storage: Storage::Dense(lines), bias: Vec::new() })
+        Ok(Self { rows, columns, storage: Storage::F32(lines), bias: Vec::new() })
     }
 
     /// The same weights, expanded to f32.
@@ -170,7 +177,9 @@ impl PackedMatrix {
         match &self.storage {
             Storage::Nibbles { codes, scales } => size_of_val(codes.as_slice()) + size_of_val(scales.as_slice()),
             Storage::Bytes { codes, scales } => size_of_val(codes.as_slice()) + size_of_val(scales.as_slice()),
-            Storage::Dense(lines) => size_of_val(lines.as_slice()),
+            Storage::F32(lines) => size_of_val(lines.as_slice()),
+            Storage::F16(lines) => size_of_val(lines.as_slice()),
+            Storage::BF16(lines) => size_of_val(lines.as_slice()),
         }
     }
 
@@ -189,11 +198,9 @@ impl PackedMatrix {
         check_length("the expanded row", out.len(), self.columns)?;
         let (panel, lane) = (row / LANES, row % LANES);
         match &self.storage {
-            Storage::Dense(lines) => {
-                for (out, line) in out.iter_mut().zip(&lines[panel * self.columns..]) {
-                    *out = line.0[lane];
-                }
-            }
+            Storage::F32(lines) => dense_row(&lines[panel * self.columns..], lane, out),
+            Storage::F16(lines) => dense_row(&lines[panel * self.columns..], lane, out),
+            Storage::BF16(lines) => dense_row(&lines[panel * self.columns..], lane, out),
             Storage::Nibbles { codes, scales } => {
                 let blocks = codes.chunks_exact(4).zip(scales).skip(panel * self.columns / BLOCK);
                 for (out, (codes, scale)) in out.chunks_exact_mut(BLOCK).zip(blocks) {
@@ -234,7 +241,13 @@ impl PackedMatrix {
     }
 
     pub(crate) fn is_dense(&self) -> bool {
-        matches!(self.storage, Storage::Dense(_))
+        matches!(self.storage, Storage::F32(_) | Storage::F16(_) | Storage::BF16(_))
+    }
+}
+
+fn dense_row<T: Element>(lines: &[DenseLine<T>], lane: usize, out: &mut [f32]) {
+    for (out, line) in out.iter_mut().zip(lines) {
+        *out = line.0[lane].widen();
     }
 }
 
@@ -264,8 +277,8 @@ impl<'a> Source<'a> {
         self.rows.div_ceil(LANES)
     }
 
-    fn dense(&self, weight: impl Fn(&[u8]) -> f32 + Sync) -> Storage {
-        let mut lines = vec![Line([0.0; LANES]); self.panels() * self.blocks];
+    fn dense<T: Copy + Default + Send>(&self, weight: impl Fn(&[u8]) -> T + Sync) -> Vec<DenseLine<T>> {
+        let mut lines = vec![DenseLine([T::default(); LANES]); self.panels() * self.blocks];
         lines.par_chunks_mut(self.blocks.max(1)).enumerate().for_each(|(panel, lines)| {
             for (lane, row) in self.lanes(panel) {
                 for (column, line) in lines.iter_mut().enumerate() {
@@ -273,7 +286,7 @@ impl<'a> Source<'a> {
                 }
             }
         });
-        Storage::Dense(lines)
+        lines
     }
 
     fn nibbles(&self, header: usize, scale: impl Fn(&[u8]) -> (f16, f16) + Sync) -> Storage {
@@ -374,9 +387,13 @@ mod tests {
     }
 
     #[test]
-    fn quantised_weights_stay_small() {
+    fn weights_stay_as_small_as_in_the_file() {
         let four = PackedMatrix::from_rows(WeightFormat::Q4_1, 64, 64, &encoded(WeightFormat::Q4_1, 4096, 1)).unwrap();
         let eight = PackedMatrix::from_rows(WeightFormat::Q8_0, 64, 64, &encoded(WeightFormat::Q8_0, 4096, 1)).unwrap();
+        for format in [WeightFormat::F16, WeightFormat::BF16] {
+            let half = PackedMatrix::from_rows(format, 64, 64, &encoded(format, 4096, 1)).unwrap();
+            assert_eq!(half.bytes(), 4096 * 2);
+        }
         assert_eq!(four.bytes(), 4096 / 32 * 20);
         assert_eq!(eight.bytes(), 4096 / 32 * 36);
         assert_eq!(four.to_dense().unwrap().bytes(), 4096 * 4);

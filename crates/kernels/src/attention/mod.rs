@@ -30,8 +30,8 @@ use segment::{Partial, Tile};
 
 /// Pages in a segment.
 const SEGMENT_PAGES: usize = 16;
-/// Register tiles of query rows that go over a page while it is in the first-level cache.
-const TILES_PER_TASK: usize = 2;
+/// Register tiles of query rows that go over a page once it is converted to f32, in the first-level cache.
+const TILES_PER_TASK: usize = 8;
 /// Work items per thread that are aimed at, so that a thread that is held up does not hold up the others.
 const ITEMS_PER_THREAD: usize = 4;
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{CodeLine, Kernel, LANES, Simd};
 
@@ -68,6 +68,15 @@ impl Simd for Avx2 {
     fn load_f16(self, x: &[f16; LANES]) -> Self::F {
         let p = x.as_ptr();
         intrinsic!([_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())),])
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::F {
+        let p: *const __m128i = x.as_ptr().cast();
+        intrinsic!({
+            let low = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)));
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(1))));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        })
     }
     #[inline(always)]
     fn store(self, x: Self::F, to: &mut [f32; LANES]) {
@@ -181,6 +190,11 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(words.as_mut_ptr().add(8).cast(), _mm256_cvtps_epi32(a[1]));
         });
         words.map(|w| w as i8)
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, x: *const T) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(x.cast()));
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{CodeLine, Kernel, LANES, Simd};
 
@@ -58,6 +58,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> Self::F {
         intrinsic!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::F {
+        let halves = intrinsic!(_mm256_loadu_si256(x.as_ptr().cast()));
+        intrinsic!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves))))
     }
     #[inline(always)]
     fn store(self, x: Self::F, to: &mut [f32; LANES]) {
@@ -131,6 +136,11 @@ impl Simd for Avx512 {
         let mut bytes = [0; LANES];
         intrinsic!(_mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))));
         bytes
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, x: *const T) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(x.cast()));
     }
 
     #[inline(always)]

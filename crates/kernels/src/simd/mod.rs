@@ -14,7 +14,7 @@
 //!
 //! Deliberately not here: anything that knows a tensor's layout.
 
-use half::f16;
+use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -29,6 +29,16 @@ pub(crate) const LANES: usize = 16;
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Line<T: Copy, const N: usize>(pub(crate) [T; N]);
+
+impl<T: Copy, const N: usize> Line<T, N> {
+    /// Lines as the arrays they consist of.
+    #[inline(always)]
+    pub(crate) fn plain(lines: &[Self]) -> &[[T; N]] {
+        const { assert!(size_of::<Self>() == size_of::<[T; N]>(), "padded lines are not arrays") };
+        // SAFETY: a line is laid out as its only field, has the same size, and is aligned more strictly.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len()) }
+    }
+}
 
 /// Sixteen rows by four 8-bit codes, or by eight 4-bit codes.
 pub(crate) type CodeLine = Line<u8, 64>;
@@ -53,6 +63,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn load_f16(self, x: &[f16; LANES]) -> Self::F;
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::F;
     fn store(self, x: Self::F, to: &mut [f32; LANES]);
     /// To the nearest f16, ties to even.
     fn to_f16(self, x: Self::F) -> [f16; LANES];
@@ -82,6 +93,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Lanes, which must be whole numbers in -128..=127, as bytes.
     fn to_i8(self, a: Self::F) -> [i8; LANES];
 
+    /// Asks for the cache line that `x` starts in, which will be read soon.
+    #[inline(always)]
+    fn prefetch<T>(self, _x: *const T) {}
+
     fn zero(self) -> Self::I;
     fn to_f32(self, a: Self::I) -> Self::F;
     /// Sixteen rows by four 8-bit codes.
@@ -107,6 +122,30 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.scale_by_power(self.fma(p, f, self.splat(1.0)), n)
     }
 }
+
+/// A number as it lies in memory; converting it to f32 is exact.
+pub(crate) trait Element: Copy {
+    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F;
+    fn widen(self) -> f32;
+}
+
+macro_rules! element {
+    ($type:ty, $load:ident) => {
+        impl Element for $type {
+            #[inline(always)]
+            fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F {
+                s.$load(x)
+            }
+            #[inline(always)]
+            fn widen(self) -> f32 {
+                self.into()
+            }
+        }
+    };
+}
+element!(f32, load);
+element!(f16, load_f16);
+element!(bf16, load_bf16);
 
 /// Largest register tile.
 pub(crate) const MAX_TILE: usize = 12;
@@ -291,6 +330,9 @@ mod tests {
             results.extend([0, 1, 0x80, 0x180, 0xa5f3, u16::MAX].map(|mask| s.select(a, mask, -1.0)));
             let halves = s.to_f16(a);
             results.push(s.load_f16(&halves));
+            let subnormal = [0, 1, 0x8000, 0x3ff, 0x7bff, 0xfbff, 0x7c00, 0xfc00].map(f16::from_bits);
+            results.push(s.load_f16(&std::array::from_fn(|i| subnormal[i % 8])));
+            results.push(s.load_bf16(&operands[0].map(bf16::from_f32)));
             let line = Line(bytes(64, 9).try_into().unwrap());
             let (low, high) = s.nibbles(&line);
             for quad in [[1, -2, 3, -4], [-128, -128, -128, -128], [127, 127, 127, 127]].map(|q: [i8; 4]| q) {

@@ -1,6 +1,6 @@
 //! Plain Rust on arrays: runs everywhere, and is what the other instruction sets are tested against.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{CodeLine, Kernel, LANES, Simd};
 
@@ -36,6 +36,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> Self::F {
         x.map(f16::to_f32)
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::F {
+        x.map(bf16::to_f32)
     }
     #[inline(always)]
     fn store(self, x: Self::F, to: &mut [f32; LANES]) {
