@@ -20,6 +20,20 @@ pub(crate) fn of_files(paths: &[&Path]) -> Result<String, EngineError> {
     Ok(all.finalize().to_hex().to_string())
 }
 
+/// The digest of a model of these files computed in a way named `variant`; without a name, that of the files alone.
+pub(crate) fn of_files_and(paths: &[&Path], variant: &str) -> Result<String, EngineError> {
+    let files = of_files(paths)?;
+    match variant {
+        "" => Ok(files),
+        _ => Ok(blake3::Hasher::new()
+            .update(files.as_bytes())
+            .update(variant.as_bytes())
+            .finalize()
+            .to_hex()
+            .to_string()),
+    }
+}
+
 fn of_file(path: &Path) -> Result<blake3::Hash, EngineError> {
     let mut file = File::open(path).map_err(|e| EngineError::io(path, e))?;
     let mut hasher = blake3::Hasher::new();
@@ -50,6 +64,8 @@ mod tests {
         let both = of_files(&[&a, &b]).unwrap();
         assert_eq!(both, of_files(&[&a, &b]).unwrap());
         assert_ne!(both, of_files(&[&b, &a]).unwrap());
+        assert_eq!(both, of_files_and(&[&a, &b], "").unwrap());
+        assert_ne!(both, of_files_and(&[&a, &b], "integer8").unwrap());
         let mut changed = vec![7; 2 * BUFFER + 1];
         changed[2 * BUFFER] = 8;
         std::fs::write(&a, changed).unwrap();

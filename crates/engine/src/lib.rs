@@ -1,6 +1,6 @@
 //! Model loading, decoding, sampling and embedding on this machine; implements the model API.
 //!
-//! - [`load_generator`]: a GGUF file becomes a [`LocalGenerator`] with tokenizer, chat template, prefix cache and
+//! - [`load_generator`]: a GGUF file, or a folder with safetensors, becomes a [`LocalGenerator`] with tokenizer, chat template, prefix cache and
 //!   calibrated latency curve.
 //! - [`load_embedder`]: a folder with a BERT-family checkpoint becomes a [`BertEmbedder`].
 //!
@@ -19,19 +19,21 @@ mod constraint;
 pub mod decoder;
 mod detokenizer;
 mod digest;
-#[allow(dead_code, reason = "called once sequences live in pages")]
 mod durable;
 mod embedder;
 mod error;
 mod grammar;
 mod load;
+mod model_files;
 mod sampler;
 mod serve;
 mod step_model;
 mod stop;
 mod tokenizer;
 
-pub use embedder::BertEmbedder;
+pub use embedder::{BertEmbedder, EmbedderArithmetic};
 pub use error::EngineError;
-pub use load::{load_embedder, load_generator, load_tokenizer};
+pub use load::{load_embedder, load_embedder_with, load_generator, load_tokenizer};
 pub use serve::{Clock, EngineOptions, LocalGenerator, SystemClock};
+#[doc(hidden)]
+pub use serve::SteadyBatch;

@@ -3,15 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use candle_core::quantized::gguf_file::Value;
-use edgewise_model_api::{GeneratorInfo, ModelError, Tokenizer};
+use edgewise_model_api::{ModelError, Tokenizer};
 
 use crate::{
-    BertEmbedder, EngineError, EngineOptions, LocalGenerator, SystemClock,
-    chat_template::ChatTemplate,
-    decoder::{Decoder, DecoderError, GgufFile},
-    digest,
+    BertEmbedder, EmbedderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
+    decoder::{DecoderError, GgufFile},
+    model_files::{self, ModelFiles},
     serve::Parts,
-    tokenizer::{GeneratorTokenizer, GgufVocabulary},
+    tokenizer::GgufVocabulary,
 };
 
 impl From<DecoderError> for EngineError {
@@ -27,49 +26,33 @@ impl From<DecoderError> for EngineError {
     }
 }
 
-/// Loads a generator from a GGUF file, measures its latency curve (about a second) and starts its worker. `model` is
-/// the name it goes by.
+/// Loads a generator, measures its latency curve (about a second) and starts its worker. `path` is a GGUF file, or a folder
+/// as transformers saves it, with `config.json`, `*.safetensors`, `tokenizer.json` and a chat template. `model` is the name
+/// it goes by.
 ///
 /// # Errors
-/// [`ModelError::Load`], with one sentence on what is wrong with the file.
-pub fn load_generator(model: &str, gguf: &Path, options: &EngineOptions) -> Result<LocalGenerator, ModelError> {
-    try_load_generator(model, gguf, options).map_err(|e| e.on_load(model))
+/// [`ModelError::Load`], with one sentence on what is wrong with which file.
+pub fn load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, ModelError> {
+    try_load_generator(model, path, options).map_err(|e| e.on_load(model))
 }
 
 fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
-    let gguf = GgufFile::open(path)?;
-    let tokenizer = GeneratorTokenizer::from_gguf(vocabulary(&gguf)?)?;
-    let template = gguf.string("tokenizer.chat_template")?.to_owned();
-    let template = ChatTemplate::new(template, tokenizer.bos(), tokenizer.eos())?;
-    let decoder = Decoder::load_gguf(&gguf)?;
-    if decoder.config().vocab_size != tokenizer.vocabulary_size() {
-        let reason = format!(
-            "its weights know {} tokens, its tokenizer {}",
-            decoder.config().vocab_size,
-            tokenizer.vocabulary_size()
-        );
-        return Err(EngineError::BadFile { path: path.to_owned(), reason });
-    }
-    let trained = decoder.config().context_window;
-    let info = GeneratorInfo {
-        model: model.to_owned(),
-        digest: digest::of_files(&[path])?,
-        context_window: options.context_window.map_or(trained, |window| window.min(trained)),
-    };
+    let ModelFiles { decoder, tokenizer, template, info } = ModelFiles::load(model, path, options.context_window)?;
     LocalGenerator::start(Parts { model: decoder, info, tokenizer, template }, options, Arc::new(SystemClock))
 }
 
-/// Loads only the tokenizer of a GGUF file: enough to count tokens, without the weights. `model` is the name it goes by.
+/// Loads only the tokenizer of a GGUF file or folder: enough to count tokens, without the weights. `model` is the name it
+/// goes by.
 ///
 /// # Errors
 /// [`ModelError::Load`], with one sentence on what is wrong with the file.
-pub fn load_tokenizer(model: &str, gguf: &Path) -> Result<Arc<dyn Tokenizer>, ModelError> {
-    let load = || GeneratorTokenizer::from_gguf(vocabulary(&GgufFile::open(gguf)?)?);
-    load().map(|tokenizer| Arc::new(tokenizer) as Arc<dyn Tokenizer>).map_err(|e| e.on_load(model))
+pub fn load_tokenizer(model: &str, path: &Path) -> Result<Arc<dyn Tokenizer>, ModelError> {
+    let tokenizer = model_files::tokenizer(path);
+    tokenizer.map(|tokenizer| Arc::new(tokenizer) as Arc<dyn Tokenizer>).map_err(|e| e.on_load(model))
 }
 
 /// Reads `tokenizer.ggml.*`.
-fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
+pub(crate) fn vocabulary(gguf: &GgufFile) -> Result<GgufVocabulary, EngineError> {
     let strings = |key: &str| -> Result<Vec<String>, EngineError> {
         Ok(gguf.strings(key)?.into_iter().map(str::to_owned).collect())
     };
@@ -130,5 +113,17 @@ fn scores(gguf: &GgufFile) -> Result<Vec<f32>, EngineError> {
 /// # Errors
 /// [`ModelError::Load`], with one sentence on what is wrong with which file.
 pub fn load_embedder(model: &str, folder: &Path) -> Result<BertEmbedder, ModelError> {
-    BertEmbedder::load(model, folder).map_err(|e| e.on_load(model))
+    load_embedder_with(model, folder, EmbedderArithmetic::default())
+}
+
+/// As [`load_embedder`], in the arithmetic given.
+///
+/// # Errors
+/// As there.
+pub fn load_embedder_with(
+    model: &str,
+    folder: &Path,
+    arithmetic: EmbedderArithmetic,
+) -> Result<BertEmbedder, ModelError> {
+    BertEmbedder::load(model, folder, arithmetic).map_err(|e| e.on_load(model))
 }

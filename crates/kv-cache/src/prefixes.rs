@@ -1,8 +1,6 @@
 //! The table of retained prefixes and the order in which they expire.
 //!
-//! Plain data on injected time rather than a cache library with per-entry expiry: moka's clock can't be set from outside
-//! (`CacheBuilder::clock` is `pub(crate)` in 0.12), its eviction listener runs at some later call rather than at the
-//! instant, and an ordered set of (time, prefix) is all there is to it.
+//! Deliberately not here: what a prefix's pages are, and why this is no cache library; see the crate's documentation.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::{
+    os::unix::fs::{PermissionsExt, symlink},
+    sync::LazyLock,
+};
 
 use edgewise_kv_cache::{Boundary, CacheOptions, OpenRequest, Reserved, Ttl};
 use edgewise_types::TenantId;
@@ -301,10 +304,14 @@ fn a_disk_that_fills_up_anywhere_is_noticed() {
 
 /// A damaged file is refused and removed, and nothing of it is found.
 fn refused(damage: impl FnOnce(&mut Vec<u8>)) {
-    let (folder, path, _) = saved();
-    let mut bytes = fs::read(&path).unwrap();
+    static SOUND: LazyLock<(std::ffi::OsString, Vec<u8>)> = LazyLock::new(|| {
+        let (_folder, path, _) = saved();
+        (path.file_name().unwrap().to_owned(), fs::read(&path).unwrap())
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (name, mut bytes) = SOUND.clone();
     damage(&mut bytes);
-    fs::write(&path, bytes).unwrap();
+    fs::write(folder.path().join(name), bytes).unwrap();
     let (restored, cache, _) = restart(options(folder.path()), 0);
     assert_eq!(restored, Restored { refused: 1, ..Restored::default() });
     assert_eq!((cache.stats().free, files(folder.path())), (32, 0));

@@ -88,7 +88,7 @@ impl Linear {
 impl Bert {
     /// One unit vector per text. Texts are token ids with their special tokens, none empty, none longer than there are
     /// positions, all ids within the vocabulary.
-    pub(super) fn embed(&self, texts: &[&[u32]], workspace: &mut Workspace) -> Result<Vec<Vec<f32>>, KernelError> {
+    pub(super) fn run(&self, texts: &[&[u32]], workspace: &mut Workspace) -> Result<Vec<Vec<f32>>, KernelError> {
         let Shape { hidden, heads, epsilon, .. } = self.shape;
         let Workspace { x, y, qkv, context, inner, attention, kernels } = workspace;
         let norm = |Norm { weight, bias }: &'_ Norm, x: &mut [f32], residual: &[f32], residual_bias: &[f32]| {

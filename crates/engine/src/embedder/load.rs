@@ -4,15 +4,20 @@
 
 use std::path::Path;
 
-use edgewise_kernels::PackedMatrix;
+use edgewise_kernels::{PackedMatrix, WeightFormat};
+use half::f16;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use super::{
+    EmbedderArithmetic,
     bert::{Bert, Layer, Linear, Norm, Shape},
     math::LANES,
 };
 use crate::EngineError;
+
+/// Weights that share a scale in integer arithmetic.
+const BLOCK: usize = 32;
 
 /// The keys of `config.json` that matter.
 #[derive(Deserialize)]
@@ -37,14 +42,22 @@ pub(super) fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, En
 }
 
 /// Loads both files.
-pub(super) fn load(config: &Path, weights: &Path) -> Result<Bert, EngineError> {
+pub(super) fn load(config: &Path, weights: &Path, arithmetic: EmbedderArithmetic) -> Result<Bert, EngineError> {
     let shape = shape(read_json(config)?, config)?;
+    if arithmetic == EmbedderArithmetic::Integer8
+        && !(shape.hidden.is_multiple_of(BLOCK) && shape.intermediate.is_multiple_of(BLOCK))
+    {
+        return Err(EngineError::Unsupported {
+            what: format!("a width of {} and {} in {}", shape.hidden, shape.intermediate, config.display()),
+            supported: format!("integer arithmetic needs multiples of {BLOCK}"),
+        });
+    }
     let file = std::fs::File::open(weights).map_err(|e| EngineError::io(weights, e))?;
     // SAFETY: the mapping is read once, here, and dropped. Model files are replaced by renaming, never written in place.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| EngineError::io(weights, e))?;
     let bad = |reason: String| EngineError::BadFile { path: weights.to_owned(), reason };
     let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(e.to_string()))?;
-    Tensors { tensors, path: weights }.bert(shape)
+    Tensors { tensors, path: weights, arithmetic }.bert(shape)
 }
 
 fn shape(config: Config, path: &Path) -> Result<Shape, EngineError> {
@@ -82,9 +95,25 @@ fn shape(config: Config, path: &Path) -> Result<Shape, EngineError> {
     Ok(shape)
 }
 
+/// Weights as GGML's Q8_0: for each 32 a scale in f16, the largest magnitude over 127, and the rounded quotients. A
+/// factor of a whole row only changes its scales.
+fn quantise(weights: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(weights.len() / BLOCK * (2 + BLOCK));
+    for block in weights.chunks_exact(BLOCK) {
+        let largest = block.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+        let scale = f16::from_f32(largest / 127.0);
+        let inverse = if scale.to_f32() > 0.0 { scale.to_f32().recip() } else { 0.0 };
+        bytes.extend_from_slice(&scale.to_le_bytes());
+        // The cast saturates; the scale's own rounding can push the largest value to 127.06.
+        bytes.extend(block.iter().map(|x| (x * inverse).round().clamp(-127.0, 127.0) as i8 as u8));
+    }
+    bytes
+}
+
 struct Tensors<'a> {
     tensors: SafeTensors<'a>,
     path: &'a Path,
+    arithmetic: EmbedderArithmetic,
 }
 
 impl Tensors<'_> {
@@ -115,7 +144,12 @@ impl Tensors<'_> {
             weight.extend(scaled(self.tensor(&format!("{name}.weight"), &[outputs, inputs])?));
             bias.extend(scaled(self.tensor(&format!("{name}.bias"), &[outputs])?));
         }
-        let weight = PackedMatrix::from_f32(bias.len(), inputs, &weight);
+        let weight = match self.arithmetic {
+            EmbedderArithmetic::Exact => PackedMatrix::from_f32(bias.len(), inputs, &weight),
+            EmbedderArithmetic::Integer8 => {
+                PackedMatrix::from_rows(WeightFormat::Q8_0, bias.len(), inputs, &quantise(&weight))
+            }
+        };
         Ok(Linear { weight: weight.map_err(|e| EngineError::Decoder(e.to_string()))?, bias })
     }
 

@@ -7,7 +7,7 @@ use llguidance::{Matcher, api::StopReason, toktrie::SimpleVob};
 use super::compile::first_line;
 use crate::{EngineError, constraint::TokenConstraint};
 
-/// Where an output stands in its grammar. Cloning takes the state along, for several outputs of one prompt.
+/// Where an output stands in its grammar.
 pub(crate) struct GrammarConstraint {
     matcher: Matcher,
     /// Tokens that may be drawn at all.
@@ -30,13 +30,15 @@ impl GrammarConstraint {
             None => Ok(Self { matcher, admissible }),
         }
     }
+}
 
-    /// Sets the logits of all tokens that cannot come next to negative infinity. At least one stays.
+impl TokenConstraint for GrammarConstraint {
+    /// At least one token stays possible.
     ///
     /// # Errors
     /// [`EngineError::Grammar`] if a bound on the work of one step is passed, or nothing can follow what was written
     /// because no token of the vocabulary fits.
-    pub(crate) fn mask(&mut self, logits: &mut [f32]) -> Result<(), EngineError> {
+    fn allowed(&mut self, logits: &mut [f32]) -> Result<(), EngineError> {
         let mut allowed = self.matcher.compute_mask_or_eos().map_err(|e| stuck(&self.matcher, &e))?;
         allowed.and(&self.admissible);
         if allowed.is_zero() {
@@ -60,17 +62,19 @@ impl GrammarConstraint {
         Ok(())
     }
 
-    /// Takes note of the token that was drawn.
-    ///
     /// # Errors
-    /// [`EngineError::Grammar`] if the grammar does not allow it here, or a bound is passed.
-    pub(crate) fn accept(&mut self, token: u32) -> Result<(), EngineError> {
+    /// [`EngineError::Grammar`] if the grammar does not allow the token here, or a bound is passed.
+    fn accept(&mut self, token: u32) -> Result<(), EngineError> {
         self.matcher.consume_token(token).map_err(|e| stuck(&self.matcher, &e))
     }
 
-    /// The output is complete and nothing can follow: the generation ends here, whether or not the model would.
-    pub(crate) fn is_finished(&self) -> bool {
+    /// The generation ends here whether or not the model would end it.
+    fn is_finished(&self) -> bool {
         matches!(self.matcher.stop_reason(), StopReason::NoExtension | StopReason::EndOfSentence)
+    }
+
+    fn fork(&self) -> Box<dyn TokenConstraint> {
+        Box::new(self.clone())
     }
 }
 
@@ -81,22 +85,4 @@ fn stuck(matcher: &Matcher, error: &dyn std::fmt::Display) -> EngineError {
         }
         _ => first_line(&error.to_string()),
     })
-}
-
-impl TokenConstraint for GrammarConstraint {
-    fn allowed(&mut self, logits: &mut [f32]) -> Result<(), EngineError> {
-        self.mask(logits)
-    }
-
-    fn accept(&mut self, token: u32) -> Result<(), EngineError> {
-        self.accept(token)
-    }
-
-    fn is_finished(&self) -> bool {
-        self.is_finished()
-    }
-
-    fn fork(&self) -> Box<dyn TokenConstraint> {
-        Box::new(self.clone())
-    }
 }

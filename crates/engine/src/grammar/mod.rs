@@ -17,5 +17,7 @@ mod compile;
 mod constraint;
 mod vocabulary;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use compile::{Grammar, GrammarCompiler};
-pub(crate) use constraint::GrammarConstraint;

@@ -15,6 +15,8 @@ mod gguf;
 mod json;
 mod pre;
 mod sentencepiece;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use folder::chat_template;
 pub(crate) use generator::{ControlMatch, GeneratorTokenizer};
@@ -38,15 +40,20 @@ fn encode_plain(inner: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>, E
     Ok(encoding.get_ids().to_vec())
 }
 
-/// Token ids with their byte ranges in `text`, widened to whole characters.
+/// Token ids with their byte ranges in `text`, widened to whole characters and over what a normaliser took in, such as
+/// the accent that follows its letter.
 fn encode_with_offsets(
     inner: &tokenizers::Tokenizer,
     text: &str,
 ) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
     let encoding = inner.encode(text, false).map_err(|e| EngineError::Tokenizer(e.to_string()))?;
-    let offsets = encoding
-        .get_offsets()
-        .iter()
-        .map(|&(start, end)| text.floor_char_boundary(start)..text.ceil_char_boundary(end));
-    Ok((encoding.get_ids().to_vec(), offsets.collect()))
+    let whole = |&(start, end): &(usize, usize)| text.floor_char_boundary(start)..text.ceil_char_boundary(end);
+    let found: Vec<Range<usize>> = encoding.get_offsets().iter().map(whole).collect();
+    let widened = found.iter().enumerate().map(|(i, range)| {
+        let next = found[i + 1..].iter().map(|later| later.start).find(|&start| start >= range.end);
+        let gap = &text[range.end..next.unwrap_or(text.len())];
+        let taken_in = gap.chars().all(|c| !c.is_ascii() && !c.is_whitespace());
+        range.start..range.end + if taken_in { gap.len() } else { 0 }
+    });
+    Ok((encoding.get_ids().to_vec(), widened.collect()))
 }

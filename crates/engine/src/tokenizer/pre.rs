@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(words("llama-bpe", "IT'S"), ["IT", "'S"]);
         assert_eq!(words("tekken", "aXMLFile's/\n"), ["a", "XMLFile", "'s", "/\n"]);
         assert_eq!(words("gpt-4o", "aXMLFile's 1234"), ["a", "XMLFile's", " ", "123", "4"]);
-        assert_eq!(words("deepseek-v3", "日本語 1234 .env"), ["日本語", " ", "123", "4", " ", ".env"]);
+        assert_eq!(words("deepseek-v3", "日本語 1234 .env"), ["日本語", " ", "123", "4", " .", "env"]);
         assert_eq!(words("deepseek-coder", "x1 y\n!"), ["x", "1", " y", "\n", "!"]);
     }
 
