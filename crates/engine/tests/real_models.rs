@@ -406,7 +406,7 @@ fn a_gguf_without_what_the_tokenizer_needs_is_refused() {
     let path = folder.path().join("model.gguf");
     let bytes = std::fs::read(gguf()).unwrap();
     let position = |needle: &[u8]| bytes.windows(needle.len()).position(|w| w == needle).unwrap();
-    for (from, to, expected) in [("smollm\u{15}", "tekken\u{15}", "`tekken`"), ("gpt2\u{12}", "bert\u{12}", "`bert`")] {
+    for (from, to, expected) in [("smollm\u{15}", "viking\u{15}", "`viking`"), ("gpt2\u{12}", "bert\u{12}", "`bert`")] {
         let mut changed = bytes.clone();
         let at = position(from.as_bytes());
         changed[at..at + from.len()].copy_from_slice(to.as_bytes());

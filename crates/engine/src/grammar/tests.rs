@@ -1,7 +1,7 @@
 //! Constraints on a tiny vocabulary, where every step can be reasoned about, and on a real model, whose outputs are
 //! checked by a validator that shares nothing with the grammar engine.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::{path::PathBuf, sync::Arc, sync::LazyLock};
 
