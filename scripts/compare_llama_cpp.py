@@ -15,13 +15,14 @@ import llama_cpp
 class LlamaCpp:
     """llama.cpp through its C interface, so that no Python is timed but the call."""
 
-    def __init__(self, path, threads, window):
+    def __init__(self, path, threads, window, flash_attention):
         self.silence = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self.silence, ctypes.c_void_p())
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = window, 512, 512
         params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = {"auto": -1, "off": 0, "on": 1}[flash_attention]
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.batch = llama_cpp.llama_batch_init(512, 0, 1)
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
@@ -68,15 +69,17 @@ def main():
     parser.add_argument("--depths", default="512,2048,8192")
     parser.add_argument("--decode", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--flash-attention", default="auto", choices=["auto", "off", "on"], help="llama.cpp's")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     depths = [int(depth) for depth in arguments.depths.split(",")]
     window = max(depths) + arguments.decode
-    llama = LlamaCpp(arguments.model, arguments.threads, window)
+    llama = LlamaCpp(arguments.model, arguments.threads, window, arguments.flash_attention)
     engines = {"llama.cpp": llama, "edgewise": Edgewise(arguments.edgewise, arguments.model, arguments.threads)}
     numbers = random.Random(arguments.seed)
     print(f"{llama_cpp.llama_print_system_info().decode()}, llama-cpp-python {llama_cpp.__version__}")
-    print(f"{arguments.threads} threads, {arguments.repetitions} repetitions in turn, cached_tokens = 0; medians")
+    print(f"{arguments.threads} threads, {arguments.repetitions} repetitions in turn, cached_tokens = 0; medians; "
+          f"llama.cpp's flash attention {arguments.flash_attention}")
     print(f"{'depth':>6} {'':>10} {'llama.cpp':>12} {'edgewise':>12} {'ratio':>7} {'lowest':>7} {'highest':>8}")
     for depth in depths:
         rates = {name: {"prefill": [], "decode": []} for name in engines}

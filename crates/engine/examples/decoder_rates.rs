@@ -9,7 +9,8 @@
 
 use std::{error::Error, io::BufRead, time::Instant};
 
-use edgewise_engine::decoder::{Decoder, GgufFile};
+use edgewise_engine::decoder::{BatchEntry, Decoder, GgufFile};
+use edgewise_kv_cache::PageId;
 
 /// Tokens of a prefill that are given at a time.
 const CHUNK: usize = 512;
@@ -21,16 +22,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let numbers: Vec<u32> = line?.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>()?;
         let [decoded, prompt @ ..] = &numbers[..] else { return Err("an empty line is not a run".into()) };
-        let mut state = decoder.new_state();
+        let pages = (prompt.len() + *decoded as usize).div_ceil(decoder.page_tokens());
+        let (mut kv, pages) = (decoder.allocate(pages)?, (0..pages as u32).map(PageId).collect::<Vec<_>>());
         let start = Instant::now();
-        for chunk in prompt.chunks(CHUNK) {
-            decoder.forward(&mut state, chunk)?;
+        for (i, tokens) in prompt.chunks(CHUNK).enumerate() {
+            let (position, logits) = (i * CHUNK, (i + 1) * CHUNK >= prompt.len());
+            decoder.forward(&mut kv, &[BatchEntry { tokens, position, pages: &pages, logits }])?;
         }
         let prefill = start.elapsed().as_secs_f64();
         let mut seconds = Vec::new();
-        for token in prompt.iter().cycle().take(*decoded as usize) {
+        for (i, token) in prompt.iter().cycle().take(*decoded as usize).enumerate() {
             let start = Instant::now();
-            decoder.forward(&mut state, &[*token])?;
+            let (tokens, position) = (std::slice::from_ref(token), prompt.len() + i);
+            decoder.forward(&mut kv, &[BatchEntry { tokens, position, pages: &pages, logits: true }])?;
             seconds.push(start.elapsed().as_secs_f64());
         }
         println!("{{\"cached_tokens\": 0, \"prefill\": {prefill}, \"decode\": {seconds:?}}}");

@@ -25,14 +25,17 @@ const SPINS: u32 = 1000;
 thread_local! {
     /// The team whose sections this thread opens, or null.
     static TEAM: Cell<*const Team> = const { Cell::new(std::ptr::null()) };
+    /// Whether this thread is at work on an item of a team's section.
+    static AT_WORK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `run` in the current rayon pool with the pool's other threads at hand for the kernels it calls, which is meant
 /// for whole forward passes. While a kernel leaves them nothing to do, those threads take up other work of the pool.
+/// `run` itself leaves the spreading of work to the kernels.
 pub fn with_team<R: Send>(run: impl FnOnce() -> R + Send) -> R {
     let team = Team::default();
     rayon::scope(|scope| {
-        if !TEAM.get().is_null() {
+        if !TEAM.get().is_null() || AT_WORK.get() {
             return run();
         }
         for _ in 1..threads() {
@@ -46,9 +49,10 @@ pub fn with_team<R: Send>(run: impl FnOnce() -> R + Send) -> R {
 
 /// Runs `item` for `0..count`, on the threads of the current team or else of the current rayon pool.
 pub(crate) fn for_each(count: usize, item: impl Fn(usize) + Sync + Send) {
-    // Items that open sections of their own find no team: this one has one section at a time.
-    let team = TEAM.replace(std::ptr::null());
-    if count <= 1 {
+    let team = TEAM.get();
+    // An item that opens a section of its own runs it alone: waiting for the pool in there, it could come upon a task
+    // that lasts until the team ends, which in turn waits for the item.
+    if count <= 1 || AT_WORK.get() {
         (0..count).for_each(item);
     } else if team.is_null() {
         (0..count).into_par_iter().with_max_len(1).for_each(item);
@@ -56,7 +60,6 @@ pub(crate) fn for_each(count: usize, item: impl Fn(usize) + Sync + Send) {
         // SAFETY: only `with_team` sets it, to a team that it keeps until it has reset it.
         unsafe { &*team }.section(&Section { next: AtomicUsize::new(0), count, item: &item });
     }
-    TEAM.set(team);
 }
 
 /// Threads that [`for_each`] may spread work over.
@@ -74,6 +77,8 @@ struct Section<'a> {
 impl Section<'_> {
     /// Claims items until none is left.
     fn work(&self) {
+        AT_WORK.set(true);
+        let _rest = Rest;
         loop {
             let i = self.next.fetch_add(1, Relaxed);
             if i >= self.count {
@@ -81,6 +86,15 @@ impl Section<'_> {
             }
             (self.item)(i);
         }
+    }
+}
+
+/// Marks the end of work on a section, also when an item panicked.
+struct Rest;
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        AT_WORK.set(false);
     }
 }
 
@@ -111,6 +125,10 @@ impl Team {
 
     /// Works on sections until the team is disbanded.
     fn serve(&self) {
+        // A thread that came upon this task while it waits for something a team needs must not stay.
+        if !TEAM.get().is_null() || AT_WORK.get() {
+            return;
+        }
         let (mut seen, mut idle) = (0, 0);
         while !self.ended.0.load(Relaxed) {
             let opened = self.opened.0.load(Acquire);

@@ -113,6 +113,7 @@ impl KvCache {
     /// One more reference to a published page that was found.
     fn use_page(&mut self, id: NodeId, page: PageId) {
         self.pool.acquire(page);
+        self.tree.prefer(id);
         let now = self.now;
         let node = self.tree.node_mut(id);
         (node.last_used, node.reused, node.lapsed) = (now, true, false);

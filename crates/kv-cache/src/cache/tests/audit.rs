@@ -72,6 +72,7 @@ impl KvCache {
                 continue;
             }
             assert!(reachable.insert(id));
+            assert!(self.tree.likely_child(id).is_none_or(|child| node.children.contains(&child)));
             assert!(node.children.is_empty() || self.tree.tokens(id).len() == PAGE);
             assert_eq!(node.retentions(), retentions.get(&id).copied().unwrap_or_default());
             ends += node.ends.len();

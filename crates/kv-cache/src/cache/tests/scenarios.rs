@@ -218,6 +218,27 @@ fn within_budget_nothing_is_evicted_and_beyond_it_the_least_used_first() {
 }
 
 #[test]
+fn public_pages_stay_as_long_as_private_ones_behind_them() {
+    // The public has no budget, the tenant has one for its own page behind two public ones.
+    let mut simulation = Simulation::new(CacheOptions { reserved: reserved(1, 0), ..options(6, 6) });
+    let mut live = simulation.open(0, &tokens(1, 12), 8, &[hour(12)]);
+    simulation.prefill(&mut live).unwrap();
+    simulation.close(live, true);
+    let mut holder = simulation.open(1, &tokens(2, 4), 0, &[]);
+    simulation.prefill(&mut holder).unwrap();
+    let mut greedy = simulation.open(2, &tokens(3, 12), 0, &[]);
+    assert!(simulation.prefill(&mut greedy).is_err());
+    let stats = simulation.cache.stats();
+    assert_eq!((stats.retained, stats.host_used, stats.evictions.over_budget), (3, 0, 0));
+    simulation.cache.audit(&[&holder.sequence, &greedy.sequence]);
+    // Once the private page is gone, they are what they are: beyond a budget.
+    assert!(simulation.cache.release(simulation.cache.prefixes(simulation.now)[0].id));
+    simulation.prefill(&mut greedy).unwrap();
+    simulation.close(greedy, true);
+    simulation.close(holder, true);
+}
+
+#[test]
 fn a_request_that_fits_the_pool_needs_no_page_for_the_copy() {
     let mut simulation = Simulation::new(options(4, 0));
     simulation.request(0, &tokens(1, 14), &[hour(14)]);
