@@ -145,8 +145,8 @@ def write_gguf(path, model, dtype, scaling=None):
         if kind == "yarn":
             writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
     if scaling and scaling["rope_type"] == "llama3":
-        # Factors that divide the frequencies, as https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py
-        # writes them.
+        # Factors that divide the frequencies, as llama.cpp's converter writes them:
+        # https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py
         original = scaling["original_max_position_embeddings"]
         low, high = original / scaling["low_freq_factor"], original / scaling["high_freq_factor"]
         factors = []

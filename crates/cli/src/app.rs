@@ -41,11 +41,12 @@ impl Tokenizer for GeneratorTokenizer {
     }
 }
 
-/// The GGUF file of a generator.
-fn gguf(files: &ModelFiles) -> Result<&Path, CliError> {
-    files.find(".gguf").ok_or_else(|| {
+/// What the engine loads of a generator: its GGUF file, or its folder of safetensors.
+fn weights(files: &ModelFiles) -> Result<&Path, CliError> {
+    let folder = files.find(".safetensors").map(|_| files.dir.as_path());
+    files.find(".gguf").or(folder).ok_or_else(|| {
         CliError::Usage(format!(
-            "model {} has no GGUF file: configure a generator, see edgewise models list",
+            "model {} has no GGUF file and no safetensors: configure a generator, see edgewise models list",
             files.name
         ))
     })
@@ -90,13 +91,13 @@ impl App {
 
     pub(crate) fn tokenizer(&self) -> Result<Arc<dyn Tokenizer>, CliError> {
         let name = &self.settings.models.generator;
-        Ok(edgewise_engine::load_tokenizer(name, gguf(&self.files(name)?)?)?)
+        Ok(edgewise_engine::load_tokenizer(name, weights(&self.files(name)?)?)?)
     }
 
     pub(crate) fn generator(&self) -> Result<Arc<LocalGenerator>, CliError> {
         let name = &self.settings.models.generator;
         let files = self.files(name)?;
-        Ok(Arc::new(edgewise_engine::load_generator(name, gguf(&files)?, &self.engine_options())?))
+        Ok(Arc::new(edgewise_engine::load_generator(name, weights(&files)?, &self.engine_options())?))
     }
 
     fn engine_options(&self) -> EngineOptions {

@@ -19,7 +19,6 @@ mod constraint;
 pub mod decoder;
 mod detokenizer;
 mod digest;
-#[allow(dead_code, reason = "called once sequences live in pages")]
 mod durable;
 mod embedder;
 mod error;
@@ -36,3 +35,5 @@ pub use embedder::{BertEmbedder, EmbedderArithmetic};
 pub use error::EngineError;
 pub use load::{load_embedder, load_embedder_with, load_generator, load_tokenizer};
 pub use serve::{Clock, EngineOptions, LocalGenerator, SystemClock};
+#[doc(hidden)]
+pub use serve::SteadyBatch;

@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 
 use edgewise_model_api::GeneratorInfo;
 
+#[cfg(test)]
+use edgewise_kv_cache::PageId;
+
+#[cfg(test)]
+use crate::step_model::{BatchEntry, StepModel};
 use crate::{
     EngineError,
     chat_template::ChatTemplate,
@@ -84,6 +89,34 @@ fn folder_files(folder: &Path) -> Result<Vec<PathBuf>, EngineError> {
     Ok(files)
 }
 
+/// One sequence on pages of its own, for tests of what surrounds a decoder.
+#[cfg(test)]
+pub(crate) struct Sequence<'a> {
+    decoder: &'a Decoder,
+    kv: <Decoder as StepModel>::Kv,
+    pages: Vec<PageId>,
+    position: usize,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+impl<'a> Sequence<'a> {
+    /// An empty one with room for `tokens`.
+    pub(crate) fn new(decoder: &'a Decoder, tokens: usize) -> Self {
+        let pages = tokens.div_ceil(decoder.page_tokens());
+        let kv = decoder.allocate(pages).unwrap();
+        Self { decoder, kv, pages: (0..u32::try_from(pages).unwrap()).map(PageId).collect(), position: 0 }
+    }
+
+    /// Appends `tokens` and gives the logits after them.
+    pub(crate) fn forward(&mut self, tokens: &[u32]) -> Vec<f32> {
+        let entry = BatchEntry { tokens, position: self.position, pages: &self.pages, logits: true };
+        let logits = StepModel::forward(self.decoder, &mut self.kv, &[entry]).unwrap();
+        self.position += tokens.len();
+        logits.into_iter().flatten().next().unwrap()
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -146,7 +179,7 @@ mod tests {
         assert_eq!(model.info.context_window, 100);
         assert_eq!(model.tokenizer.vocabulary_size(), ROWS, "rows beyond the tokenizer are tokens without text");
         let chat = model.template.encode(&model.tokenizer, &[ChatMessage::text(Role::User, "Hello, 世界")]).unwrap();
-        let logits = model.decoder.new_state().unwrap().forward(&chat.tokens).unwrap();
+        let logits = Sequence::new(&model.decoder, 100).forward(&chat.tokens);
         assert_eq!(logits.len(), ROWS);
         let digest = model.info.digest;
         std::fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();

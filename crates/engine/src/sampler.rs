@@ -246,7 +246,10 @@ mod tests {
         let ids: Vec<_> = (0..3).map(|_| greedy.draw(&logits, None).unwrap().id).collect();
         assert_eq!(ids, [1, 2, 0], "each token loses to the next once it was seen");
         assert_eq!(
-            Sampler::new(Sampling { repetition_penalty: 2.0, ..at(0.0) }, 2, &[0]).draw(&[-1.0, -1.5], None).unwrap().id,
+            Sampler::new(Sampling { repetition_penalty: 2.0, ..at(0.0) }, 2, &[0])
+                .draw(&[-1.0, -1.5], None)
+                .unwrap()
+                .id,
             1
         );
     }
@@ -276,7 +279,10 @@ mod tests {
     fn logits_without_a_distribution_are_an_error() {
         for logits in [&[0.0, f32::NAN][..], &[f32::INFINITY, 0.0], &[f32::NEG_INFINITY; 2], &[]] {
             for temperature in [0.0, 1.0] {
-                assert!(matches!(sampler(at(temperature)).draw(logits, None), Err(EngineError::BadLogits(_))), "{logits:?}");
+                assert!(
+                    matches!(sampler(at(temperature)).draw(logits, None), Err(EngineError::BadLogits(_))),
+                    "{logits:?}"
+                );
             }
         }
     }

@@ -1,8 +1,8 @@
 //! What scheduling needs of a model: a batched forward pass over paged keys and values, so that scheduling and caching
 //! can be tested on a scripted one.
 //!
-//! Contract: a token's keys, values and logits depend, bit for bit, only on the tokens before it in its sequence: not on
-//! what else is in the batch, on how the sequence was cut into calls, nor on which pages hold it.
+//! Contract: a token's keys, values and logits depend, bit for bit, only on the tokens before it in its sequence: not
+//! on what else is in the batch, on how the sequence was cut into calls, nor on which pages hold it.
 //!
 //! Deliberately not here: which pages a sequence has, when they are shared or given back.
 
@@ -17,8 +17,8 @@ pub struct BatchEntry<'a> {
     pub tokens: &'a [u32],
     /// Positions already held, whose keys and values are in the pages.
     pub position: usize,
-    /// The sequence's pages in order, with room for `position + tokens.len()` positions. Those that are written to, from
-    /// `position / page_tokens` on, must not be in another entry of the batch.
+    /// The sequence's pages in order, with room for `position + tokens.len()` positions. Those that are written to,
+    /// from `position / page_tokens` on, must not be in another entry of the batch.
     pub pages: &'a [PageId],
     /// Whether the logits after the last token are wanted.
     pub logits: bool,
@@ -49,11 +49,12 @@ pub(crate) trait StepModel: Send + 'static {
     /// [`EngineError`] when there is not enough memory.
     fn allocate(&self, pages: usize) -> Result<Self::Kv, EngineError>;
 
-    /// Writes the keys and values of every entry's tokens to its pages, and returns the logits asked for, entry by entry.
+    /// Writes the keys and values of every entry's tokens to its pages, and returns the logits asked for, entry by
+    /// entry.
     ///
     /// # Errors
-    /// [`EngineError`] when a token is unknown, pages are too few or out of range, or the arithmetic fails. Positions that
-    /// were held before are untouched.
+    /// [`EngineError`] when a token is unknown, pages are too few or out of range, or the arithmetic fails. Positions
+    /// that were held before are untouched.
     fn forward(&self, kv: &mut Self::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, EngineError>;
 
     /// Copies the first `tokens` positions of a page to another.

@@ -285,7 +285,9 @@ impl From<ModelError> for ApiError {
     fn from(error: ModelError) -> Self {
         match &error {
             ModelError::WindowExceeded { .. } => Self::new(ErrorKind::DoesNotFit, error.to_string()),
-            ModelError::InvalidSampling(_) | ModelError::InvalidConstraint(_) => Self::new(ErrorKind::InvalidRequest, error.to_string()),
+            ModelError::InvalidSampling(_) | ModelError::InvalidConstraint(_) => {
+                Self::new(ErrorKind::InvalidRequest, error.to_string())
+            }
             ModelError::Overloaded { retry_after_s } => {
                 Self::overloaded(error.to_string(), Duration::from_secs(*retry_after_s))
             }

@@ -22,9 +22,9 @@ pub use cache::{CacheState, MissReason, PrefixState, RetainedPrefix};
 pub use embed::{Embedder, EmbedderInfo};
 pub use error::ModelError;
 pub use generate::{
-    Boundary, ChatMessage, ChatPart, Constraint, EncodedChat, FinishReason, GenerateRequest, GenerationEvent, GenerationSender,
-    GenerationStream, GenerationTimings, Generator, GeneratorInfo, NextEvent, Prompt, QueueState, Retention, Role,
-    Sampling,
+    Boundary, ChatMessage, ChatPart, Constraint, EncodedChat, FinishReason, GenerateRequest, GenerationEvent,
+    GenerationSender, GenerationStream, GenerationTimings, Generator, GeneratorInfo, NextEvent, Prompt, QueueState,
+    Retention, Role, Sampling,
 };
 pub use latency::LatencyCurve;
 pub use tokenize::Tokenizer;

@@ -1,7 +1,8 @@
 //! The record of a check: `.verified.toml` in a model's folder. It saves hashing a large file at every start.
 //!
 //! A record vouches for a file only while size and time of modification are what they were when it was hashed, and only
-//! for the hash that was found; whether that is the right one is compared with the registry each time.
+//! for the hash that was found; whether that is the right one is compared with the registry each time. For files that the
+//! registry does not pin, the record also keeps the hash that was found first: that is the right one from then on.
 
 use std::{collections::BTreeMap, fs, io, path::Path, time::UNIX_EPOCH};
 
@@ -34,6 +35,9 @@ pub(crate) struct Stamp {
 pub(crate) struct Marker {
     #[serde(default)]
     pub(crate) files: BTreeMap<String, Checked>,
+    /// SHA-256 of unpinned files as they first came.
+    #[serde(default)]
+    pub(crate) first: BTreeMap<String, String>,
 }
 
 impl Marker {

@@ -6,11 +6,12 @@ use std::{
 };
 
 use crate::{
-    HubOptions, ModelFiles, ModelSpec, ModelState, ModelStore, PipPrograms, Progress, Source, SourceKind, StoreError,
+    HubOptions, ModelFiles, ModelSpec, ModelState, ModelStore, NoProgress, PipPrograms, Progress, Source, SourceKind,
+    StoreError,
     error::io,
     marker::{Checked, Marker, Stamp},
     sources,
-    write::sync_folder,
+    write::{sha256_of, sync_folder},
 };
 
 /// How to get a model.
@@ -119,9 +120,17 @@ impl ModelStore {
     fn install(&self, spec: &ModelSpec, folder: &Path, partial: &Path) -> Result<(), StoreError> {
         let mut marker = Marker::default();
         for file in &spec.files {
-            if let Some(stamp) = Stamp::of(&folder.join(&file.name))? {
-                marker.files.insert(file.name.clone(), Checked { sha256: file.sha256.clone(), stamp });
-            }
+            let path = folder.join(&file.name);
+            let Some(stamp) = Stamp::of(&path)? else { continue };
+            let sha256 = match &file.sha256 {
+                Some(pinned) => pinned.clone(),
+                None => {
+                    let first = sha256_of(&path, &NoProgress)?;
+                    marker.first.insert(file.name.clone(), first.clone());
+                    first
+                }
+            };
+            marker.files.insert(file.name.clone(), Checked { sha256, stamp });
         }
         marker.write(folder)?;
         sync_folder(folder)?;

@@ -37,10 +37,13 @@ impl fmt::Display for ModelKind {
 pub struct FileSpec {
     /// Its name in the model's folder: no separators, no leading dot.
     pub name: String,
-    /// SHA-256, lower-case hexadecimal.
-    pub sha256: String,
-    /// Size.
-    pub bytes: u64,
+    /// SHA-256, lower-case hexadecimal. A file without one is *unpinned*: it is taken as a source gives it, and what came
+    /// first is what it has to stay.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// Size; known exactly if the SHA-256 is.
+    #[serde(default)]
+    pub bytes: Option<u64>,
 }
 
 /// Kinds of sources.
@@ -150,9 +153,9 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// Size of all files.
+    /// Size of all files whose size the registry knows.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+        self.files.iter().filter_map(|file| file.bytes).sum()
     }
 }
 
@@ -255,11 +258,16 @@ fn check(model: &ModelSpec) -> Result<(), String> {
     if model.files.is_empty() {
         return Err("it has no files".into());
     }
-    for (index, FileSpec { name, sha256, .. }) in model.files.iter().enumerate() {
+    for (index, FileSpec { name, sha256, bytes }) in model.files.iter().enumerate() {
         if !starts(name) || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
             return Err(format!("`{name}` is not a plain file name of letters, digits, `-`, `_` and `.`"));
         }
-        if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if sha256.is_some() != bytes.is_some() {
+            return Err(format!("{name} has one of sha256 and bytes; give both, or neither for an unpinned file"));
+        }
+        let is_hash =
+            |sum: &str| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if !sha256.as_deref().is_none_or(is_hash) {
             return Err(format!("the sha256 of {name} is not 64 lower-case hexadecimal digits"));
         }
         if model.files.iter().take(index).any(|other| other.name == *name) {

@@ -86,7 +86,7 @@ pub struct FileCheck {
     pub name: String,
     /// Its path.
     pub path: PathBuf,
-    /// The SHA-256 it should have.
+    /// The SHA-256 it should have: the registry's, or that of its first check.
     pub expected: String,
     /// The SHA-256 it has; `None` if it is not there.
     pub actual: Option<String>,
@@ -103,7 +103,7 @@ impl FileCheck {
         match actual {
             None => Some(format!("{name} is missing")),
             Some(actual) if actual != expected => {
-                Some(format!("{name} has the SHA-256 {actual}, but the registry says {expected}"))
+                Some(format!("{name} has the SHA-256 {actual}, but it should be {expected}"))
             }
             Some(_) => None,
         }
@@ -135,14 +135,15 @@ impl ModelStore {
     pub fn resolve(&self, name: &str) -> Result<ModelFiles, StoreError> {
         let spec = self.registry.get(name)?;
         let dir = self.dir(name);
-        match self.state(spec)? {
-            ModelState::Missing => Err(StoreError::NotInstalled { name: name.to_owned(), root: self.root.clone() }),
-            ModelState::Damaged { reason } => Err(StoreError::Damaged { name: name.to_owned(), reason }),
-            ModelState::Installed => {
-                let files = spec.files.iter().map(|file| (file.name.clone(), dir.join(&file.name))).collect();
-                Ok(ModelFiles { name: name.to_owned(), kind: spec.kind, dir, files, digest: digest(spec) })
-            }
+        let Some(checks) = self.checks(spec)? else {
+            return Err(StoreError::NotInstalled { name: name.to_owned(), root: self.root.clone() });
+        };
+        if let Some(reason) = checks.iter().find_map(FileCheck::reason) {
+            return Err(StoreError::Damaged { name: name.to_owned(), reason });
         }
+        let digest = digest(&checks);
+        let files = checks.into_iter().map(|check| (check.name, check.path)).collect();
+        Ok(ModelFiles { name: name.to_owned(), kind: spec.kind, dir, files, digest })
     }
 
     /// Every model of the registry and its state, by name.
@@ -169,7 +170,8 @@ impl ModelStore {
             return Err(StoreError::NotInstalled { name: name.to_owned(), root: self.root.clone() });
         }
         progress.start(&format!("checking {name}"), spec.bytes());
-        let checks = check_files(spec, &dir, &Marker::default(), progress)?;
+        let nothing_hashed = Marker { first: Marker::read(&dir).first, ..Marker::default() };
+        let checks = check_files(spec, &dir, &nothing_hashed, progress)?;
         progress.finish();
         Ok(checks)
     }
@@ -193,15 +195,22 @@ impl ModelStore {
     }
 
     pub(crate) fn state(&self, spec: &ModelSpec) -> Result<ModelState, StoreError> {
-        let dir = self.dir(&spec.name);
-        if !dir.is_dir() {
-            return Ok(ModelState::Missing);
-        }
-        let checks = check_files(spec, &dir, &Marker::read(&dir), &NoProgress)?;
-        Ok(match checks.iter().find_map(FileCheck::reason) {
-            Some(reason) => ModelState::Damaged { reason },
-            None => ModelState::Installed,
+        Ok(match self.checks(spec)? {
+            None => ModelState::Missing,
+            Some(checks) => match checks.iter().find_map(FileCheck::reason) {
+                Some(reason) => ModelState::Damaged { reason },
+                None => ModelState::Installed,
+            },
         })
+    }
+
+    /// The model's files against what they should be; `None` if it has no folder.
+    fn checks(&self, spec: &ModelSpec) -> Result<Option<Vec<FileCheck>>, StoreError> {
+        let dir = self.dir(&spec.name);
+        match dir.is_dir() {
+            true => check_files(spec, &dir, &Marker::read(&dir), &NoProgress).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Waits until no other pull or removal of the model is under way, and keeps others waiting until dropped. The lock
@@ -248,7 +257,7 @@ fn check_files(
     marker: &Marker,
     progress: &dyn Progress,
 ) -> Result<Vec<FileCheck>, StoreError> {
-    let mut found = Marker::default();
+    let mut found = Marker { first: marker.first.clone(), ..Marker::default() };
     let mut checks = Vec::new();
     for FileSpec { name, sha256, .. } in &spec.files {
         let path = dir.join(name);
@@ -262,7 +271,12 @@ fn check_files(
             found.files.insert(name.clone(), Checked { sha256: sum.clone(), stamp });
             actual = Some(sum);
         }
-        checks.push(FileCheck { name: name.clone(), path, expected: sha256.clone(), actual });
+        let expected = match (sha256, &actual) {
+            (Some(pinned), _) => pinned.clone(),
+            (None, Some(actual)) => found.first.entry(name.clone()).or_insert_with(|| actual.clone()).clone(),
+            (None, None) => found.first.get(name).cloned().unwrap_or_default(),
+        };
+        checks.push(FileCheck { name: name.clone(), path, expected, actual });
     }
     if found != *marker {
         // A folder that cannot be written is no reason to refuse its models; they are only hashed at every start.
@@ -273,9 +287,9 @@ fn check_files(
     Ok(checks)
 }
 
-fn digest(spec: &ModelSpec) -> String {
+fn digest(checks: &[FileCheck]) -> String {
     let mut hasher = Sha256::new();
-    for FileSpec { name, sha256, .. } in &spec.files {
+    for FileCheck { name, expected: sha256, .. } in checks {
         // Neither contains a line break or a space, so no two lists of files run together alike.
         hasher.update(format!("{name} {sha256}\n"));
     }

@@ -13,7 +13,7 @@ use crate::{FileSpec, Progress, StoreError, error};
 const BUFFER: usize = 1 << 18;
 
 /// Copies `reader` to the new file `target`, hashing on the way, and syncs it. Refuses content of another size or hash
-/// and removes what was written; never writes more than one byte beyond the size expected.
+/// and removes what was written; never writes more than one byte beyond the size expected. An unpinned file may have any.
 pub(crate) fn write_verified(
     reader: &mut dyn Read,
     target: &Path,
@@ -39,7 +39,7 @@ fn copy(
     let wrong_size = |actual: String| StoreError::Size {
         file: spec.name.clone(),
         origin: origin.to_owned(),
-        expected: spec.bytes,
+        expected: spec.bytes.unwrap_or_default(),
         actual,
     };
     let mut file = File::create_new(target).map_err(error::io("create", target))?;
@@ -57,25 +57,20 @@ fn copy(
             }
         };
         total += read as u64;
-        if total > spec.bytes {
-            return Err(wrong_size(format!("more than {}", spec.bytes)));
+        if let Some(expected) = spec.bytes.filter(|&expected| total > expected) {
+            return Err(wrong_size(format!("more than {expected}")));
         }
         let read = buffer.get(..read).unwrap_or_default();
         hasher.update(read);
         file.write_all(read).map_err(error::io("write", target))?;
         progress.advance(read.len() as u64);
     }
-    if total != spec.bytes {
+    if spec.bytes.is_some_and(|expected| total != expected) {
         return Err(wrong_size(total.to_string()));
     }
     let actual = hex(&hasher.finalize());
-    if actual != spec.sha256 {
-        return Err(StoreError::Checksum {
-            file: spec.name.clone(),
-            origin: origin.to_owned(),
-            expected: spec.sha256.clone(),
-            actual,
-        });
+    if let Some(expected) = spec.sha256.clone().filter(|expected| *expected != actual) {
+        return Err(StoreError::Checksum { file: spec.name.clone(), origin: origin.to_owned(), expected, actual });
     }
     file.sync_all().map_err(error::io("sync", target))
 }

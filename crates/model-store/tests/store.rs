@@ -24,7 +24,7 @@ fn what_is_not_there_names_the_command_that_gets_it() {
     assert!(matches!(store.remove(MODEL), Err(StoreError::NotInstalled { .. })));
     let message = store.resolve("tinny").unwrap_err().to_string();
     assert!(message.contains("no model `tinny`") && message.contains("did you mean `tiny`?"), "{message}");
-    assert!(message.contains("all-minilm-l6-v2, smollm2-135m-instruct, tiny"), "{message}");
+    assert!(message.contains("known: all-minilm-l6-v2, ") && message.ends_with(", tiny"), "{message}");
     assert!(store.list().unwrap().iter().all(|model| model.state == ModelState::Missing));
 }
 
@@ -191,4 +191,41 @@ proptest! {
             Err(_) => world.assert_untouched(),
         }
     }
+}
+
+/// What came first is what an unpinned file has to stay.
+#[test]
+fn unpinned_files_are_held_to_what_came_first() {
+    let mut world = World::new();
+    let folder = world.plain_files("origin", |_, content| content.to_vec());
+    world.sources = format!("[[models.tiny.sources]]\ntype = \"path\"\npath = {:?}\n", folder.display().to_string());
+    let text: String = world
+        .registry_text()
+        .lines()
+        .filter(|line| !line.starts_with("sha256") && !line.starts_with("bytes"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let registry = |text: &str| {
+        let path = world.path("registry.toml");
+        std::fs::write(&path, text).unwrap();
+        Registry::load(Some(&path))
+    };
+    let store = ModelStore::open(world.path("models"), registry(&text).unwrap());
+    store.pull(MODEL, &PullOptions::default(), &NoProgress).unwrap();
+    let installed = store.resolve(MODEL).unwrap();
+    let pinned = ModelStore::open(world.path("models"), registry(&world.registry_text()).unwrap());
+    assert_eq!(pinned.resolve(MODEL).unwrap().digest, installed.digest, "the digest is that of the content");
+    assert!(store.verify(MODEL, &NoProgress).unwrap().iter().all(|check| check.is_ok()));
+
+    std::fs::write(&installed.files["weights.gguf"], b"something else").unwrap();
+    let message = store.resolve(MODEL).unwrap_err().to_string();
+    assert!(message.contains("weights.gguf has the SHA-256") && message.contains("models pull tiny"), "{message}");
+    assert!(store.resolve(MODEL).is_err(), "looking at it does not make it right");
+    assert!(!store.verify(MODEL, &NoProgress).unwrap()[0].is_ok());
+    // A pull starts anew.
+    store.pull(MODEL, &PullOptions::default(), &NoProgress).unwrap();
+    assert_eq!(store.resolve(MODEL).unwrap().digest, installed.digest);
+
+    let half = world.registry_text().replacen("bytes = 200000\n", "", 1);
+    assert!(registry(&half).unwrap_err().to_string().contains("give both, or neither"));
 }

@@ -22,7 +22,8 @@ pub mod labels {
     pub const STATE: &str = "state";
     /// Why something was not there or had to go, in the words of the key-value cache.
     pub const REASON: &str = "reason";
-    /// What became of a document: `added`, `changed`, `unchanged`, `removed`, `failed`.
+    /// What became of a document: `added`, `changed`, `unchanged`, `removed`, `failed`; of the file of a prefix:
+    /// `written`, `extended`, `expired`, `restored`, `refused`, `left`, `failed`.
     pub const OUTCOME: &str = "outcome";
     /// Version of the program.
     pub const VERSION: &str = "version";
@@ -98,6 +99,8 @@ metrics! {
         "Generations waiting or running in the engine.";
     ENGINE_QUEUE_PREFILL_TOKENS = "edgewise_engine_queue_prefill_tokens", Gauge, Count, [],
         "Prompt tokens of accepted generations that are not prefilled yet.";
+    PREFIX_STORE_TOTAL = "edgewise_prefix_store_total", Counter, Count, [OUTCOME],
+        "Files of retained prefixes by what became of them.";
     ENGINE_SEQUENCES = "edgewise_engine_sequences", Gauge, Count, [STATE],
         "Sequences running and waiting; a generation has one for each sample.";
     ENGINE_STEPS_TOTAL = "edgewise_engine_steps_total", Counter, Count, [], "Forward passes.";

@@ -40,8 +40,8 @@ impl HostMatrix<'_> {
         }
     }
 
-    /// The same weights, rounded to Q8_0 where they are floating-point numbers in rows of whole blocks: each block of 32
-    /// is an f16 scale `d = max|w|/127` and 32 signed bytes `w/d`, as GGML's `quantize_row_q8_0_ref` does.
+    /// The same weights, rounded to Q8_0 where they are floating-point numbers in rows of whole blocks: each block of
+    /// 32 is an f16 scale `d = max|w|/127` and 32 signed bytes `w/d`, as GGML's `quantize_row_q8_0_ref` does.
     pub(crate) fn compacted(&self) -> HostMatrix<'_> {
         let values = self.to_f32();
         if values.is_empty() || !self.columns.is_multiple_of(BLOCK) {

@@ -1,9 +1,9 @@
-//! Where a decoder computes: the few coarse operations its forward pass is made of, over tensors and pages that only the
-//! backend can look into.
+//! Where a decoder computes: the few coarse operations its forward pass is made of, over tensors and pages that only
+//! the backend can look into.
 //!
 //! Invariants every backend keeps:
-//! - A row's result depends, bit for bit, only on that row and, in attention, on the keys and values of the positions it
-//!   sees: not on the batch, nor on which pages hold them.
+//! - A row's result depends, bit for bit, only on that row and, in attention, on the keys and values of the positions
+//!   it sees: not on the batch, nor on which pages hold them.
 //! - Operations are issued in order and need not have finished on return; [`Backend::read`] waits for what it reads.
 //!
 //! Deliberately not here: the order of the operations (`decoder::forward`), schedules, files.

@@ -13,8 +13,8 @@ impl<B: Backend> Decoder<B> {
     /// `[vocab_size]`, for the entries that want them. A long prompt is best given in parts of some hundred tokens.
     ///
     /// # Errors
-    /// [`DecoderError`] when an entry has no or an unknown token, exceeds the window, or its block table is too short or
-    /// names a page that does not exist. Positions held before are untouched.
+    /// [`DecoderError`] when an entry has no or an unknown token, exceeds the window, or its block table is too short
+    /// or names a page that does not exist. Positions held before are untouched.
     pub fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, DecoderError> {
         self.check(kv, batch)?;
         let logits = self.inner.backend.run(|| self.pass(kv, batch))?;

@@ -1,4 +1,5 @@
-//! The decoder-only transformer: weights from GGUF or safetensors, and a batched forward pass over paged keys and values.
+//! The decoder-only transformer: weights from GGUF or safetensors, and a batched forward pass over paged keys and
+//! values.
 //!
 //! Families: Llama, Mistral, Qwen2, Qwen3 and MPT, from what transformers saves or from GGUF; every combination of
 //! grouped heads, biases, head norms, sliding windows and RoPE scalings these have. The pass is written once
@@ -79,8 +80,8 @@ impl<B: Backend> Decoder<B> {
         self.inner.weights.bytes()
     }
 
-    /// What, besides weights and tokens, the contents of a page depend on: how positions enter (dynamic NTK scaling, with
-    /// the window it was fixed for), the precision and the layout of pages. To be part of a cache's identity.
+    /// What, besides weights and tokens, the contents of a page depend on: how positions enter (dynamic NTK scaling,
+    /// with the window it was fixed for), the precision and the layout of pages. To be part of a cache's identity.
     pub fn kv_identity(&self) -> String {
         let DecoderConfig { positions, windows, .. } = self.config();
         format!("{positions:?} windows {windows:?} {}", self.inner.backend.kv_format())

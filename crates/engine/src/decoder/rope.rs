@@ -5,12 +5,12 @@
 //! implements it (`modeling_rope_utils.py`); YaRN, Peng et al. (<https://arxiv.org/abs/2309.00071>); Llama 3
 //! (<https://arxiv.org/abs/2407.21783>, frequencies as in Meta's `llama-models`).
 //!
-//! Invariant: the frequencies are fixed when a model is loaded, so that a key depends only on its token, its position and
-//! the tokens before it. **Dynamic NTK** stretches the base with the length of the sequence, which is not known when the
-//! first keys are cached; recomputing it as a sequence grows would leave older keys turned by another base, and cached
-//! and cold results would differ. Here it is computed once for the window that is served: exactly the reference's result
-//! for a sequence that fills the window, plain RoPE where the window is the trained one, and one consistent, slightly
-//! wider base for shorter sequences.
+//! Invariant: the frequencies are fixed when a model is loaded, so that a key depends only on its token, its position
+//! and the tokens before it. **Dynamic NTK** stretches the base with the length of the sequence, which is not known
+//! when the first keys are cached; recomputing it as a sequence grows would leave older keys turned by another base,
+//! and cached and cold results would differ. Here it is computed once for the window that is served: exactly the
+//! reference's result for a sequence that fills the window, plain RoPE where the window is the trained one, and one
+//! consistent, slightly wider base for shorter sequences.
 
 use edgewise_kernels::Pairing;
 

@@ -1,9 +1,9 @@
 //! A folder of safetensors files: mapped, their headers parsed, their tensors as byte slices.
 //!
 //! Format: <https://github.com/huggingface/safetensors#format>; shards are listed in `model.safetensors.index.json` as
-//! transformers writes it. Invariants: every tensor's bytes lie inside its file and have the length its shape calls for;
-//! a truncated file is refused on opening, not when a weight is first touched; the index names files of the same folder
-//! only. Deliberately not here: what the tensors mean.
+//! transformers writes it. Invariants: every tensor's bytes lie inside its file and have the length its shape calls
+//! for; a truncated file is refused on opening, not when a weight is first touched; the index names files of the same
+//! folder only. Deliberately not here: what the tensors mean.
 
 use std::{
     collections::{BTreeSet, HashMap},

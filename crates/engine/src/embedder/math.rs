@@ -133,6 +133,8 @@ fn softmax(row: &mut [f32]) {
 /// `out = left · right` for `R` rows of `left` and all columns of `right`, whose number is a multiple of [`LANES`].
 /// `inner` is the number of columns of `left` and rows of `right`; each matrix comes with the distance of its rows.
 #[inline(always)]
+// A row's sums are replaced as a whole array: so they stay in registers, in builds with checks too.
+#[allow(clippy::needless_range_loop)]
 fn tile<const R: usize, const FUSED: bool>(
     (left, left_stride): (&[f32], usize),
     (right, right_stride): (&[f32], usize),
@@ -140,15 +142,16 @@ fn tile<const R: usize, const FUSED: bool>(
     inner: usize,
     columns: usize,
 ) {
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &left[r * left_stride..][..inner]);
     for column in (0..columns).step_by(LANES) {
         let mut sums = [[0.0_f32; LANES]; R];
+        let mut lines = right[column..].chunks(right_stride);
         for i in 0..inner {
-            let from = &right[i * right_stride + column..][..LANES];
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let x = left[r * left_stride + i];
-                for (sum, &y) in sums.iter_mut().zip(from) {
-                    *sum = multiply_add::<FUSED>(x, y, *sum);
-                }
+            let Some(line) = lines.next().and_then(|line| line.first_chunk::<LANES>()) else { break };
+            for r in 0..R {
+                let x = rows[r][i];
+                let before = sums[r];
+                sums[r] = std::array::from_fn(|lane| multiply_add::<FUSED>(x, line[lane], before[lane]));
             }
         }
         for (r, sums) in sums.iter().enumerate() {

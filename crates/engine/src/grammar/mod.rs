@@ -21,4 +21,3 @@ mod vocabulary;
 mod tests;
 
 pub(crate) use compile::{Grammar, GrammarCompiler};
-pub(crate) use constraint::GrammarConstraint;

@@ -1,7 +1,7 @@
 //! Constraints on a tiny vocabulary, where every step can be reasoned about, and on a real model, whose outputs are
 //! checked by a validator that shares nothing with the grammar engine.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::{path::PathBuf, sync::Arc, sync::LazyLock};
 
@@ -14,7 +14,7 @@ use crate::{
     chat_template::ChatTemplate,
     constraint::TokenConstraint,
     decoder::Decoder,
-    model_files::ModelFiles,
+    model_files::{ModelFiles, Sequence},
     tokenizer::{GeneratorTokenizer, byte_vocabulary},
 };
 
@@ -172,8 +172,8 @@ fn write(grammar: Grammar<'_>, question: &str, temperature: f32, most: usize) ->
     let Model { decoder, tokenizer, template, compiler } = &*MODEL;
     let prompt = template.encode(tokenizer, &[ChatMessage::text(Role::User, question)]).unwrap().tokens;
     let mut constraint = compiler.compile(grammar).unwrap();
-    let mut state = decoder.new_state().unwrap();
-    let mut logits = state.forward(&prompt).unwrap();
+    let mut sequence = Sequence::new(decoder, prompt.len() + most);
+    let mut logits = sequence.forward(&prompt);
     let mut ids = Vec::new();
     let mut seed = 7;
     for _ in 0..most {
@@ -188,7 +188,7 @@ fn write(grammar: Grammar<'_>, question: &str, temperature: f32, most: usize) ->
         if constraint.is_finished() {
             return (tokenizer.decode(&ids).unwrap(), true);
         }
-        logits = state.forward(&[id]).unwrap();
+        logits = sequence.forward(&[id]);
     }
     (tokenizer.decode(&ids).unwrap(), false)
 }

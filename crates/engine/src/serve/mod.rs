@@ -15,10 +15,12 @@ mod convert;
 mod fair_queue;
 mod latency_fit;
 mod options;
+mod persist;
 mod queue;
 mod report;
 mod request;
 mod scheduler;
+mod steady;
 mod storage;
 mod task;
 mod work;
@@ -43,6 +45,7 @@ use edgewise_types::TenantId;
 
 pub use clock::{Clock, SystemClock};
 pub use options::EngineOptions;
+pub use steady::SteadyBatch;
 
 use crate::{
     EngineError,
@@ -52,6 +55,7 @@ use crate::{
     step_model::StepModel,
     tokenizer::GeneratorTokenizer,
 };
+use persist::{Home, Persistence};
 use queue::{Call, Counters, Job, Load, Queue, lock};
 use request::Kept;
 use scheduler::{Limits, Scheduler};
@@ -97,7 +101,9 @@ impl LocalGenerator {
             ("positions", model.kv_identity().as_bytes()),
             ("arithmetic", edgewise_kernels::instruction_set().as_bytes()),
         ]);
-        let plan = options.plan(page_tokens, page_bytes, identity, rand::random())?;
+        let home = options.durable_dir.as_deref().and_then(Home::open);
+        let secret = home.as_ref().map_or_else(rand::random, |home| home.secret);
+        let plan = options.plan(page_tokens, page_bytes, identity, secret)?;
         info.context_window = info.context_window.min(plan.pages * page_tokens);
         tracing::info!(
             model = info.model,
@@ -109,8 +115,7 @@ impl LocalGenerator {
         );
         let mut storage = Storage::<M>::new(model.allocate(plan.pages)?, plan.host_pages);
         let chunk = options.prefill_chunk.max(1);
-        let latency =
-            calibration::calibrate(&model, storage.kv(), clock.as_ref(), chunk, info.context_window)?;
+        let latency = calibration::calibrate(&model, storage.kv(), clock.as_ref(), chunk, info.context_window)?;
         tracing::debug!(model = info.model, curve = ?latency.curve(), "latency curve measured");
 
         let limits = Limits {
@@ -118,14 +123,18 @@ impl LocalGenerator {
             max_sequences: options.max_sequences.max(1),
             min_shared_tokens: options.min_prefix_tokens,
         };
-        let cache = KvCache::new(plan).map_err(|e| EngineError::Decoder(e.to_string()))?;
+        let mut cache = KvCache::new(plan.clone()).map_err(|e| EngineError::Decoder(e.to_string()))?;
+        let start = clock.now();
+        let persistence =
+            home.map(|home| Persistence::restore(home, &plan, &mut cache, &model, &mut storage)).transpose()?;
         let shared = Arc::new(Shared {
             queue: Queue::default(),
             counters: Arc::new(Counters::default()),
             latency: Mutex::new(latency),
             cache: Mutex::new(cache),
-            start: clock.now(),
+            start,
             clock,
+            released: Mutex::default(),
         });
         let tokenizer = Arc::new(tokenizer);
         let worker = Worker {
@@ -139,6 +148,7 @@ impl LocalGenerator {
             requests: HashMap::new(),
             next_request: 0,
             tidied: Duration::ZERO,
+            persistence,
         };
         let thread = std::thread::Builder::new()
             .name("edgewise-engine".to_owned())
@@ -241,11 +251,7 @@ impl Generator for LocalGenerator {
 
     fn prefix_state(&self, tenant: &TenantId, prompt: &Prompt) -> PrefixState {
         let found = self.shared.lookup(tenant, prompt);
-        PrefixState {
-            resident_tokens: found.resident,
-            host_tokens: found.host,
-            miss: found.miss.map(convert::miss),
-        }
+        PrefixState { resident_tokens: found.resident, host_tokens: found.host, miss: found.miss.map(convert::miss) }
     }
 
     fn latency(&self) -> LatencyCurve {
@@ -262,7 +268,14 @@ impl Generator for LocalGenerator {
     }
 
     fn release_prefix(&self, id: u64) -> bool {
-        lock(&self.shared.cache).release(PrefixId(id))
+        let (now, id) = (self.shared.now(), PrefixId(id));
+        let mut cache = lock(&self.shared.cache);
+        let digest = cache.prefixes(now).into_iter().find(|prefix| prefix.id == id).map(|prefix| prefix.digest);
+        let released = cache.release(id);
+        drop(cache);
+        lock(&self.shared.released).extend(digest);
+        self.shared.queue.call();
+        released
     }
 
     fn generate(&self, request: GenerateRequest) -> Result<GenerationStream, ModelError> {

@@ -152,8 +152,12 @@ impl Request {
         if tokenizer.end_of_turn().contains(&draw.id) {
             return Ok(Next::End(FinishReason::EndOfTurn));
         }
+        let bytes = match sample.output_tokens {
+            0 => tokenizer.first_bytes_of(draw.id),
+            _ => tokenizer.bytes_of(draw.id),
+        };
         sample.output_tokens += 1;
-        let passed = sample.stops.push(&sample.detokenizer.push(tokenizer.bytes_of(draw.id)));
+        let passed = sample.stops.push(&sample.detokenizer.push(bytes));
         let event = GenerationEvent::Token { sample: index, id: draw.id, text: passed.text, logprob: draw.logprob };
         let _ = self.sender.send(event);
         Ok(if passed.stopped {

@@ -155,14 +155,7 @@ impl Scheduler {
     }
 
     /// Enters up to `most` tokens of a task into the step; `None` if there is no room.
-    fn place(
-        &mut self,
-        cache: &mut KvCache,
-        step: &mut Step,
-        id: TaskId,
-        most: usize,
-        now: Duration,
-    ) -> Option<usize> {
+    fn place(&mut self, cache: &mut KvCache, step: &mut Step, id: TaskId, most: usize, now: Duration) -> Option<usize> {
         let task = &self.running[self.index(id)?];
         let (tokens, left) = (task.left().min(most), task.left());
         let (tenant, price) = (task.tenant.clone(), if task.decodes() { DECODE } else { PREFILL });
@@ -225,9 +218,8 @@ impl Scheduler {
     ) -> Option<TaskId> {
         let mut prefilling: Vec<TaskId> =
             self.running.iter().filter(|task| task.admitted && !task.decodes()).map(|task| task.id).collect();
-        let is_free = |step: &Step, id: TaskId| {
-            !stuck.contains(&id) && !step.entries.iter().any(|entry| entry.task == id)
-        };
+        let is_free =
+            |step: &Step, id: TaskId| !stuck.contains(&id) && !step.entries.iter().any(|entry| entry.task == id);
         let mut full = false;
         for tenant in self.waiting.order() {
             let mut next = 0;

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgewise_kv_cache::{KvCache, OpenRequest};
+use edgewise_kv_cache::{Digest, KvCache, OpenRequest};
 use edgewise_model_api::{FinishReason, GenerationEvent, ModelError, Prompt};
 use edgewise_telemetry::names;
 use edgewise_types::TenantId;
@@ -25,6 +25,7 @@ use super::{
     clock::Clock,
     convert,
     latency_fit::LatencyFit,
+    persist::Persistence,
     queue::{Counters, Job, Queue, lock},
     report,
     request::{Kept, Next, Request},
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     /// Where the cache's time begins.
     pub(crate) start: Instant,
+    /// Prefixes whose files are to be removed.
+    pub(crate) released: Mutex<Vec<Digest>>,
 }
 
 impl Shared {
@@ -65,8 +68,7 @@ impl Shared {
     pub(crate) fn lookup(&self, tenant: &TenantId, prompt: &Prompt) -> edgewise_kv_cache::Lookup {
         let boundaries = convert::boundaries(&prompt.boundaries);
         let Prompt { tokens, public_tokens, .. } = prompt;
-        let request =
-            OpenRequest { tenant, prompt: tokens, public_tokens: *public_tokens, boundaries: &boundaries };
+        let request = OpenRequest { tenant, prompt: tokens, public_tokens: *public_tokens, boundaries: &boundaries };
         let now = self.now();
         lock(&self.cache).lookup(&request, now)
     }
@@ -93,6 +95,7 @@ pub(crate) struct Worker<M: StepModel> {
     pub(crate) requests: HashMap<u64, Request>,
     pub(crate) next_request: u64,
     pub(crate) tidied: Duration,
+    pub(crate) persistence: Option<Persistence>,
 }
 
 impl<M: StepModel> Worker<M> {
@@ -118,16 +121,31 @@ impl<M: StepModel> Worker<M> {
     fn serve(&mut self) -> Result<String, EngineError> {
         loop {
             self.tidy();
-            let patience = if self.scheduler.is_empty() { SWEEP } else { Duration::ZERO };
+            let pending = self.persistence.as_ref().is_some_and(|files| files.pending);
+            let patience = if self.scheduler.is_empty() && !pending { SWEEP } else { Duration::ZERO };
             match self.shared.queue.take(patience) {
-                Err(reason) => return Ok(reason),
+                Err(reason) => {
+                    self.keep_prefixes(usize::MAX)?;
+                    return Ok(reason);
+                }
                 Ok(jobs) => jobs.into_iter().for_each(|job| self.accept(job)),
             }
             self.drop_cancelled();
             if !self.scheduler.is_empty() {
                 self.step()?;
             }
+            let now = self.shared.now();
+            if self.scheduler.is_empty() || self.persistence.as_ref().is_some_and(|files| files.is_due(now)) {
+                self.keep_prefixes(1)?;
+            }
         }
+    }
+
+    /// Brings the files of retained prefixes up to date, writing at most `at_most`.
+    fn keep_prefixes(&mut self, at_most: usize) -> Result<(), EngineError> {
+        let Some(files) = &mut self.persistence else { return Ok(()) };
+        std::mem::take(&mut *lock(&self.shared.released)).iter().for_each(|digest| files.remove(digest));
+        files.sync(&self.shared.cache, self.shared.now(), &self.model, &mut self.storage, at_most)
     }
 
     fn accept(&mut self, mut job: Job) {

@@ -160,6 +160,15 @@ impl GeneratorTokenizer {
         &self.bytes[start..end]
     }
 
+    /// The bytes a token adds as the first of a text: without the space that is not the text's.
+    pub(crate) fn first_bytes_of(&self, id: u32) -> &[u8] {
+        let bytes = self.bytes_of(id);
+        match self.writes_space_prefix() {
+            true => bytes.strip_prefix(b" ").unwrap_or(bytes),
+            false => bytes,
+        }
+    }
+
     /// Whether the first token of a text carries a space that is not the text's, which readers take off again.
     pub(crate) fn writes_space_prefix(&self) -> bool {
         match &self.model {

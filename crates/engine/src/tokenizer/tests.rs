@@ -63,6 +63,9 @@ fn sentencepiece_vocabularies_encode_as_the_reference_does() {
     assert!(tokenizer.writes_space_prefix());
     assert_eq!((tokenizer.bos(), tokenizer.eos()), ("<s>", "</s>"));
     matches_reference(&tokenizer, &expected()["sentencepiece"], true, "sentencepiece");
+    let first = tokenizer.encode("The").unwrap()[0];
+    assert_eq!(tokenizer.bytes_of(first)[0], b' ');
+    assert_ne!(tokenizer.first_bytes_of(first).first(), Some(&b' '));
     // Text that continues other text: the same without the space before it.
     let whole = tokenizer.encode(" {\"a\"").unwrap();
     let continued = tokenizer.encode_continuation("  {\"a\"").unwrap();

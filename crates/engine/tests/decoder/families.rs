@@ -1,8 +1,8 @@
 //! Logits of tiny random-weight models of every family and every RoPE scaling against transformers
 //! (`tests/golden/make_decoder_logits.py`), from safetensors and from GGUF.
 //!
-//! The error is measured at each position as `max |a − b| / max |b|` over the vocabulary, with `b` the reference in f32.
-//! Keys and values are f16 here, which costs most of it.
+//! The error is measured at each position as `max |a − b| / max |b|` over the vocabulary, with `b` the reference in
+//! f32. Keys and values are f16 here, which costs most of it.
 
 use edgewise_engine::decoder::{Cpu, Decoder, LoadOptions};
 use serde_json::{Map, Value};

@@ -1,5 +1,5 @@
-//! The promise the prefix cache rests on, on every family: a token's logits do not depend, bit for bit, on the batch it is
-//! in, on how its sequence was cut into passes, on the pages that hold it, nor on the number of threads.
+//! The promise the prefix cache rests on, on every family: a token's logits do not depend, bit for bit, on the batch it
+//! is in, on how its sequence was cut into passes, on the pages that hold it, nor on the number of threads.
 
 use edgewise_engine::decoder::{BatchEntry, CpuKv, Decoder, LoadOptions};
 use edgewise_kv_cache::PageId;

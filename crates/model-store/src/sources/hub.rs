@@ -97,13 +97,14 @@ pub(crate) fn fetch(
         let path = source.path_of(&file.name);
         let cached = snapshot.as_ref().map(|snapshot| snapshot.join(path));
         // Another size is a download that the other tool has not finished.
-        let complete = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.len() == file.bytes);
+        let complete =
+            |path: &PathBuf| fs::metadata(path).is_ok_and(|found| file.bytes.is_none_or(|bytes| found.len() == bytes));
         let fetched = match cached.filter(complete) {
             Some(cached) => cached,
             None => download(&remote, path, file, place, progress)?,
         };
         let mut content = File::open(&fetched).map_err(error::io("open", &fetched))?;
-        progress.start(&format!("checking {}", file.name), file.bytes);
+        progress.start(&format!("checking {}", file.name), file.bytes.unwrap_or_default());
         let checked = write_verified(&mut content, &folder.join(&file.name), file, &source.to_string(), progress);
         if matches!(checked, Err(StoreError::Checksum { .. } | StoreError::Size { .. })) {
             discard(place.resumable)?;
@@ -125,13 +126,15 @@ fn download(
     let counter = Counter(Arc::clone(&done));
     let step = format!("downloading {}", file.name);
     let so_far = || done.load(Ordering::Relaxed);
-    watched(&step, file.bytes, progress, so_far, || match remote.download_with_progress(path, counter) {
-        Ok(path) => Ok(path),
-        Err(error) => {
-            if matches!(error, ApiError::InvalidResume) {
-                discard(place.resumable)?;
+    watched(&step, file.bytes.unwrap_or_default(), progress, so_far, || {
+        match remote.download_with_progress(path, counter) {
+            Ok(path) => Ok(path),
+            Err(error) => {
+                if matches!(error, ApiError::InvalidResume) {
+                    discard(place.resumable)?;
+                }
+                Err(failed(path, place, &error))
             }
-            Err(failed(path, place, &error))
         }
     })
 }

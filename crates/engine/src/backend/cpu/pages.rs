@@ -1,8 +1,8 @@
 //! Storage of keys and values in pages, for every layer, in the memory of the host.
 //!
-//! Layer by layer, keys and values each are one array of pages in f16, in the layout of the attention kernel. A position
-//! takes `2·layers·kv_heads·head_dim·2` bytes (a head as wide as the next multiple of 16). Deliberately not here: who
-//! owns which page.
+//! Layer by layer, keys and values each are one array of pages in f16, in the layout of the attention kernel. A
+//! position takes `2·layers·kv_heads·head_dim·2` bytes (a head as wide as the next multiple of 16). Deliberately not
+//! here: who owns which page.
 
 use edgewise_kernels::KvLayout;
 use half::f16;

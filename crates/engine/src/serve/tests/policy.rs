@@ -20,7 +20,8 @@ fn decodes_come_first_and_prompts_get_what_is_left() {
     let first = engine.push("a", &prompt(0, 10), 5);
     let second = engine.push("a", &prompt(50, 40), 5);
     let step = engine.step();
-    let sizes = |step: &crate::serve::scheduler::Step| step.entries.iter().map(|e| (e.task, e.tokens)).collect::<Vec<_>>();
+    let sizes =
+        |step: &crate::serve::scheduler::Step| step.entries.iter().map(|e| (e.task, e.tokens)).collect::<Vec<_>>();
     assert_eq!(sizes(&step), [(first, 10), (second, 6)]);
     assert_eq!(sizes(&engine.step()), [(first, 1), (second, 8)]);
     engine.run();

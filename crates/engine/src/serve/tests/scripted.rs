@@ -94,7 +94,8 @@ pub(super) fn logits_after(history: &[u32], vocabulary: usize) -> Vec<f32> {
 
 /// The token with the largest logit, the first among equals.
 pub(super) fn greedy(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
+    let best =
+        logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
     best.0 as u32
 }
 

@@ -240,8 +240,7 @@ fn samples_differ_only_in_their_seeds() {
     let vocabulary = engine.generator.tokenizer.vocabulary_size();
     let sampling = Sampling { temperature: 1.0, seed: Some(7), ..Sampling::default() };
     let base = GenerateRequest { sampling: sampling.clone(), max_tokens: 12, ..request(&prompt) };
-    let outputs =
-        collect_all(engine.generator.generate(GenerateRequest { n: 4, ..base.clone() }).unwrap(), 4).unwrap();
+    let outputs = collect_all(engine.generator.generate(GenerateRequest { n: 4, ..base.clone() }).unwrap(), 4).unwrap();
     for (index, output) in outputs.iter().enumerate() {
         let mut sampler = Sampler::new(sampling.clone(), vocabulary, &prompt).for_sample(index);
         let mut history = prompt.clone();
@@ -319,4 +318,37 @@ proptest! {
         eventually(|| engine.generator.queue() == QueueState::default());
         prop_assert_eq!(used_pages(&engine), 0);
     }
+}
+
+/// What was retained is there again after a restart, gives the same output, and only to its tenant; what was released is
+/// not. A second engine keeps out of the folder.
+#[test]
+fn retained_prefixes_outlive_the_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    let durable = || EngineOptions { durable_dir: Some(folder.path().join("prefixes")), ..options() };
+    let mut kept = request(&(10..40).collect::<Vec<_>>());
+    kept.prompt.boundaries = vec![Boundary { at: 18, retention: Retention::OneHour }];
+    let mut forgotten = request(&(50..80).collect::<Vec<_>>());
+    forgotten.prompt.boundaries = vec![Boundary { at: 20, retention: Retention::OneHour }];
+
+    let engine = engine_with(durable());
+    let output = run(&engine, kept.clone());
+    run(&engine, forgotten.clone());
+    let id = engine.generator.cache().prefixes.iter().find(|p| p.tokens == 20).map(|p| p.id).unwrap();
+    assert!(engine.generator.release_prefix(id));
+    let second = engine_with(durable());
+    assert_eq!(run(&second, kept.clone()).cached, 0);
+    drop(second);
+    drop(engine);
+
+    let engine = engine_with(durable());
+    let resident =
+        |request: &GenerateRequest| engine.generator.prefix_state(&request.tenant, &request.prompt).resident_tokens;
+    assert_eq!(resident(&forgotten), 0);
+    assert!((16..=20).contains(&resident(&kept)), "{}", resident(&kept));
+    let stranger = GenerateRequest { tenant: TenantId("other".into()), ..kept.clone() };
+    assert_eq!(resident(&stranger), 0);
+    let again = run(&engine, kept);
+    assert!(again.cached >= 16);
+    assert_eq!(again.ids, output.ids);
 }
