@@ -6,6 +6,8 @@
 //! - A commit is followed by both indexes before the next batch: a search beside a long ingest sees all but its last
 //!   batch.
 
+use std::time::Duration;
+
 use edgewise_catalog::{Batch, Catalog, CatalogError, NewDocument};
 use edgewise_model_api::ModelError;
 use edgewise_types::DocumentId;
@@ -18,6 +20,9 @@ use crate::{
 /// Chunks handed to the embedder at once: enough to sort by length, few enough to report progress and to notice a
 /// cancellation.
 const EMBED_CHUNKS: usize = 256;
+
+/// How long to wait before asking a busy embedder again.
+const EMBEDDER_BUSY: Duration = Duration::from_millis(100);
 
 /// Where an ingest writes, and what it has done so far.
 pub(crate) struct Committer<'a> {
@@ -135,12 +140,25 @@ impl Committer<'_> {
         Ok(embedded)
     }
 
+    /// Embeds as soon as the embedder has room: other callers go first, this ingest loses nothing by waiting.
+    fn embed_when_possible(&self, texts: &[&str]) -> Result<Result<Vec<Vec<f32>>, ModelError>, RetrievalError> {
+        loop {
+            match self.collection.models.embedder.embed(texts) {
+                Err(ModelError::Overloaded { .. }) => {
+                    check_cancelled(self.collection, self.options)?;
+                    std::thread::sleep(EMBEDDER_BUSY);
+                }
+                embedded => return Ok(embedded),
+            }
+        }
+    }
+
     /// One vector per text. The outer error ends the ingest; the inner one is about these texts.
     fn embed_texts(&self, texts: &[&str]) -> Result<Result<Vec<Vec<f32>>, ModelError>, RetrievalError> {
         let mut vectors = Vec::with_capacity(texts.len());
         for slice in texts.chunks(EMBED_CHUNKS) {
             check_cancelled(self.collection, self.options)?;
-            match self.collection.models.embedder.embed(slice) {
+            match self.embed_when_possible(slice)? {
                 Ok(more) if more.len() == slice.len() => vectors.extend(more),
                 Ok(more) => {
                     let (found, expected) = (more.len(), slice.len());
