@@ -34,6 +34,6 @@ mod tokenizer;
 pub use embedder::{BertEmbedder, EmbedderArithmetic};
 pub use error::EngineError;
 pub use load::{load_embedder, load_embedder_with, load_generator, load_tokenizer};
-pub use serve::{Clock, EngineOptions, LocalGenerator, SystemClock};
 #[doc(hidden)]
 pub use serve::SteadyBatch;
+pub use serve::{Clock, EngineOptions, LocalGenerator, SystemClock};

@@ -102,7 +102,7 @@ impl ErrorKind {
             Self::CrossOrigin => StatusCode::FORBIDDEN,
             Self::UnknownPath | Self::UnknownCollection | Self::UnknownDocument | Self::UnknownPrefix => {
                 StatusCode::NOT_FOUND
-            },
+            }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict => StatusCode::CONFLICT,

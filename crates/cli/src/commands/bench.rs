@@ -169,7 +169,8 @@ impl Runner {
     }
 
     fn start(&self, tenant: TenantId, prompt: Prompt, max_tokens: usize) -> Result<GenerationStream, CliError> {
-        let request = GenerateRequest { prompt, sampling: Sampling::default(), max_tokens, stop: Vec::new(), tenant };
+        let (sampling, stop) = (Sampling::default(), Vec::new());
+        let request = GenerateRequest { prompt, sampling, max_tokens, stop, tenant, n: 1, constraint: None };
         Ok(self.generator.generate(request)?)
     }
 
