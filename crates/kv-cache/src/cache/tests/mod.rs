@@ -7,6 +7,7 @@ mod flood;
 mod properties;
 mod scenarios;
 mod simulation;
+mod waste;
 
 use std::{collections::HashMap, time::Duration};
 
