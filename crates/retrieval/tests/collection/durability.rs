@@ -183,8 +183,20 @@ fn an_ingest_killed_ten_times_ends_like_an_undisturbed_one() {
     assert!(kills.get() >= 5, "only {} of 10 kills hit a running ingest", kills.get());
     let survived = guide(&disturbed.path().join("data"));
     assert_eq!(survived.content_fingerprint().unwrap(), expected.content_fingerprint().unwrap());
-    assert_eq!(answers(&survived), answers(&expected));
     assert_eq!(survived.stats().unwrap().documents, 203);
+    // A lexical score counts removed chunks until their segment is merged, and when that happens depends on how the
+    // commits fell. So the indexes as they are give the same hits in the same order, and without removed chunks, rebuilt
+    // from the catalog, the same scores too.
+    let hits = |collection: &Collection| -> Vec<_> {
+        answers(collection).into_iter().map(|(uri, ordinal, _)| (uri, ordinal)).collect()
+    };
+    assert_eq!(hits(&survived), hits(&expected));
+    drop((survived, expected));
+    let [survived, expected] = [&disturbed, &undisturbed].map(|root| {
+        fs::remove_dir_all(root.path().join("data/guide/lexical")).unwrap();
+        guide(&root.path().join("data"))
+    });
+    assert_eq!(answers(&survived), answers(&expected));
 }
 
 /// A number from 0 to 1, another one for each round and run.
