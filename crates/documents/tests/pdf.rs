@@ -59,8 +59,10 @@ fn short_pieces_side_by_side_are_a_table() {
             lines.push((60.0 + 120.0 * index as f64, 100.0 + 16.0 * row as f64, 11.0, *cell));
         }
     }
+    // Close below, but in one column only: not of the table.
+    lines.push((60.0, 100.0 + 16.0 * 3.0, 11.0, "Prices in pounds"));
     let document = parse("a.pdf", &pdf(&[lines], "", &[])).unwrap();
-    assert_eq!(document.text, "Item | Price | Stock\nTea | 2.50 | 12\nCoffee | 4.00 | 7");
+    assert_eq!(document.text, "Item | Price | Stock\nTea | 2.50 | 12\nCoffee | 4.00 | 7\n\nPrices in pounds");
     assert_eq!(document.blocks[0].kind, BlockKind::Table);
 }
 

@@ -91,6 +91,7 @@ struct State<'a> {
     /// To the page as shown.
     ctm: Affine,
     font: Option<Font<'a>>,
+    bold: bool,
     size: f64,
     char_space: f64,
     word_space: f64,
@@ -102,7 +103,17 @@ struct State<'a> {
 
 impl State<'_> {
     fn new(ctm: Affine) -> Self {
-        Self { ctm, font: None, size: 1.0, char_space: 0.0, word_space: 0.0, scale: 1.0, leading: 0.0, rise: 0.0 }
+        Self {
+            ctm,
+            font: None,
+            bold: false,
+            size: 1.0,
+            char_space: 0.0,
+            word_space: 0.0,
+            scale: 1.0,
+            leading: 0.0,
+            rise: 0.0,
+        }
     }
 }
 
@@ -164,6 +175,8 @@ impl<'a> Reader<'_, 'a> {
                 TypedInstruction::TextFont(font) => {
                     let dict = resources.get_font(font.0);
                     let fonts = self.fonts;
+                    let name = dict.as_ref().and_then(|dict| dict.get::<Name<'_>>("BaseFont"));
+                    state.bold = name.is_some_and(|name| is_bold(&name));
                     state.font = dict.and_then(|dict| fonts.cache.font(&dict, &fonts.programs, &fonts.cmaps));
                     state.size = font.1.as_f64();
                 }
@@ -258,7 +271,6 @@ impl<'a> Reader<'_, 'a> {
         let hidden = self.marks.iter().any(|mark| mark.artifact);
         let heading = self.marks.iter().rev().find_map(|mark| mark.heading);
         let scaled = Affine::new([state.size * state.scale, 0.0, 0.0, state.size, 0.0, state.rise]);
-        let mut bold = None;
         let mut at = 0;
         while at < bytes.len() {
             let (code, length) = font.read_code(bytes, at);
@@ -271,8 +283,7 @@ impl<'a> Reader<'_, 'a> {
                     * Affine::scale(1.0 / UNITS_PER_EM)
                     * Affine::translate(font.origin_displacement(code));
                 let glyph = font.glyph(font.map_code(code), code);
-                let bold = *bold.get_or_insert_with(|| is_bold(&glyph));
-                self.add(&glyph, place, advance.x, bold, heading);
+                self.add(&glyph, place, advance.x, state.bold, heading);
             }
             let word_space = if code == 32 && length == 1 { state.word_space } else { 0.0 };
             let spaces = state.char_space + word_space;
@@ -306,7 +317,15 @@ impl<'a> Reader<'_, 'a> {
             FontGlyph::Type3(glyph) => glyph.as_unicode(),
         };
         Some(match text? {
-            BfString::Char(character) => character.to_string(),
+            BfString::Char(character) => match character {
+                // Ligatures are a matter of type; nobody searches for them.
+                '\u{fb00}' => "ff".to_owned(),
+                '\u{fb01}' => "fi".to_owned(),
+                '\u{fb02}' => "fl".to_owned(),
+                '\u{fb03}' => "ffi".to_owned(),
+                '\u{fb04}' => "ffl".to_owned(),
+                other => other.to_string(),
+            },
             BfString::String(text) => text,
         })
     }
@@ -329,13 +348,10 @@ fn affine(numbers: [Number; 6]) -> Affine {
     Affine::new(numbers.map(|number| number.as_f64()))
 }
 
-/// Whether a glyph's font is bold, where the file says so.
-fn is_bold(glyph: &FontGlyph<'_>) -> bool {
-    let FontGlyph::Outline(outline) = glyph else { return false };
-    outline.font_data().is_some_and(|font| {
-        let name = font.postscript_name.unwrap_or_default().to_lowercase();
-        font.weight.is_some_and(|weight| weight >= 600) || name.contains("bold") || name.contains("black")
-    })
+/// Whether a font is bold, by its name. `CMBX` and `Medi` are the bold faces of TeX's Computer Modern and Times.
+fn is_bold(name: &[u8]) -> bool {
+    let name = String::from_utf8_lossy(name).to_lowercase();
+    ["bold", "black", "heavy", "demi", "cmbx", "-medi"].iter().any(|part| name.contains(part))
 }
 
 /// Direction and size of a glyph from its transform out of a thousandth of an em; `None` for slanted text, such as

@@ -88,8 +88,10 @@ fn read(segments: Vec<Segment>, depth: usize, out: &mut Vec<Region>) {
                 read(column, depth + 1, out);
             }
         } else if let Some(table) = table(&split) {
+            flow.extend(table.before);
             out.extend(lines(std::mem::take(&mut flow)));
-            out.push(Region::Table(table));
+            out.push(Region::Table(table.rows));
+            flow.extend(table.after);
         } else {
             flow.extend(band.segments);
         }
@@ -165,25 +167,32 @@ fn split(segments: &[Segment], columns: &[(f64, f64)]) -> Vec<Vec<Segment>> {
     columns.iter().map(|column| segments.iter().filter(|s| inside(s, *column)).cloned().collect()).collect()
 }
 
-/// Whether columns hold running text: at least two are filled with lines of some length.
+/// Whether columns hold running text: in at least two, most of the characters stand in lines that fill the column.
 fn are_text(split: &[Vec<Segment>], columns: &[(f64, f64)]) -> bool {
     if columns.len() > 6 {
         return false;
     }
     let is_text = |segments: &&Vec<Segment>| {
-        let chars: usize = segments.iter().map(|s| s.text.chars().count()).sum();
-        let mut widths: Vec<f64> = segments.iter().map(|s| s.x1 - s.x0).collect();
-        widths.sort_by(f64::total_cmp);
-        let widest = widths.last().copied().unwrap_or(0.0);
-        let usual = widths.get(widths.len() / 2).copied().unwrap_or(0.0);
-        segments.len() >= MIN_COLUMN_LINES && chars >= segments.len() * MIN_COLUMN_CHARS && usual > 0.6 * widest
+        let widest = segments.iter().map(|s| s.x1 - s.x0).fold(0.0, f64::max);
+        let chars = |segment: &Segment| segment.text.chars().count();
+        let all: usize = segments.iter().map(chars).sum();
+        let long: Vec<usize> = segments.iter().filter(|s| s.x1 - s.x0 > 0.6 * widest).map(chars).collect();
+        let in_long: usize = long.iter().sum();
+        long.len() >= MIN_COLUMN_LINES && in_long >= long.len() * MIN_COLUMN_CHARS && in_long * 10 >= all * 6
     };
     let text = split.iter().filter(is_text).count();
     text >= 2 && text * 2 >= split.len()
 }
 
-/// The rows of a table, or `None` if too few rows have more than one cell.
-fn table(split: &[Vec<Segment>]) -> Option<Vec<Vec<String>>> {
+/// A table with what stands above and below it in its band.
+struct Table {
+    before: Vec<Segment>,
+    rows: Vec<Vec<String>>,
+    after: Vec<Segment>,
+}
+
+/// The table in a band, or `None` if too few rows have more than one cell.
+fn table(split: &[Vec<Segment>]) -> Option<Table> {
     let mut cells: Vec<(usize, &Segment)> =
         split.iter().enumerate().flat_map(|(column, segments)| segments.iter().map(move |s| (column, s))).collect();
     cells.sort_by(|(_, a), (_, b)| a.y.total_cmp(&b.y));
@@ -197,10 +206,21 @@ fn table(split: &[Vec<Segment>]) -> Option<Vec<Vec<String>>> {
             None => rows.push((vec![(column, segment)], segment.bottom())),
         }
     }
-    let filled = rows.iter().filter(|(row, _)| row.iter().any(|(column, _)| *column != row[0].0)).count();
-    if filled < 2 {
+    // Lines that fill one column only, above the first and below the last row of several cells, are not of the table:
+    // a heading mostly.
+    let is_filled = |(row, _): &(Vec<(usize, &Segment)>, f64)| row.iter().any(|(column, _)| *column != row[0].0);
+    let (first, last) = (rows.iter().position(is_filled)?, rows.iter().rposition(is_filled)?);
+    if rows.iter().filter(|row| is_filled(row)).count() < 2 {
         return None;
     }
+    // A cell of the last row may go on in the lines below.
+    let goes_on = |at: usize| {
+        let above = rows[at - 1].1;
+        rows[at].0.iter().all(|(column, s)| *column > 0 && s.top() - above < 0.35 * s.size)
+    };
+    let end = (last + 1..rows.len()).find(|at| !goes_on(*at)).unwrap_or(rows.len());
+    let after: Vec<Segment> = rows.drain(end..).flat_map(|(row, _)| row).map(|(_, s)| s.clone()).collect();
+    let before: Vec<Segment> = rows.drain(..first).flat_map(|(row, _)| row).map(|(_, s)| s.clone()).collect();
     let mut table: Vec<Vec<String>> = Vec::new();
     let mut last_bottom = f64::NEG_INFINITY;
     for (row, bottom) in rows {
@@ -220,7 +240,7 @@ fn table(split: &[Vec<Segment>]) -> Option<Vec<Vec<String>>> {
             None => table.push(texts),
         }
     }
-    Some(table)
+    Some(Table { before, rows: table, after })
 }
 
 fn join(text: &mut String, more: &str) {

@@ -166,9 +166,9 @@ fn is_monospaced(chars: &[&Char]) -> bool {
     letters.sort_unstable();
     letters.dedup();
     let Some(first) = widths.first() else { return false };
-    // Digits are equally wide in most fonts.
-    let digits = letters.iter().all(|text| text.chars().all(|c| !c.is_alphabetic()));
-    letters.len() >= 4 && !digits && *first > 0.4 && widths.iter().all(|width| (width - first).abs() < 0.01)
+    // Digits are equally wide in most fonts, and so are the characters of Chinese, Japanese and Korean.
+    let latin = letters.iter().filter(|text| text.chars().all(|c| c.is_ascii_alphabetic())).count();
+    latin >= 3 && letters.len() >= 4 && *first > 0.4 && widths.iter().all(|width| (width - first).abs() < 0.01)
 }
 
 /// Puts text that was laid out from right to left into the order it is read in: the whole is reversed, and runs of
