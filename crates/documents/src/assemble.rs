@@ -51,6 +51,8 @@ struct Table {
     joint: &'static str,
     /// Cells that reach into rows below, by column: rows left and text.
     reaching: BTreeMap<usize, (usize, String)>,
+    /// The cells of the row before, for formats that mark a cell as the continuation of the one above.
+    above: Vec<String>,
 }
 
 impl Table {
@@ -93,6 +95,14 @@ impl Table {
         if !is_blank {
             self.rows.push(row.join(" | "));
         }
+        self.above = row;
+    }
+
+    /// Adds a cell that continues the one above it.
+    fn push_merged(&mut self, columns: usize) {
+        let text = self.above.get(self.row.len()).map(|text| truncated(text, MAX_TITLE_BYTES)).unwrap_or_default();
+        self.cell = text;
+        self.push_cell(1, columns);
     }
 }
 
@@ -245,6 +255,13 @@ impl Assembler {
         }
     }
 
+    /// Gives the item just opened a marker of its own, such as `2.1.`, in place of bullet or number.
+    pub(crate) fn mark_item(&mut self, marker: &str) {
+        if let Some(list) = self.lists.last_mut().filter(|list| list.marker.is_some()) {
+            list.marker = Some(if marker.is_empty() { String::new() } else { format!("{marker} ") });
+        }
+    }
+
     /// Ends a list item.
     pub(crate) fn close_item(&mut self) {
         self.flush();
@@ -316,6 +333,14 @@ impl Assembler {
         }
     }
 
+    /// Ends a table cell that continues the one above it; its own text, if any, goes.
+    pub(crate) fn close_merged_cell(&mut self, columns: usize) {
+        self.flush();
+        if let Some(table) = self.table.as_mut().filter(|table| table.nested == 0) {
+            table.push_merged(columns);
+        }
+    }
+
     /// Ends a table row. A row of blank cells is dropped.
     pub(crate) fn close_row(&mut self) {
         self.flush();
@@ -376,6 +401,16 @@ impl Assembler {
         self.text.push_str(&block);
         let heading_path = self.outline.iter().map(|section| section.title.clone()).collect();
         self.blocks.push(Block { span: Span::new(start, self.text.len()), kind, heading_path });
+    }
+
+    /// Length of the text assembled so far: where the next block begins, but for the blank line before it.
+    pub(crate) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// The blocks assembled so far.
+    pub(crate) fn blocks(&self) -> &[Block] {
+        &self.blocks
     }
 
     /// Whether nothing has been assembled yet.

@@ -2,6 +2,8 @@
 //!
 //! - A chunk never reaches over a heading into another section; only headings without text of their own join what
 //!   follows them in the same or a deeper section. A heading belongs to the first chunk of its section.
+//! - Tables, code, lists and records stay whole where they fit a chunk, if need be without the room that the estimate
+//!   keeps for their headings, which the header of the embedded text repeats anyway.
 //! - Whole blocks are packed up to the target; a block above the maximum is cut between sentences or lines into parts
 //!   of about equal size, then between words, then anywhere.
 //! - [`embedding_text`] of every chunk is at most `max_tokens` by the tokenizer's own count.
@@ -11,10 +13,11 @@
 //! sentence would be embedded, retrieved, paid for and cited twice.
 
 use edgewise_model_api::Tokenizer;
-use edgewise_types::Span;
+use edgewise_types::{PageRange, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::header::shortened;
+use crate::section::Sections;
 use crate::split::{MAX_BYTES_PER_TOKEN, Measured, halves, levels, slice, trimmed};
 use crate::{Block, BlockKind, DocumentError, ParsedDocument, embedding_text, sentences};
 
@@ -66,6 +69,19 @@ pub struct ChunkDraft {
     pub heading_path: Vec<String>,
     /// Tokens of [`embedding_text`] of the heading path and the span's text.
     pub embedder_tokens: usize,
+    /// The parent: the smallest section, subsections included, that holds this chunk and more; the whole text where
+    /// there is none. Chunks with the same parent have the same span here, which can serve as the parent's id, and the
+    /// chunks of a section are neighbours by [`Self::ordinal`]. May be as long as the document.
+    pub section: Span,
+    /// Pages it stands on; `None` for formats without pages.
+    pub pages: Option<PageRange>,
+}
+
+impl ChunkDraft {
+    /// A chunk whose parent and pages are found when all chunks are cut.
+    fn new(ordinal: usize, span: Span, heading_path: Vec<String>, embedder_tokens: usize) -> Self {
+        Self { ordinal, span, heading_path, embedder_tokens, section: span, pages: None }
+    }
 }
 
 /// Cuts `document` into chunks, counting with the embedder's `tokenizer`.
@@ -86,7 +102,13 @@ pub fn chunk(
     for section in sections(&document.blocks) {
         chunker.section(section)?;
     }
-    Ok(chunker.chunks)
+    let mut chunks = chunker.chunks;
+    let sections = Sections::of(document);
+    for chunk in &mut chunks {
+        chunk.section = sections.parent(chunk.span);
+        chunk.pages = document.pages.pages(chunk.span);
+    }
+    Ok(chunks)
 }
 
 /// Runs of blocks that may share chunks.
@@ -159,7 +181,7 @@ impl Chunker<'_> {
             }
             if tokens <= max_tokens {
                 let ordinal = self.chunks.len();
-                self.chunks.push(ChunkDraft { ordinal, span, heading_path, embedder_tokens: tokens });
+                self.chunks.push(ChunkDraft::new(ordinal, span, heading_path, tokens));
                 continue;
             }
             let Some((left, right)) = halved else {
@@ -203,7 +225,7 @@ impl Chunker<'_> {
                 if tokens <= max_tokens {
                     let ordinal = index;
                     let heading_path = this.heading_path.clone();
-                    self.chunks[index] = ChunkDraft { ordinal, span, heading_path, embedder_tokens: tokens };
+                    self.chunks[index] = ChunkDraft::new(ordinal, span, heading_path, tokens);
                     break;
                 }
             }
@@ -228,6 +250,16 @@ fn plan(measured: &Measured<'_>, blocks: &[Block], budget: &Budget) -> Vec<Span>
             continue;
         }
         let fits_alone = measured.fits(block.span, budget.most);
+        // The titles in the text are those of the header, which are not embedded twice; an exact count follows.
+        if headings_only
+            && fits_alone
+            && is_shaped(&block.kind)
+            && joined.len() <= budget.most.saturating_mul(MAX_BYTES_PER_TOKEN)
+            && !heading_is_large(measured, open.as_ref(), budget)
+        {
+            open = Some(Open { span: joined, only_headings: false });
+            continue;
+        }
         if !headings_only || is_heading || fits_alone && heading_is_large(measured, open.as_ref(), budget) {
             planned.extend(open.take().map(|open| open.span));
         }
@@ -240,6 +272,11 @@ fn plan(measured: &Measured<'_>, blocks: &[Block], budget: &Budget) -> Vec<Span>
     planned.extend(open.map(|open| open.span));
     merge_tail(measured, budget, &mut planned);
     planned
+}
+
+/// Whether a block loses by being cut.
+fn is_shaped(kind: &BlockKind) -> bool {
+    matches!(kind, BlockKind::Table | BlockKind::Code | BlockKind::List | BlockKind::Record)
 }
 
 /// Whether the headings in `open` leave too little room for text beside them.

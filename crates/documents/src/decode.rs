@@ -12,6 +12,9 @@ const MAX_CONTROL_PERCENT: usize = 5;
 /// Smallest share of letters and common signs among the non-ASCII characters of a guessed encoding, in percent.
 const MIN_PLAUSIBLE_PERCENT: usize = 80;
 
+/// Bytes looked at to recognise UTF-16.
+const UTF16_SAMPLE_BYTES: usize = 2048;
+
 /// Beginnings of common binary formats and what they are.
 const SIGNATURES: &[(&[u8], &str)] = &[
     (b"\x89PNG\r\n\x1a\n", "is a PNG image"),
@@ -49,7 +52,10 @@ pub(crate) fn decode(bytes: &[u8], uri: &str, declared: Option<&'static Encoding
         [0xef, 0xbb, 0xbf, rest @ ..] => strict(rest, UTF_8, 3).map_err(|bad| bad.error(uri, bytes))?,
         [0xff, 0xfe, rest @ ..] => strict(rest, UTF_16LE, 2).map_err(|bad| bad.error(uri, bytes))?,
         [0xfe, 0xff, rest @ ..] => strict(rest, UTF_16BE, 2).map_err(|bad| bad.error(uri, bytes))?,
-        _ => without_mark(bytes, uri, declared)?,
+        _ => match utf16_without_mark(bytes) {
+            Some(encoding) => strict(bytes, encoding, 0).map_err(|bad| bad.error(uri, bytes))?,
+            None => without_mark(bytes, uri, declared)?,
+        },
     };
     if let Some(offset) = text.find('\0') {
         return Err(binary(uri, format!("holds a NUL character at byte {offset} of its text")));
@@ -63,6 +69,19 @@ pub(crate) fn decode(bytes: &[u8], uri: &str, declared: Option<&'static Encoding
 
 fn binary(uri: &str, found: String) -> DocumentError {
     DocumentError::Binary { uri: uri.to_owned(), found }
+}
+
+/// UTF-16 without a byte-order mark, recognised by text that is mostly Latin: nearly every second byte is zero, and of
+/// the others none.
+fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
+    let sample = bytes.get(..UTF16_SAMPLE_BYTES.min(bytes.len())).filter(|_| bytes.len().is_multiple_of(2))?;
+    let zeros = |offset: usize| sample.iter().skip(offset).step_by(2).filter(|byte| **byte == 0).count();
+    let (even, odd, pairs) = (zeros(0), zeros(1), sample.len() / 2);
+    match (even, odd) {
+        (0, odd) if odd * 10 >= pairs * 9 && pairs >= 4 => Some(UTF_16LE),
+        (even, 0) if even * 10 >= pairs * 9 && pairs >= 4 => Some(UTF_16BE),
+        _ => None,
+    }
 }
 
 /// Where decoding stopped.
@@ -106,7 +125,7 @@ fn without_mark(bytes: &[u8], uri: &str, declared: Option<&'static Encoding>) ->
     };
     if let Some(offset) = bytes.iter().position(|byte| *byte == 0) {
         let hint = "holds a NUL byte";
-        return Err(binary(uri, format!("{hint} at offset {offset} (UTF-16 is read only with a byte-order mark)")));
+        return Err(binary(uri, format!("{hint} at offset {offset} (text in UTF-16 needs a byte-order mark)")));
     }
     let malformed = Malformed { encoding: UTF_8, offset: error.valid_up_to() };
     if is_damaged_utf8(bytes) {
@@ -166,6 +185,14 @@ mod tests {
         let utf16 = |order: fn(u16) -> [u8; 2]| "naïve 𝄞".encode_utf16().flat_map(order).collect::<Vec<u8>>();
         assert_eq!(text_of(&[b"\xff\xfe", utf16(u16::to_le_bytes).as_slice()].concat()), "naïve 𝄞");
         assert_eq!(text_of(&[b"\xfe\xff", utf16(u16::to_be_bytes).as_slice()].concat()), "naïve 𝄞");
+    }
+
+    #[test]
+    fn utf16_is_recognised_without_a_mark() {
+        let bytes = |order: fn(u16) -> [u8; 2]| "naïve text\n".encode_utf16().flat_map(order).collect::<Vec<u8>>();
+        assert_eq!(text_of(&bytes(u16::to_le_bytes)), "naïve text\n");
+        assert_eq!(text_of(&bytes(u16::to_be_bytes)), "naïve text\n");
+        assert!(decode(b"a\0b", "x", None).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A parsed document: normalised text and the blocks it consists of.
 
-use edgewise_types::{Metadata, Span};
+use edgewise_types::{Metadata, PageMap, Span};
 
 use crate::DocumentError;
 
@@ -17,8 +17,10 @@ pub struct ParsedDocument {
     pub blocks: Vec<Block>,
     /// Metadata the document carries about itself.
     pub metadata: Metadata,
-    /// Language the document declares, as a BCP 47 tag. Not detected.
+    /// Language the document declares, as a BCP 47 tag, else the one detected with confidence.
     pub language: Option<String>,
+    /// Where pages begin in `text`; empty for formats without pages.
+    pub pages: PageMap,
 }
 
 /// A piece of a document that belongs together: the unit the chunker packs.
@@ -53,6 +55,8 @@ pub enum BlockKind {
     Table,
     /// Running text inside a quotation.
     Quote,
+    /// One record of a table or file of records: a line `name: value` per field.
+    Record,
 }
 
 impl ParsedDocument {

@@ -63,6 +63,56 @@ pub enum DocumentError {
         /// The limit.
         limit: usize,
     },
+    /// Parsing takes longer than the profile allows.
+    #[error(
+        "`{uri}` could not be read within {seconds} seconds: exclude it, or raise limits.max_seconds in the index profile"
+    )]
+    TimeLimit {
+        /// The document.
+        uri: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// It unpacks to more than the profile allows.
+    #[error(
+        "`{uri}` unpacks to more than the limit of {limit} bytes: exclude it, or raise limits.max_unpacked_bytes in the index profile"
+    )]
+    TooMuchUnpacked {
+        /// The document.
+        uri: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// Of the format it claims to be, but broken.
+    #[error(
+        "`{uri}` is cut off or damaged ({format}: {reason}): get it again or save it anew in the program that made it"
+    )]
+    Damaged {
+        /// The document.
+        uri: String,
+        /// The format, such as `DOCX`.
+        format: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Encrypted, and no password opens it.
+    #[error("`{uri}` is encrypted and {hint}: remove its password, or exclude it")]
+    Encrypted {
+        /// The document.
+        uri: String,
+        /// Why it was not opened, as the rest of a sentence.
+        hint: &'static str,
+    },
+    /// Nothing but pictures of text.
+    #[error(
+        "`{uri}` has no text on its {pages} page(s), as scans have none: run it through text recognition (OCR) first"
+    )]
+    NoTextLayer {
+        /// The document.
+        uri: String,
+        /// Its pages.
+        pages: usize,
+    },
     /// A parser has a defect that this document brings out.
     #[error("the {parser} parser failed on `{uri}`: {reason}; exclude the file and report it as a defect of Edgewise")]
     ParserFailed {

@@ -7,7 +7,7 @@ use scraper::{Html, Node};
 
 use crate::assemble::{Assembled, Assembler};
 use crate::parser::{Front, finish};
-use crate::{BlockKind, DocumentError, ParsedDocument, Parser, SourceInfo, decode, html};
+use crate::{BlockKind, DocumentError, ParsedDocument, Parser, SourceInfo, Work, decode, html};
 
 type NodeRef<'a> = ego_tree::NodeRef<'a, Node>;
 
@@ -30,12 +30,13 @@ impl Parser for HtmlParser {
         &["html", "htm", "xhtml"]
     }
 
-    fn parse(&self, bytes: &[u8], source: &SourceInfo) -> Result<ParsedDocument, DocumentError> {
+    fn parse(&self, bytes: &[u8], source: &SourceInfo, work: &Work) -> Result<ParsedDocument, DocumentError> {
         let text = decode::decode(bytes, &source.uri, declared_encoding(bytes))?;
         html::check_depth(&text, &source.uri)?;
         let page = Html::parse_document(&text);
         let root = page.tree.root();
         let head = Head::read(root);
+        work.check(source)?;
         let mut assembler = Assembler::default();
         if let Some(main) = main_content(root) {
             html::walk(main, &mut assembler);
@@ -47,7 +48,12 @@ impl Parser for HtmlParser {
         let assembled = assembler.finish(head.title.as_deref());
         // The page's own top heading is cleaner than <title>, which carries the site's name.
         let titles = top_heading(&assembled).into_iter().chain(head.title).collect();
-        finish(self, source, assembled, Front { titles, metadata: head.metadata, language: head.language })
+        finish(
+            self,
+            source,
+            assembled,
+            Front { titles, metadata: head.metadata, language: head.language, ..Front::default() },
+        )
     }
 }
 
@@ -138,9 +144,10 @@ impl Head {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::work::tests::work;
 
     fn parse(source: &str) -> ParsedDocument {
-        let document = HtmlParser.parse(source.as_bytes(), &SourceInfo::new("a.html")).unwrap();
+        let document = HtmlParser.parse(source.as_bytes(), &SourceInfo::new("a.html"), &work()).unwrap();
         document.check_blocks().unwrap();
         document
     }
@@ -225,26 +232,26 @@ mod tests {
     #[test]
     fn the_declared_encoding_is_used() {
         let bytes = b"<meta charset=\"iso-8859-2\"><p>\xa3\xf3d\xbc";
-        assert_eq!(HtmlParser.parse(bytes, &SourceInfo::new("a.html")).unwrap().text, "Łódź");
+        assert_eq!(HtmlParser.parse(bytes, &SourceInfo::new("a.html"), &work()).unwrap().text, "Łódź");
     }
 
     #[test]
     fn deep_nesting_neither_overflows_nor_stalls() {
         let nested = |depth: usize| format!("{}x{}", "<div>".repeat(depth), "</div>".repeat(depth));
         assert_eq!(text(&nested(1000)), "x");
-        let error = HtmlParser.parse(nested(200_000).as_bytes(), &SourceInfo::new("a.html")).unwrap_err();
+        let error = HtmlParser.parse(nested(200_000).as_bytes(), &SourceInfo::new("a.html"), &work()).unwrap_err();
         assert!(matches!(error, DocumentError::TooDeep { .. }), "{error}");
         let disguised = "<div></x>".repeat(200_000);
-        assert!(HtmlParser.parse(disguised.as_bytes(), &SourceInfo::new("a.html")).is_err());
+        assert!(HtmlParser.parse(disguised.as_bytes(), &SourceInfo::new("a.html"), &work()).is_err());
         let reopened = (0..1000).map(|n| format!("<b id={n}>")).collect::<String>() + &"<p>x".repeat(10_000);
-        assert!(HtmlParser.parse(reopened.as_bytes(), &SourceInfo::new("a.html")).is_err());
+        assert!(HtmlParser.parse(reopened.as_bytes(), &SourceInfo::new("a.html"), &work()).is_err());
         let unclosed = "<p><b><i>".repeat(400);
         assert_eq!(text(&format!("{unclosed}end")), "end");
     }
 
     #[test]
     fn a_page_of_scripts_is_empty() {
-        let error = HtmlParser.parse(b"<script>x</script>", &SourceInfo::new("a.html")).unwrap_err();
+        let error = HtmlParser.parse(b"<script>x</script>", &SourceInfo::new("a.html"), &work()).unwrap_err();
         assert!(matches!(error, DocumentError::Empty { .. }));
     }
 }

@@ -10,7 +10,7 @@ use pulldown_cmark::{Event, Options, Tag, TagEnd};
 
 use crate::assemble::Assembler;
 use crate::parser::{Front, finish};
-use crate::{DocumentError, ParsedDocument, Parser, SourceInfo, decode, front_matter, html};
+use crate::{DocumentError, ParsedDocument, Parser, SourceInfo, Work, decode, front_matter, html};
 
 /// mdBook directives that stand for the content of other files
 /// (<https://rust-lang.github.io/mdBook/format/mdbook.html>).
@@ -32,7 +32,7 @@ impl Parser for MarkdownParser {
         &["md", "markdown", "mdown", "mkd"]
     }
 
-    fn parse(&self, bytes: &[u8], source: &SourceInfo) -> Result<ParsedDocument, DocumentError> {
+    fn parse(&self, bytes: &[u8], source: &SourceInfo, work: &Work) -> Result<ParsedDocument, DocumentError> {
         let text = decode::decode(bytes, &source.uri, None)?.replace("\r\n", "\n");
         let (metadata, body) = front_matter::split(&text).unwrap_or((Default::default(), &text));
         let field = |name: &str| match metadata.get(name) {
@@ -41,11 +41,12 @@ impl Parser for MarkdownParser {
         };
         let title = field("title");
         let language = field("lang").or_else(|| field("language"));
+        work.check(source)?;
         let mut assembler = Assembler::default();
         convert(&without_includes(body), &source.uri, &mut assembler)?;
         let assembled = assembler.finish(title.as_deref());
         let titles = title.into_iter().collect();
-        finish(self, source, assembled, Front { titles, metadata, language })
+        finish(self, source, assembled, Front { titles, metadata, language, ..Front::default() })
     }
 }
 
@@ -157,9 +158,10 @@ fn inline_html(tag: &str, out: &mut Assembler) {
 mod tests {
     use super::*;
     use crate::BlockKind;
+    use crate::work::tests::work;
 
     fn parse(source: &str) -> ParsedDocument {
-        let document = MarkdownParser.parse(source.as_bytes(), &SourceInfo::new("a.md")).unwrap();
+        let document = MarkdownParser.parse(source.as_bytes(), &SourceInfo::new("a.md"), &work()).unwrap();
         document.check_blocks().unwrap();
         document
     }
@@ -242,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_file_of_comments_is_empty() {
-        let error = MarkdownParser.parse(b"<!-- nothing -->\n\n[a]: b\n", &SourceInfo::new("a.md")).unwrap_err();
+        let error =
+            MarkdownParser.parse(b"<!-- nothing -->\n\n[a]: b\n", &SourceInfo::new("a.md"), &work()).unwrap_err();
         assert!(matches!(error, DocumentError::Empty { .. }), "{error}");
     }
 

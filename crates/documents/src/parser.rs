@@ -1,17 +1,21 @@
-//! The parser trait, the choice of a parser for a file, and the containment of parsers that fail.
+//! The parser trait and the choice of a parser for a file.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use edgewise_types::Metadata;
+use edgewise_types::{Metadata, MetadataValue, PageMap};
 
 use crate::assemble::Assembled;
+use crate::detect::{self, Shape};
 use crate::normalise::one_line;
-use crate::{DocumentError, Format, HtmlParser, IndexProfile, MarkdownParser, ParsedDocument, PlainTextParser};
+use crate::{
+    AsciidocParser, CodeParser, DocumentError, DocxParser, EpubParser, Format, HtmlParser, IndexProfile, Limits,
+    MarkdownParser, ParsedDocument, PdfParser, PlainTextParser, RecordsParser, Work, language, parse_isolated,
+};
 
 /// Where bytes come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceInfo {
-    /// Path relative to the ingested folder, or the name given on upload. Its extension chooses the parser.
+    /// Path relative to the ingested folder, or the name given on upload. Its extension helps to choose the parser.
     pub uri: String,
     /// Media type declared by whoever sent it, if any; used when the extension says nothing.
     pub media_type: Option<String>,
@@ -54,32 +58,51 @@ pub trait Parser: Send + Sync {
     /// File extensions it takes, lower case, without the dot.
     fn extensions(&self) -> &'static [&'static str];
 
-    /// The document in `bytes`. Its text is never blank: a file without text is [`DocumentError::Empty`].
-    fn parse(&self, bytes: &[u8], source: &SourceInfo) -> Result<ParsedDocument, DocumentError>;
+    /// Whether its files are packed or otherwise not text.
+    fn is_packed(&self) -> bool {
+        false
+    }
+
+    /// The document in `bytes`. Its text is never blank: a file without text is [`DocumentError::Empty`]. Loops that
+    /// may be long look at `work`, and recursion over the input's nesting is bounded.
+    fn parse(&self, bytes: &[u8], source: &SourceInfo, work: &Work) -> Result<ParsedDocument, DocumentError>;
 }
 
-/// The parsers in use and the size limit they work under.
+/// The parsers in use and the limits they work under.
 pub struct ParserRegistry {
-    parsers: Vec<Box<dyn Parser>>,
-    max_file_bytes: usize,
+    parsers: Vec<Arc<dyn Parser>>,
+    limits: Limits,
+    passwords: Arc<[String]>,
 }
 
 impl ParserRegistry {
     /// The parsers of the formats that `profile` lists, under its limits.
     pub fn new(profile: &IndexProfile) -> Self {
-        let parsers = profile.formats.iter().map(|format| -> Box<dyn Parser> {
+        let parsers = profile.formats.iter().map(|format| -> Arc<dyn Parser> {
             match format {
-                Format::Markdown => Box::new(MarkdownParser),
-                Format::Text => Box::new(PlainTextParser),
-                Format::Html => Box::new(HtmlParser),
+                Format::Markdown => Arc::new(MarkdownParser),
+                Format::Text => Arc::new(PlainTextParser),
+                Format::Html => Arc::new(HtmlParser),
+                Format::Pdf => Arc::new(PdfParser),
+                Format::Docx => Arc::new(DocxParser),
+                Format::Epub => Arc::new(EpubParser),
+                Format::Asciidoc => Arc::new(AsciidocParser),
+                Format::Records => Arc::new(RecordsParser),
+                Format::Code => Arc::new(CodeParser),
             }
         });
-        Self { parsers: parsers.collect(), max_file_bytes: profile.limits.max_file_bytes }
+        Self { parsers: parsers.collect(), limits: profile.limits, passwords: Arc::default() }
+    }
+
+    /// The same registry with passwords to try, in order, on encrypted files.
+    pub fn with_passwords(mut self, passwords: Vec<String>) -> Self {
+        self.passwords = passwords.into();
+        self
     }
 
     /// Largest file accepted, in bytes: check it before reading a file.
     pub fn max_file_bytes(&self) -> usize {
-        self.max_file_bytes
+        self.limits.max_file_bytes
     }
 
     /// Extensions of all parsers, lower case, without the dot.
@@ -87,61 +110,55 @@ impl ParserRegistry {
         self.parsers.iter().flat_map(|parser| parser.extensions().iter().copied())
     }
 
-    /// Parses `bytes` with the parser that fits: by extension, else by declared media type, else, for a name without
-    /// extension, by content. A panic inside the parser comes back as an error.
+    /// Parses `bytes` with the parser that fits: by unmistakable content, else by extension, else by declared media
+    /// type, else, for a name without extension, as text. Whatever goes wrong inside the parser, a panic or an endless
+    /// loop included, comes back as an error; see [`parse_isolated`].
     pub fn parse(&self, bytes: &[u8], source: &SourceInfo) -> Result<ParsedDocument, DocumentError> {
-        if bytes.len() > self.max_file_bytes {
-            let (bytes, limit) = (bytes.len(), self.max_file_bytes);
+        if bytes.len() > self.limits.max_file_bytes {
+            let (bytes, limit) = (bytes.len(), self.limits.max_file_bytes);
             return Err(DocumentError::TooLarge { uri: source.uri.clone(), bytes, limit });
         }
-        parse_isolated(self.choose(bytes, source)?, bytes, source)
+        let parser = self.choose(bytes, source)?;
+        parse_isolated(parser, bytes, source, &Work::new(self.limits, Arc::clone(&self.passwords)))
     }
 
-    fn choose(&self, bytes: &[u8], source: &SourceInfo) -> Result<&dyn Parser, DocumentError> {
-        let find = |accepts: &dyn Fn(&dyn Parser) -> bool| {
-            self.parsers.iter().map(|parser| parser.as_ref()).find(|parser| accepts(*parser))
-        };
+    fn choose(&self, bytes: &[u8], source: &SourceInfo) -> Result<&Arc<dyn Parser>, DocumentError> {
+        let find = |accepts: &dyn Fn(&dyn Parser) -> bool| self.parsers.iter().find(|parser| accepts(parser.as_ref()));
         let of_type = |media_type: &str| find(&|parser| parser.media_types().contains(&media_type));
         let extension = source.extension();
-        let by_extension = extension.as_deref().and_then(|e| find(&|parser| parser.extensions().contains(&e)));
+        let named = extension.as_deref().and_then(|e| find(&|parser| parser.extensions().contains(&e)));
         let declared = source.media_type.as_deref().and_then(|declared| {
             let essence = declared.split(';').next().unwrap_or(declared).trim().to_lowercase();
             of_type(&essence)
         });
-        let sniffed = || if looks_like_html(bytes) { of_type("text/html") } else { of_type("text/plain") };
-        let chosen = match by_extension.or(declared) {
-            // Saved web pages often go by `.txt` or by no better type than text/plain.
-            Some(parser) if parser.media_types().contains(&"text/plain") => sniffed(),
-            Some(parser) => Some(parser),
-            None if extension.is_none() => sniffed(),
-            None => None,
+        let wanted = named.or(declared);
+        let binary = |found: &str| DocumentError::Binary { uri: source.uri.clone(), found: found.to_owned() };
+        // A packed format's extension on what is not packed says nothing.
+        let text_wanted = wanted.filter(|parser| !parser.is_packed());
+        let chosen = match detect::shape(bytes) {
+            Shape::Sure(media_type) => of_type(media_type),
+            Shape::BrokenZip => match wanted.filter(|parser| parser.is_packed()) {
+                Some(parser) => Some(parser),
+                None => return Err(binary("is a ZIP container that is cut off")),
+            },
+            Shape::Unread(what) => return Err(binary(what)),
+            Shape::EncryptedOffice => {
+                let hint = "Office encryption is not supported";
+                return Err(DocumentError::Encrypted { uri: source.uri.clone(), hint });
+            }
+            // A saved page, unless it is source code or the example in a Markdown file.
+            Shape::HtmlPage => match text_wanted {
+                Some(parser) if !parser.media_types().contains(&"text/plain") => Some(parser),
+                _ => of_type("text/html").or(text_wanted),
+            },
+            Shape::Other if wanted.is_none() && extension.is_some() => None,
+            Shape::Other => text_wanted.or_else(|| of_type("text/plain")),
         };
         chosen.ok_or_else(|| {
             let supported = self.extensions().map(|e| format!(".{e}")).collect::<Vec<_>>().join(" ");
             DocumentError::Unsupported { uri: source.uri.clone(), supported }
         })
     }
-}
-
-fn looks_like_html(bytes: &[u8]) -> bool {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
-    let begins = |tag: &[u8]| bytes.get(..tag.len()).is_some_and(|head| head.eq_ignore_ascii_case(tag));
-    begins(b"<!doctype html") || begins(b"<html")
-}
-
-/// Runs `parser` and turns a panic inside it into [`DocumentError::ParserFailed`], so that one malicious or unlucky
-/// file never ends a batch. The process's panic hook still reports the panic.
-pub fn parse_isolated(parser: &dyn Parser, bytes: &[u8], source: &SourceInfo) -> Result<ParsedDocument, DocumentError> {
-    // Unwind safety: a parser holds no state between calls, and its partial result is dropped.
-    catch_unwind(AssertUnwindSafe(|| parser.parse(bytes, source))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        let reason = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(DocumentError::ParserFailed {
-            uri: source.uri.clone(),
-            parser: parser.name(),
-            reason: reason.unwrap_or_else(|| "it panicked without a message".to_owned()),
-        })
-    })
 }
 
 /// What a parser knows beside the text.
@@ -151,6 +168,17 @@ pub(crate) struct Front {
     pub titles: Vec<String>,
     pub metadata: Metadata,
     pub language: Option<String>,
+    pub pages: PageMap,
+}
+
+impl Front {
+    /// Adds metadata that is not blank, unless there is such a key.
+    pub(crate) fn add(&mut self, key: &str, value: &str) {
+        let value = one_line(value);
+        if !value.is_empty() {
+            self.metadata.entry(key.to_owned()).or_insert(MetadataValue::Text(value));
+        }
+    }
 }
 
 /// The document of a parser's output, or [`DocumentError::Empty`].
@@ -169,13 +197,23 @@ pub(crate) fn finish(
     });
     let candidates = front.titles.iter().map(String::as_str).chain(heading).chain([source.stem()]);
     let title = candidates.map(one_line).find(|title| !title.is_empty()).unwrap_or_else(|| source.uri.clone());
+    let language = front.language.map(|tag| one_line(&tag)).filter(|tag| !tag.is_empty());
+    let language = language.or_else(|| language::detect(&assembled.text));
+    let mut metadata = front.metadata;
+    if let Some(language) = &language {
+        metadata.entry("language".to_owned()).or_insert_with(|| MetadataValue::Text(language.clone()));
+    }
+    if let Some(pages) = front.pages.len().and_then(|pages| i64::try_from(pages).ok()) {
+        metadata.entry("pages".to_owned()).or_insert(MetadataValue::Integer(pages));
+    }
     Ok(ParsedDocument {
         title,
         media_type: parser.media_types().first().copied().unwrap_or_default().to_owned(),
         text: assembled.text,
         blocks: assembled.blocks,
-        metadata: front.metadata,
-        language: front.language,
+        metadata,
+        language,
+        pages: front.pages,
     })
 }
 
@@ -205,6 +243,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_refused_with_the_supported_ones() {
+        assert!(type_of("named.docx", None, b"plain text after all") == "text/plain");
         let error = registry().parse(b"x", &SourceInfo::new("a.xyz")).unwrap_err().to_string();
         assert!(error.contains("a.xyz") && error.contains(".md") && error.contains(".html"), "{error}");
     }
@@ -223,27 +262,6 @@ mod tests {
         assert!(registry.parse(b"four", &SourceInfo::new("a.txt")).is_ok());
         let error = registry.parse(b"fives", &SourceInfo::new("a.txt")).unwrap_err();
         assert!(matches!(error, DocumentError::TooLarge { bytes: 5, limit: 4, .. }), "{error}");
-    }
-
-    #[test]
-    fn a_panic_in_a_parser_is_an_error_of_the_file() {
-        struct Broken;
-        impl Parser for Broken {
-            fn name(&self) -> &'static str {
-                "broken"
-            }
-            fn media_types(&self) -> &'static [&'static str] {
-                &["x/x"]
-            }
-            fn extensions(&self) -> &'static [&'static str] {
-                &["x"]
-            }
-            fn parse(&self, _: &[u8], _: &SourceInfo) -> Result<ParsedDocument, DocumentError> {
-                panic!("index {} out of range", 3)
-            }
-        }
-        let error = parse_isolated(&Broken, b"", &SourceInfo::new("f.x")).unwrap_err().to_string();
-        assert!(error.contains("f.x") && error.contains("index 3 out of range"), "{error}");
     }
 
     #[test]

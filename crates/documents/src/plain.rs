@@ -6,7 +6,7 @@
 use crate::assemble::Assembler;
 use crate::normalise::normalise;
 use crate::parser::{Front, finish};
-use crate::{BlockKind, DocumentError, ParsedDocument, Parser, SourceInfo, decode};
+use crate::{BlockKind, DocumentError, ParsedDocument, Parser, SourceInfo, Work, decode};
 
 /// Longest heading line, in characters.
 const MAX_HEADING_CHARS: usize = 80;
@@ -34,11 +34,12 @@ impl Parser for PlainTextParser {
         &["txt", "text", "log"]
     }
 
-    fn parse(&self, bytes: &[u8], source: &SourceInfo) -> Result<ParsedDocument, DocumentError> {
+    fn parse(&self, bytes: &[u8], source: &SourceInfo, work: &Work) -> Result<ParsedDocument, DocumentError> {
         let text = normalise(&decode::decode(bytes, &source.uri, None)?);
         let mut assembler = Assembler::default();
         // Normalised blank lines are empty, and a run of them splits into blank pieces, which are skipped.
         for paragraph in text.split("\n\n").map(|p| p.trim_matches('\n')).filter(|p| !p.is_empty()) {
+            work.check(source)?;
             paragraph_or_heading(paragraph, &mut assembler);
         }
         let declared = declared_title(&text);
@@ -117,9 +118,10 @@ fn underlined(title: &str, underline: &str) -> Option<u8> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::work::tests::work;
 
     fn parse(source: &str) -> ParsedDocument {
-        let document = PlainTextParser.parse(source.as_bytes(), &SourceInfo::new("a.txt")).unwrap();
+        let document = PlainTextParser.parse(source.as_bytes(), &SourceInfo::new("a.txt"), &work()).unwrap();
         document.check_blocks().unwrap();
         document
     }

@@ -1,7 +1,7 @@
 //! Index profiles: how the documents of a collection are read, cut, embedded and searched.
 //!
-//! A profile is a TOML file under `indexes/`; [`DEFAULT_PROFILE`] is compiled in. Every key must be present and known,
-//! so a file says all there is to say, and a misspelt key is never silently ignored. Errors name file, line and column.
+//! A profile is a TOML file under `indexes/`; [`DEFAULT_PROFILE`] is compiled in. Every key must be known, and all but
+//! two later ones of the limits present, so a file says all there is to say, and a misspelt key is never silently ignored. Errors name file, line and column.
 //!
 //! Deliberately not here: HNSW and summary-tree parameters, which arrive with what they configure.
 
@@ -43,6 +43,33 @@ pub enum Format {
     Text,
     /// HTML: `.html`, `.htm`.
     Html,
+    /// PDF: `.pdf`.
+    Pdf,
+    /// Word documents: `.docx`.
+    Docx,
+    /// E-books: `.epub`.
+    Epub,
+    /// AsciiDoc: `.adoc`, `.asciidoc`.
+    Asciidoc,
+    /// Tables and records: `.csv`, `.tsv`, `.jsonl`, `.ndjson`.
+    Records,
+    /// Source code.
+    Code,
+}
+
+impl Format {
+    /// All formats.
+    pub const ALL: [Self; 9] = [
+        Self::Markdown,
+        Self::Text,
+        Self::Html,
+        Self::Pdf,
+        Self::Docx,
+        Self::Epub,
+        Self::Asciidoc,
+        Self::Records,
+        Self::Code,
+    ];
 }
 
 /// Text analysis of the lexical index.
@@ -110,6 +137,23 @@ pub enum FusionMethod {
 pub struct Limits {
     /// Largest file, in bytes.
     pub max_file_bytes: usize,
+    /// Most bytes that a compressed file may unpack to, and most bytes of a document's text.
+    #[serde(default = "Limits::default_unpacked_bytes")]
+    pub max_unpacked_bytes: usize,
+    /// Longest time for parsing one file, in seconds.
+    #[serde(default = "Limits::default_seconds")]
+    pub max_seconds: u64,
+}
+
+/// Keys added after the first profiles were stored with collections have defaults.
+impl Limits {
+    fn default_unpacked_bytes() -> usize {
+        256 * 1024 * 1024
+    }
+
+    fn default_seconds() -> u64 {
+        120
+    }
 }
 
 impl Default for IndexProfile {
@@ -117,11 +161,15 @@ impl Default for IndexProfile {
     fn default() -> Self {
         Self {
             embedder: "all-minilm-l6-v2".to_owned(),
-            formats: vec![Format::Markdown, Format::Text, Format::Html],
+            formats: Format::ALL.to_vec(),
             analyser: Analyser { language: Language::English, stop_words: true },
             chunk: ChunkOptions { max_tokens: 240, target_tokens: 200, overlap_tokens: 0 },
             fusion: Fusion { method: FusionMethod::Convex, lexical_weight: 0.5, rrf_k: 60 },
-            limits: Limits { max_file_bytes: 32 * 1024 * 1024 },
+            limits: Limits {
+                max_file_bytes: 32 * 1024 * 1024,
+                max_unpacked_bytes: Limits::default_unpacked_bytes(),
+                max_seconds: Limits::default_seconds(),
+            },
         }
     }
 }
@@ -172,8 +220,14 @@ impl IndexProfile {
         if self.fusion.rrf_k == 0 {
             return Some(("fusion", "rrf_k", "must be at least 1, but is 0".to_owned()));
         }
-        if self.limits.max_file_bytes == 0 {
-            return Some(("limits", "max_file_bytes", "must be at least 1, but is 0".to_owned()));
+        let Limits { max_file_bytes, max_unpacked_bytes, max_seconds } = self.limits;
+        let at_least_one = [
+            ("max_file_bytes", max_file_bytes == 0),
+            ("max_unpacked_bytes", max_unpacked_bytes == 0),
+            ("max_seconds", max_seconds == 0),
+        ];
+        if let Some((key, _)) = at_least_one.into_iter().find(|(_, is_zero)| *is_zero) {
+            return Some(("limits", key, "must be at least 1, but is 0".to_owned()));
         }
         None
     }
@@ -283,6 +337,6 @@ mod tests {
             assert_ne!(changed(change), base.hash());
         }
         // Fixed, so that collections written by an earlier build are recognised.
-        assert_eq!(base.hash(), "d3d1f03315bf4ee12a9e385c82867721e7447c592f3c278fc5e2db5f5c41df13");
+        assert_eq!(base.hash(), "ba246105574bcc077fdff51c876a91525cc65068e7f4e42f649f413ece33e0ca");
     }
 }

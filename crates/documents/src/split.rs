@@ -44,7 +44,7 @@ const SHAPED: &[Level] = &[
 pub(crate) fn levels(kind: &BlockKind) -> &'static [Level] {
     match kind {
         BlockKind::Heading { .. } | BlockKind::Paragraph | BlockKind::Quote => PROSE,
-        BlockKind::List | BlockKind::Code | BlockKind::Table => SHAPED,
+        BlockKind::List | BlockKind::Code | BlockKind::Table | BlockKind::Record => SHAPED,
     }
 }
 

@@ -145,7 +145,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn any_markup_parses_or_is_refused(source in markup(), extension in prop::sample::select(vec!["md", "html", "txt"])) {
+    fn any_markup_parses_or_is_refused(source in markup(), extension in prop::sample::select(vec!["md", "html", "txt", "adoc", "csv", "py"])) {
         match registry().parse(source.as_bytes(), &SourceInfo::new(format!("a.{extension}"))) {
             Ok(document) => check(&document),
             Err(error) => prop_assert!(!matches!(error, DocumentError::ParserFailed { .. }), "{error}"),
@@ -153,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_parse_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), extension in prop::sample::select(vec!["md", "html", "txt"])) {
+    fn any_bytes_parse_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), extension in prop::sample::select(vec!["md", "html", "txt", "adoc", "csv", "jsonl", "pdf", "docx"])) {
         match registry().parse(&bytes, &SourceInfo::new(format!("a.{extension}"))) {
             Ok(document) => check(&document),
             Err(error) => prop_assert!(!matches!(error, DocumentError::ParserFailed { .. }), "{error}"),

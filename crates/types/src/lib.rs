@@ -13,6 +13,7 @@ mod document;
 mod id;
 mod metadata;
 mod money;
+mod page;
 mod span;
 mod usage;
 
@@ -20,5 +21,6 @@ pub use document::{Chunk, Document, DocumentStatus};
 pub use id::{ChunkId, CollectionName, ContentHash, DocumentId, Generation, IdError, TenantId};
 pub use metadata::{Metadata, MetadataValue};
 pub use money::{Money, MoneyError, TokenPrice};
+pub use page::{PageMap, PageRange};
 pub use span::{Span, SpanError};
 pub use usage::{Timings, Usage};

@@ -62,7 +62,7 @@ fn options(max_tokens: usize, target_tokens: usize, overlap_tokens: usize) -> Ch
 }
 
 fn markdown(source: &str) -> ParsedDocument {
-    MarkdownParser.parse(source.as_bytes(), &SourceInfo::new("a.md")).unwrap()
+    MarkdownParser.parse(source.as_bytes(), &SourceInfo::new("a.md"), &crate::work::tests::work()).unwrap()
 }
 
 fn texts<'d>(document: &'d ParsedDocument, chunks: &[ChunkDraft]) -> Vec<&'d str> {
@@ -147,7 +147,8 @@ fn code_is_cut_between_lines_and_keeps_its_indentation() {
 #[test]
 fn a_word_of_ten_thousand_characters_is_cut() {
     let word = "x".repeat(10_000);
-    let document = PlainTextParser.parse(word.as_bytes(), &SourceInfo::new("a.txt")).unwrap();
+    let document =
+        PlainTextParser.parse(word.as_bytes(), &SourceInfo::new("a.txt"), &crate::work::tests::work()).unwrap();
     assert_eq!(check(&document, &Characters, &options(240, 200, 0)).len(), 50);
     // One token by this tokenizer, but no chunk may stand for so many bytes.
     assert!(check(&document, &Words, &options(240, 200, 0)).len() >= 3);
