@@ -30,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ledger", &["types"]),
     ("planner", &["types", "model-api", "prompts", "retrieval", "ledger", "telemetry"]),
     ("gateway", &["types", "model-api", "settings", "telemetry", "retrieval", "planner", "ledger"]),
+    ("evaluation", &["types", "model-api", "documents", "retrieval"]),
     (
         "cli",
         &[
@@ -46,6 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "planner",
             "ledger",
             "gateway",
+            "evaluation",
         ],
     ),
     ("test-support", &["types", "model-api"]),

@@ -69,6 +69,15 @@ impl Connections {
     }
 }
 
+impl Connections {
+    /// Runs `body` on the writing connection, outside of a transaction.
+    pub(crate) fn with_writer<T>(&self, body: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, CatalogError> {
+        let writer = self.writer.as_ref().ok_or_else(|| CatalogError::ReadOnly { path: self.path.clone() })?;
+        let connection = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        body(&connection).map_err(|fault| fault.at(&self.path))
+    }
+}
+
 /// A connection that only reads.
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, CatalogError> {
     open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)

@@ -21,6 +21,7 @@ mod catalog;
 mod check;
 mod connections;
 mod error;
+mod maintain;
 mod read;
 mod records;
 mod rows;

@@ -61,6 +61,9 @@ pub(crate) enum Command {
     Config(Config),
     /// Show tokens, cost and recent requests
     Usage(Usage),
+    /// Measure quality on labelled sets
+    #[command(subcommand)]
+    Eval(Eval),
     /// Measure this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -260,6 +263,12 @@ pub(crate) struct Search {
     /// Fuse by convex combination with this weight of the lexical arm, 0 to 1
     #[arg(long, value_name = "WEIGHT")]
     pub(crate) lexical_weight: Option<f32>,
+    /// Only documents that satisfy this, such as "year >= 2020 and uri like 'guide/**'"
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) filter: Option<String>,
+    /// Suppress near-duplicates: 0 not at all, 1 before all else
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) diversity: Option<f32>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -284,6 +293,41 @@ pub(crate) enum Collections {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Compare a collection's catalog with itself and with both indexes
+    Check {
+        /// The collections; all if none is named
+        names: Vec<CollectionName>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Mend what check finds, from the catalog
+    Repair {
+        /// The collection
+        name: CollectionName,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give back the room of deleted documents
+    Compact {
+        /// The collection
+        name: CollectionName,
+    },
+    /// Write everything of a collection to one file
+    Export {
+        /// The collection
+        name: CollectionName,
+        /// The new file
+        file: PathBuf,
+    },
+    /// Make a collection from an exported file
+    Import {
+        /// The exported file
+        file: PathBuf,
+        /// The new collection
+        name: CollectionName,
     },
     /// Delete a collection
     Delete {
@@ -342,6 +386,54 @@ pub(crate) struct Usage {
     /// Requests to list
     #[arg(long, default_value_t = 10)]
     pub(crate) recent: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Whose quality is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Eval {
+    /// Ranking metrics of each search arm and of both fused, on sets in the format of BEIR
+    Retrieval(EvalRetrieval),
+}
+
+/// Arguments of `eval retrieval`.
+#[derive(Debug, Args)]
+pub(crate) struct EvalRetrieval {
+    /// Folder with corpus.jsonl, queries.jsonl and qrels.tsv (may be repeated)
+    #[arg(long, required = true, value_name = "DIR", num_args = 1..)]
+    pub(crate) data: Vec<PathBuf>,
+    /// Keep embeddings in this file, so that the next run embeds only what is new
+    #[arg(long, value_name = "FILE")]
+    pub(crate) embeddings_cache: Option<PathBuf>,
+    /// Index profile [default: the default profile]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
+    /// Measure BM25 alone, without embedding anything
+    #[arg(long)]
+    pub(crate) lexical_only: bool,
+    /// Parameters of BM25 to try, such as k1=0.9,b=0.4,title=2,phrase=0.1 (may be repeated)
+    #[arg(long, value_name = "PARAMETERS")]
+    pub(crate) bm25: Vec<String>,
+    /// Weights of the lexical arm to try in the convex combination
+    #[arg(long, value_name = "WEIGHT", value_delimiter = ',', default_value = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9")]
+    pub(crate) weights: Vec<f32>,
+    /// Rank constants to try in reciprocal rank fusion
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "60")]
+    pub(crate) rrf_k: Vec<f32>,
+    /// Cut-offs of recall
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "5,10,20,100")]
+    pub(crate) recall_at: Vec<usize>,
+    /// Resamples of the bootstrap behind the intervals
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) resamples: usize,
+    /// Seed of the bootstrap
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Show intervals of every metric, not only of the first
+    #[arg(long)]
+    pub(crate) intervals: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use edgewise_evaluation::EvaluationError;
 use edgewise_gateway::GatewayError;
 use edgewise_ledger::LedgerError;
 use edgewise_model_api::ModelError;
@@ -39,6 +40,8 @@ pub(crate) enum CliError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
     #[error(transparent)]
     Planner(#[from] PlannerError),
     #[error(transparent)]
@@ -103,7 +106,8 @@ impl CliError {
         match self {
             Self::Settings(_) | Self::Usage(_) | Self::Telemetry(_) | Self::Prompts(_) => exit::USAGE,
             Self::Store(StoreError::UnknownModel { .. } | StoreError::NotInstalled { .. }) => exit::NOT_FOUND,
-            Self::Retrieval(error) => retrieval_code(error),
+            Self::Retrieval(error) | Self::Evaluation(EvaluationError::Retrieval(error)) => retrieval_code(error),
+            Self::Evaluation(_) => exit::USAGE,
             Self::Planner(PlannerError::Retrieval(error)) => retrieval_code(error),
             Self::Planner(error) => match error.kind() {
                 PlannerErrorKind::InvalidRequest => exit::USAGE,
@@ -135,7 +139,11 @@ fn retrieval_code(error: &RetrievalError) -> u8 {
     match error {
         RetrievalError::UnknownCollection { .. } | RetrievalError::UnknownDocument { .. } => exit::NOT_FOUND,
         RetrievalError::Locked { .. } => exit::BUSY,
-        RetrievalError::EmptyQuery | RetrievalError::InvalidRequest(_) | RetrievalError::Discover(_) => exit::USAGE,
+        RetrievalError::EmptyQuery
+        | RetrievalError::InvalidRequest(_)
+        | RetrievalError::Filter(_)
+        | RetrievalError::CollectionExists { .. }
+        | RetrievalError::Discover(_) => exit::USAGE,
         RetrievalError::Cancelled => exit::INTERRUPTED,
         _ => exit::FAILED,
     }

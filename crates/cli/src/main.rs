@@ -61,6 +61,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Collections(command) => commands::collections::run(command, &app),
         Command::Models(command) => commands::models::run(command, &app),
         Command::Usage(args) => commands::usage::run(args, &app),
+        Command::Eval(command) => commands::eval::run(command, &app),
         Command::Bench(command) => commands::bench::run(command, &app),
         Command::Config(_) => Ok(()),
     }

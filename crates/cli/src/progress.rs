@@ -4,6 +4,7 @@ use std::{io::IsTerminal, sync::Mutex, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use edgewise_evaluation::Progress as EvalProgress;
 use edgewise_model_store::Progress;
 use edgewise_retrieval::{IngestProgress, Outcome, SourceReport};
 
@@ -22,6 +23,36 @@ fn bar(visible: bool, template: &str) -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
+}
+
+/// Progress of a measurement: documents ingested, then queries answered.
+pub(crate) struct EvalBar {
+    bar: ProgressBar,
+}
+
+impl EvalBar {
+    pub(crate) fn new(visible: bool, set: &str) -> Self {
+        let bar = bar(visible, "{bar:28.green} {pos}/{len} {msg}  {elapsed}");
+        bar.set_message(format!("documents of {set}"));
+        Self { bar }
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl EvalProgress for EvalBar {
+    fn ingested(&self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    fn answered(&self, done: usize, total: usize) {
+        self.bar.set_message("queries");
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+    }
 }
 
 /// Progress of an ingest: documents done, chunks embedded.

@@ -4,7 +4,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use edgewise_retrieval::{CollectionStats, Fusion, RetrievalError, SearchRequest, SearchResults};
+use edgewise_retrieval::{CollectionStats, Filter, Fusion, RetrievalError, SearchRequest, SearchResults};
 use edgewise_types::{CollectionName, DocumentId};
 
 use crate::{
@@ -57,6 +57,13 @@ pub struct CollectionSearchRequest {
     #[serde(default)]
     #[schema(value_type = Option<Vec<DocumentId>>)]
     pub documents: Option<Vec<String>>,
+    /// Search only in documents whose metadata satisfies this, such as `year >= 2020 and uri like 'guide/**'`.
+    #[serde(default)]
+    pub filter: Option<String>,
+    /// Suppress near-duplicates: 0 ranks by relevance alone, 1 by difference alone.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1)]
+    pub diversity: Option<f32>,
 }
 
 fn default_limit() -> usize {
@@ -181,9 +188,10 @@ pub(crate) async fn search(
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<CollectionSearchRequest>,
 ) -> Result<Json<SearchResults>, ApiError> {
-    let CollectionSearchRequest { query, limit, fusion, documents } = request;
+    let CollectionSearchRequest { query, limit, fusion, documents, filter, diversity } = request;
     let documents = parse_ids(documents)?;
-    let request = SearchRequest { query, limit, fusion, documents };
+    let filter = filter.map(|filter| filter.parse::<Filter>()).transpose().map_err(RetrievalError::from)?;
+    let request = SearchRequest { query, limit, fusion, documents, filter, diversity };
     state.read(move |parts| Ok(Json(parts.collections.get(&name)?.search(&request)?))).await
 }
 

@@ -325,9 +325,10 @@ impl From<RetrievalError> for ApiError {
             RetrievalError::Locked { .. } | RetrievalError::EmbedderMismatch { .. } => {
                 Self::new(ErrorKind::Conflict, message)
             }
-            RetrievalError::EmptyQuery | RetrievalError::InvalidRequest(_) | RetrievalError::Discover(_) => {
-                Self::new(ErrorKind::InvalidRequest, message)
-            }
+            RetrievalError::EmptyQuery
+            | RetrievalError::InvalidRequest(_)
+            | RetrievalError::Filter(_)
+            | RetrievalError::Discover(_) => Self::new(ErrorKind::InvalidRequest, message),
             RetrievalError::DiskFull { .. } => Self::new(ErrorKind::DiskFull, message),
             RetrievalError::Cancelled => Self::shutting_down(),
             RetrievalError::Model(error) => error.into(),

@@ -1,5 +1,5 @@
-//! From text to terms: split at non-alphanumerics, drop very long tokens, lower-case, fold to ASCII, drop stop words,
-//! stem.
+//! From text to terms: split at non-alphanumerics, drop the `'s` of possessives and very long tokens, lower-case, drop
+//! stop words, stem, fold to ASCII.
 //!
 //! Stop words and stemmers are those of tantivy: Lucene's English list and the Snowball lists and algorithms
 //! (<https://snowballstem.org>). Arabic, Greek, Romanian, Tamil and Turkish have a stemmer but no list of stop words.
@@ -8,8 +8,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use tantivy::tokenizer::{
-    AsciiFoldingFilter, Language as Snowball, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter,
-    TextAnalyzer,
+    AsciiFoldingFilter, Language as Snowball, LowerCaser, RemoveLongFilter, Stemmer, StopWordFilter, TextAnalyzer,
+    Token, TokenStream, Tokenizer,
 };
 
 use crate::LexicalError;
@@ -80,7 +80,7 @@ impl fmt::Display for Language {
 
 /// The analyser for documents and queries alike.
 pub(crate) fn analyser(language: Language) -> TextAnalyzer {
-    let mut builder = TextAnalyzer::builder(SimpleTokenizer::default())
+    let mut builder = TextAnalyzer::builder(Words::default())
         .filter(RemoveLongFilter::limit(LONG_TOKEN_BYTES))
         .filter(LowerCaser)
         .dynamic();
@@ -94,18 +94,122 @@ pub(crate) fn analyser(language: Language) -> TextAnalyzer {
     builder.filter_dynamic(AsciiFoldingFilter).build()
 }
 
-/// The terms of `text`, in order, repeated ones included.
-pub(crate) fn terms(analyser: &TextAnalyzer, text: &str) -> Vec<String> {
+/// Words that make an English text a question and say nothing of its subject, beyond the stop words: the remainder of
+/// the Snowball list (<https://snowballstem.org/algorithms/english/stop.txt>). Only left out of questions.
+const ENGLISH_QUESTION_WORDS: &[&str] = &[
+    "about", "am", "been", "being", "can", "could", "did", "do", "does", "doing", "from", "had", "has", "have",
+    "having", "he", "her", "hers", "him", "his", "how", "i", "its", "me", "my", "our", "ours", "she", "should", "than",
+    "them", "those", "we", "were", "what", "when", "where", "which", "while", "who", "whom", "whose", "why", "would",
+    "you", "your", "yours",
+];
+
+/// A term of a question and where it stands in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub(crate) text: String,
+    pub(crate) position: usize,
+}
+
+/// The terms of a question, in order, repeated ones included. A text of nothing but question words keeps them.
+pub(crate) fn query_words(language: Language, analyser: &TextAnalyzer, text: &str) -> Vec<Word> {
     let mut analyser = analyser.clone();
-    let mut terms = Vec::new();
-    analyser.token_stream(text).process(&mut |token| terms.push(token.text.clone()));
-    terms
+    let mut words = Vec::new();
+    let mut subject = Vec::new();
+    analyser.token_stream(text).process(&mut |token| {
+        let word = Word { text: token.text.clone(), position: token.position };
+        let source = text.get(token.offset_from..token.offset_to).unwrap_or_default().to_lowercase();
+        let asks = language == Language::English && ENGLISH_QUESTION_WORDS.contains(&source.as_str());
+        if !asks {
+            subject.push(word.clone());
+        }
+        words.push(word);
+    });
+    if subject.is_empty() { words } else { subject }
+}
+
+/// Runs of letters and digits; the `s` of `'s` is none.
+#[derive(Debug, Clone, Default)]
+struct Words {
+    token: Token,
+}
+
+struct WordStream<'a> {
+    text: &'a str,
+    at: usize,
+    token: &'a mut Token,
+}
+
+impl Tokenizer for Words {
+    type TokenStream<'a> = WordStream<'a>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> WordStream<'a> {
+        self.token.reset();
+        WordStream { text, at: 0, token: &mut self.token }
+    }
+}
+
+impl WordStream<'_> {
+    /// Whether the word that begins at `start` is the end of a possessive.
+    fn possessive(&self, start: usize, word: &str) -> bool {
+        let mut before = self.text.get(..start).unwrap_or_default().chars().rev();
+        matches!(word, "s" | "S")
+            && matches!(before.next(), Some('\'' | '\u{2019}'))
+            && before.next().is_some_and(char::is_alphanumeric)
+    }
+}
+
+impl TokenStream for WordStream<'_> {
+    fn advance(&mut self) -> bool {
+        loop {
+            let rest = self.text.get(self.at..).unwrap_or_default();
+            let Some(skip) = rest.find(char::is_alphanumeric) else { return false };
+            let start = self.at + skip;
+            let rest = rest.get(skip..).unwrap_or_default();
+            let length = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+            let word = rest.get(..length).unwrap_or_default();
+            self.at = start + length;
+            if self.possessive(start, word) {
+                continue;
+            }
+            self.token.position = self.token.position.wrapping_add(1);
+            self.token.offset_from = start;
+            self.token.offset_to = self.at;
+            self.token.text.clear();
+            self.token.text.push_str(word);
+            return true;
+        }
+    }
+
+    fn token(&self) -> &Token {
+        self.token
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        self.token
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn terms(analyser: &TextAnalyzer, text: &str) -> Vec<String> {
+        query_words(Language::None, analyser, text).into_iter().map(|word| word.text).collect()
+    }
+
+    #[test]
+    fn questions_lose_what_makes_them_questions() {
+        let ask = |text: &str| -> Vec<String> {
+            let words = query_words(Language::English, &analyser(Language::English), text);
+            words.into_iter().map(|word| word.text).collect()
+        };
+        assert_eq!(ask("Who did write the \u{2018}Origin of Species\u{2019}?"), ["write", "origin", "speci"]);
+        assert_eq!(ask("the who"), ["who"]);
+        assert_eq!(ask("What's Darwin\u{2019}s theory?"), ["darwin", "theori"]);
+        let words = query_words(Language::English, &analyser(Language::English), "states of America");
+        assert_eq!(words.iter().map(|word| word.position).collect::<Vec<_>>(), [0, 2]);
+    }
 
     fn english(text: &str) -> Vec<String> {
         terms(&analyser(Language::English), text)
@@ -116,6 +220,7 @@ mod tests {
         assert_eq!(english("Borrowing the references"), english("borrow of a reference"));
         assert_eq!(english("Café naïve"), english("cafe NAIVE"));
         assert_eq!(english("Vec<T>::push(snake_case)"), ["vec", "t", "push", "snake", "case"]);
+        assert_eq!(english("Rust's T's 's S x's'"), ["rust", "t", "s", "s", "x"]);
         assert_eq!(english("to be or not to be"), Vec::<String>::new());
     }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tantivy::{
     Directory, Index, IndexReader, IndexSettings, IndexWriter, ReloadPolicy, TantivyError,
     directory::META_LOCK,
+    indexer::NoMergePolicy,
     schema::{FAST, Field, INDEXED, IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
     tokenizer::TextAnalyzer,
 };
@@ -24,25 +25,32 @@ use crate::{
     analyser::{ANALYSER, analyser},
     directory::CheckedDirectory,
     query,
+    update::WRITER_MEMORY_BYTES,
 };
 
 /// Changes with the schema, the analyser or the meaning of a field; an index of another format is rebuilt.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-/// How much a term counts in each field.
+/// Parameters of the score; see [`LexicalIndex::search`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Boosts {
-    /// In the document's title.
+pub struct Bm25 {
+    /// Saturation: how much a second occurrence still adds.
+    pub k1: f32,
+    /// Length normalisation, 0 to 1.
+    pub b: f32,
+    /// Weight of a term in the document's title.
     pub title: f32,
-    /// In the titles of the sections around the chunk.
+    /// Weight of a term in the titles of the sections around the chunk.
     pub heading_path: f32,
-    /// In the chunk's text.
+    /// Weight of a term in the chunk's text.
     pub body: f32,
+    /// Weight of two neighbouring words that stay neighbours, relative to one word; 0 leaves phrases out.
+    pub phrase: f32,
 }
 
-impl Default for Boosts {
+impl Default for Bm25 {
     fn default() -> Self {
-        Self { title: 1.5, heading_path: 1.5, body: 1.0 }
+        Self { k1: 0.9, b: 0.4, title: 1.0, heading_path: 1.0, body: 1.0, phrase: 0.0 }
     }
 }
 
@@ -51,8 +59,8 @@ impl Default for Boosts {
 pub struct LexicalConfig {
     /// Language of the texts. An index of another language must be rebuilt.
     pub language: Language,
-    /// Weights of the fields. May change at any time: they only enter queries.
-    pub boosts: Boosts,
+    /// Parameters of the score. May change at any time: they only enter queries.
+    pub bm25: Bm25,
     /// Identity of the catalog it derives from. An index of another catalog must be rebuilt.
     pub source: String,
 }
@@ -75,7 +83,7 @@ pub struct LexicalEntry {
 pub struct LexicalHit {
     /// Its id.
     pub chunk: ChunkId,
-    /// Boosted BM25 score, above 0; comparable within one query only.
+    /// BM25 score, above 0; comparable within one query only.
     pub score: f32,
 }
 
@@ -224,6 +232,43 @@ impl LexicalIndex {
         usize::try_from(self.reader.searcher().num_docs()).unwrap_or(usize::MAX)
     }
 
+    /// Every chunk it holds, in no particular order; one that stands in it twice comes twice.
+    pub fn chunks(&self) -> Result<Vec<ChunkId>, LexicalError> {
+        let fail = |error: TantivyError| LexicalError::tantivy(&self.path, &error);
+        let searcher = self.reader.searcher();
+        let mut chunks = Vec::with_capacity(self.len());
+        for segment in searcher.segment_readers() {
+            let ids = segment.fast_fields().u64("chunk").map_err(fail)?;
+            chunks.extend(segment.doc_ids_alive().filter_map(|document| ids.first(document)).map(ChunkId));
+        }
+        Ok(chunks)
+    }
+
+    /// Merges all segments into one, without removed chunks, and deletes files that nothing needs. Takes the lock file
+    /// unless this index holds it already.
+    pub fn compact(&self) -> Result<(), LexicalError> {
+        let fail = |error: TantivyError| LexicalError::tantivy(&self.path, &error);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = writer.take() {
+            // Its merges must not take segments away from the one below.
+            open.wait_merging_threads().map_err(fail)?;
+        }
+        let mut merger: IndexWriter = self.index.writer_with_num_threads(1, WRITER_MEMORY_BYTES).map_err(fail)?;
+        merger.set_merge_policy(Box::new(NoMergePolicy));
+        self.refresh()?;
+        let segments = self.index.searchable_segment_ids().map_err(fail)?;
+        if segments.len() > 1 || self.has_removed() {
+            merger.merge(&segments).wait().map_err(fail)?;
+        }
+        merger.garbage_collect_files().wait().map_err(fail)?;
+        merger.wait_merging_threads().map_err(fail)?;
+        self.reader.reload().map_err(fail)
+    }
+
+    fn has_removed(&self) -> bool {
+        self.reader.searcher().segment_readers().iter().any(|segment| segment.has_deletes())
+    }
+
     /// Whether it holds no chunk.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -240,16 +285,27 @@ impl LexicalIndex {
 
     /// The `k` best chunks for a question in plain language, among those that `filter` lets through.
     ///
-    /// The text is analysed like a document; a chunk's score is the sum over terms and fields of boosted BM25 (Robertson
-    /// and Zaragoza 2009; k1 = 1.2, b = 0.75), a repeated term counting as often as it is repeated. Of a text with more
-    /// than 512 different terms the 512 rarest count. A text without any term but stop words finds nothing.
+    /// The text is analysed like a document, except that words which only make it a question are left out too. A chunk's
+    /// score is BM25F over title, heading path and body, a repeated term counting as often as it is repeated, plus a
+    /// bonus for phrases. Of a text with more than 512 different terms the 512 rarest count.
     pub fn search(
         &self,
         text: &str,
         k: usize,
         filter: Option<&dyn Fn(ChunkId) -> bool>,
     ) -> Result<Vec<LexicalHit>, LexicalError> {
-        query::search(self, text, k, filter).map_err(|error| LexicalError::tantivy(&self.path, &error))
+        self.search_with(self.config.bm25, text, k, filter)
+    }
+
+    /// As [`Self::search`], with other parameters of the score: for measuring them.
+    pub fn search_with(
+        &self,
+        bm25: Bm25,
+        text: &str,
+        k: usize,
+        filter: Option<&dyn Fn(ChunkId) -> bool>,
+    ) -> Result<Vec<LexicalHit>, LexicalError> {
+        query::search(self, bm25, text, k, filter).map_err(|error| LexicalError::tantivy(&self.path, &error))
     }
 
     /// Starts an update. Waits for another thread's to end; takes the lock file unless this index holds it already.
@@ -310,7 +366,7 @@ fn read_payload(index: &Index, path: &Path) -> Result<Option<Payload>, LexicalEr
 fn schema() -> (Schema, Fields) {
     // Nothing is stored: texts are in the catalog.
     let text = TextOptions::default().set_indexing_options(
-        TextFieldIndexing::default().set_tokenizer(ANALYSER).set_index_option(IndexRecordOption::WithFreqs),
+        TextFieldIndexing::default().set_tokenizer(ANALYSER).set_index_option(IndexRecordOption::WithFreqsAndPositions),
     );
     let mut builder = Schema::builder();
     let fields = Fields {
@@ -332,7 +388,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let directory = CheckedDirectory::open(folder.path()).unwrap();
         Index::create(directory, schema().0, IndexSettings::default()).unwrap();
-        let config = LexicalConfig { language: Language::None, boosts: Boosts::default(), source: String::new() };
+        let config = LexicalConfig { language: Language::None, bm25: Bm25::default(), source: String::new() };
         let result = LexicalIndex::open_or_create(folder.path(), config.clone());
         assert!(matches!(result, Err(LexicalError::NeedsRebuild { .. })), "{result:?}");
         assert!(LexicalIndex::rebuild(folder.path(), config).unwrap().is_empty());

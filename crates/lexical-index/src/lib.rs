@@ -9,8 +9,8 @@
 //! - Hits come by score, largest first, and by id where scores are equal.
 //! - User text is never parsed as a query language: every text is a valid query.
 //!
-//! Deliberately not here: stored texts, snippets, fusion with other arms, and the decision when to rebuild. Scores count
-//! removed chunks in document frequencies until tantivy merges them away, as Lucene's do.
+//! Deliberately not here: stored texts, snippets, fusion with other arms, and the decision when to rebuild. Average
+//! lengths count removed chunks until tantivy merges them away, as Lucene's do.
 
 mod analyser;
 mod directory;
@@ -22,5 +22,5 @@ mod update;
 
 pub use analyser::Language;
 pub use error::LexicalError;
-pub use index::{Boosts, LexicalConfig, LexicalEntry, LexicalHit, LexicalIndex};
+pub use index::{Bm25, LexicalConfig, LexicalEntry, LexicalHit, LexicalIndex};
 pub use update::LexicalUpdate;

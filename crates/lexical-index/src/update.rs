@@ -8,7 +8,7 @@ use tantivy::{IndexWriter, TantivyDocument, TantivyError, Term, indexer::LogMerg
 use crate::{LexicalEntry, LexicalError, LexicalIndex};
 
 /// Memory for documents that are not on disk yet; a fuller buffer is written as a segment.
-const WRITER_MEMORY_BYTES: usize = 64 << 20;
+pub(crate) const WRITER_MEMORY_BYTES: usize = 64 << 20;
 
 /// One thread: embedding takes the others, and one segment per update keeps small updates small.
 const WRITER_THREADS: usize = 1;

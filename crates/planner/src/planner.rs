@@ -107,10 +107,8 @@ impl Planner {
 
         let search_started = Instant::now();
         let results = collection.search(&SearchRequest {
-            query: query.question.clone(),
-            limit: (2 * top_k).max(MIN_HITS),
-            fusion: None,
             documents: query.documents.clone(),
+            ..SearchRequest::new(&query.question, (2 * top_k).max(MIN_HITS))
         })?;
         let search_ms = elapsed_ms(search_started);
 

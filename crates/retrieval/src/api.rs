@@ -5,6 +5,8 @@ use utoipa::ToSchema;
 
 use edgewise_types::{Chunk, CollectionName, DocumentId, Generation};
 
+use crate::Filter;
+
 /// How the two arms are combined. Scores of one method can't be compared with those of the other.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
@@ -32,6 +34,18 @@ pub struct SearchRequest {
     pub fusion: Option<Fusion>,
     /// Search only in these documents; `None` searches all.
     pub documents: Option<Vec<DocumentId>>,
+    /// Search only in documents that satisfy this; `None` searches all.
+    pub filter: Option<Filter>,
+    /// Suppress near-duplicates: 0 ranks by relevance alone, 1 by difference from the hits before alone (maximal marginal
+    /// relevance). `None` is 0.
+    pub diversity: Option<f32>,
+}
+
+impl SearchRequest {
+    /// The first `limit` hits for `query`, fused as the profile says, among all documents.
+    pub fn new(query: impl Into<String>, limit: usize) -> Self {
+        Self { query: query.into(), limit, fusion: None, documents: None, filter: None, diversity: None }
+    }
 }
 
 /// What one arm said of a hit.

@@ -17,7 +17,7 @@ use std::{
 use edgewise_catalog::{Batch, Catalog, OpenMode};
 use edgewise_documents::IndexProfile;
 use edgewise_model_api::{Embedder, Tokenizer};
-use edgewise_types::{Chunk, CollectionName, Document, DocumentId, Generation};
+use edgewise_types::{Chunk, ChunkId, CollectionName, Document, DocumentId, Generation};
 
 use crate::{
     CollectionStats, RetrievalError,
@@ -176,6 +176,11 @@ impl Collection {
             return Err(self.unknown_document(id));
         }
         Ok(chunks)
+    }
+
+    /// Every chunk with the document it is of.
+    pub fn chunk_documents(&self) -> Result<Vec<(ChunkId, DocumentId)>, RetrievalError> {
+        self.current()?.catalog().chunk_documents().map_err(of(&self.name))
     }
 
     /// Hash of documents, texts, chunks and metadata, whatever the order in which they came. Embeddings are left out:

@@ -3,14 +3,18 @@
 //! - Chunks of many documents are embedded together, so that the embedder can sort them by length.
 //! - A document that the embedder or the catalog refuses is reported as failed; the others of its batch go on. Errors
 //!   that any document would meet (a stopped engine, a full disk) end the ingest.
+//! - A text that a document held before, or one that is being removed with the same content (a renamed file), is not
+//!   embedded again: its vector is taken over.
 //! - A commit is followed by both indexes before the next batch: a search beside a long ingest sees all but its last
 //!   batch.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use edgewise_catalog::{Batch, Catalog, CatalogError, NewDocument};
+use edgewise_documents::embedding_text;
 use edgewise_model_api::ModelError;
-use edgewise_types::DocumentId;
+use edgewise_types::{ContentHash, DocumentId};
 
 use crate::{
     Collection, IngestOptions, IngestProgress, RetrievalError, error::of, ingest::check_cancelled, prepare::Draft,
@@ -32,6 +36,8 @@ pub(crate) struct Committer<'a> {
     pub(crate) catalog: &'a Catalog,
     pub(crate) options: &'a IngestOptions,
     pub(crate) progress: &'a dyn IngestProgress,
+    /// Documents that are going to be removed, by content: what was renamed.
+    pub(crate) moved: HashMap<ContentHash, DocumentId>,
     pub(crate) chunks_embedded: usize,
     pub(crate) tokens_embedded: usize,
 }
@@ -110,7 +116,11 @@ impl Committer<'_> {
 
     /// Fills in the vectors of all chunks. A document that the embedder refuses comes with its error.
     fn embed(&mut self, drafts: Vec<Draft>) -> Result<Vec<(NewDocument, Option<ModelError>)>, RetrievalError> {
-        let texts: Vec<&str> = drafts.iter().flat_map(|draft| draft.texts.iter().map(String::as_str)).collect();
+        let known = self.known(&drafts)?;
+        let unknown = |draft: &Draft| -> Vec<String> {
+            draft.texts.iter().filter(|text| !known.contains_key(*text)).cloned().collect()
+        };
+        let texts: Vec<String> = drafts.iter().flat_map(unknown).collect();
         let mut together = match self.embed_texts(&texts)? {
             Ok(vectors) => Some(vectors.into_iter()),
             Err(error) => {
@@ -120,17 +130,25 @@ impl Committer<'_> {
         };
         let mut embedded = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            let vectors = match &mut together {
-                Some(vectors) => Ok(vectors.take(draft.texts.len()).collect()),
-                None => self.embed_texts(&draft.texts.iter().map(String::as_str).collect::<Vec<_>>())?,
+            let texts = unknown(&draft);
+            let vectors: Result<Vec<Vec<f32>>, ModelError> = match &mut together {
+                Some(vectors) => Ok(vectors.take(texts.len()).collect()),
+                None => self.embed_texts(&texts)?,
             };
             let mut document = draft.document;
             match vectors {
                 Ok(vectors) => {
-                    self.chunks_embedded += document.chunks.len();
-                    for (chunk, vector) in document.chunks.iter_mut().zip(vectors) {
-                        self.tokens_embedded += chunk.embedder_tokens;
-                        chunk.embedding = vector;
+                    let mut vectors = vectors.into_iter();
+                    for (chunk, text) in document.chunks.iter_mut().zip(&draft.texts) {
+                        chunk.embedding = match known.get(text) {
+                            Some(vector) => vector.clone(),
+                            None => {
+                                self.chunks_embedded += 1;
+                                self.tokens_embedded += chunk.embedder_tokens;
+                                // One for each text that is not known, in order.
+                                vectors.next().unwrap_or_default()
+                            }
+                        };
                     }
                     embedded.push((document, None));
                 }
@@ -153,12 +171,29 @@ impl Committer<'_> {
         }
     }
 
+    /// Vectors the catalog has of texts that may come again: those of the documents' former selves.
+    fn known(&self, drafts: &[Draft]) -> Result<HashMap<String, Vec<f32>>, RetrievalError> {
+        let fail = of(self.collection.name());
+        let mut known = HashMap::new();
+        for draft in drafts {
+            let same_content = self.moved.get(&draft.document.content_hash).cloned();
+            let former = [Some(draft.document.id()), same_content];
+            for id in former.into_iter().flatten() {
+                let chunks = self.catalog.chunk_ids_of(std::slice::from_ref(&id)).map_err(&fail)?;
+                for record in self.catalog.chunk_records(&chunks).map_err(&fail)? {
+                    known.insert(embedding_text(&record.chunk.heading_path, &record.chunk.text), record.embedding);
+                }
+            }
+        }
+        Ok(known)
+    }
+
     /// One vector per text. The outer error ends the ingest; the inner one is about these texts.
-    fn embed_texts(&self, texts: &[&str]) -> Result<Result<Vec<Vec<f32>>, ModelError>, RetrievalError> {
+    fn embed_texts(&self, texts: &[String]) -> Result<Result<Vec<Vec<f32>>, ModelError>, RetrievalError> {
         let mut vectors = Vec::with_capacity(texts.len());
         for slice in texts.chunks(EMBED_CHUNKS) {
             check_cancelled(self.collection, self.options)?;
-            match self.embed_when_possible(slice)? {
+            match self.embed_when_possible(&slice.iter().map(String::as_str).collect::<Vec<_>>())? {
                 Ok(more) if more.len() == slice.len() => vectors.extend(more),
                 Ok(more) => {
                     let (found, expected) = (more.len(), slice.len());

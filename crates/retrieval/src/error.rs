@@ -87,12 +87,31 @@ pub enum RetrievalError {
         /// Why it failed.
         reason: String,
     },
+    /// The catalog itself is damaged, which no index can mend.
+    #[error(
+        "the catalog of collection `{collection}` is damaged ({finding}): import an export of it, or delete the collection and ingest its sources again"
+    )]
+    CatalogDamaged {
+        /// The collection.
+        collection: CollectionName,
+        /// The first finding.
+        finding: String,
+    },
+    /// There is one of this name already.
+    #[error("there is a collection `{name}` already: delete it first, or choose another name")]
+    CollectionExists {
+        /// The name.
+        name: CollectionName,
+    },
     /// The query has no text.
     #[error("the query is empty: ask a question")]
     EmptyQuery,
     /// A parameter is out of range.
     #[error("{0}")]
     InvalidRequest(String),
+    /// A filter can't be read.
+    #[error(transparent)]
+    Filter(#[from] crate::FilterError),
     /// A glob pattern or path given to [`crate::discover`] is unusable.
     #[error("{0}")]
     Discover(String),

@@ -61,6 +61,10 @@ impl Folder {
         Self { root: root.to_owned(), name: name.clone(), path: root.join(format!(".next-{name}")) }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn catalog(&self) -> PathBuf {
         self.path.join(CATALOG)
     }
@@ -168,8 +172,9 @@ impl Folder {
     }
 }
 
-/// Names of the collections under `root`, in order, those that [`Folder::recover`] would bring back included.
-pub(crate) fn names(root: &Path) -> Result<Vec<CollectionName>, RetrievalError> {
+/// Names of the collections under `root`, in order, without opening any; those whose replacement was interrupted
+/// included.
+pub fn names(root: &Path) -> Result<Vec<CollectionName>, RetrievalError> {
     let mut names = std::collections::BTreeSet::new();
     for entry in fs::read_dir(root).map_err(io("cannot read", root))? {
         let entry = entry.map_err(io("cannot read", root))?;

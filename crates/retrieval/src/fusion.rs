@@ -30,25 +30,29 @@ const LEXICAL_MINIMUM: f64 = 0.0;
 const COSINE_MINIMUM: f64 = -1.0;
 
 /// What one arm returned.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Arm {
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Arm {
     /// Chunks and scores, in any order; a chunk at most once.
-    pub(crate) hits: Vec<(ChunkId, f32)>,
+    pub hits: Vec<(ChunkId, f32)>,
     /// Whether the arm has nothing beyond these hits.
-    pub(crate) exhausted: bool,
+    pub exhausted: bool,
 }
 
 /// One chunk of the fused ranking.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Fused {
-    pub(crate) chunk: ChunkId,
-    pub(crate) score: f32,
-    pub(crate) lexical: Option<ArmScore>,
-    pub(crate) vector: Option<ArmScore>,
+pub struct Fused {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Fused score; higher is better; comparable only within one ranking.
+    pub score: f32,
+    /// What the lexical arm said of it, if it came up there.
+    pub lexical: Option<ArmScore>,
+    /// What the vector arm said of it, if it came up there.
+    pub vector: Option<ArmScore>,
 }
 
 /// Both arms in one ranking, best first.
-pub(crate) fn fuse(method: Fusion, lexical: &Arm, vector: &Arm) -> Vec<Fused> {
+pub fn fuse(method: Fusion, lexical: &Arm, vector: &Arm) -> Vec<Fused> {
     let lexical_ranked = ranked(&lexical.hits);
     let vector_ranked = ranked(&vector.hits);
     let mut union: BTreeMap<ChunkId, (Option<ArmScore>, Option<ArmScore>)> = BTreeMap::new();

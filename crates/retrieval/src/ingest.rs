@@ -164,6 +164,7 @@ impl Collection {
             }
         };
         let state = self.current()?;
+        state.build_graph_in_background();
         state.save_vectors(false)?;
         let mut reports = pass.reports;
         reports.sort_by(|a, b| a.uri.cmp(&b.uri));
@@ -248,6 +249,11 @@ impl Collection {
             catalog,
             options: job.options,
             progress: job.progress,
+            moved: job
+                .missing
+                .iter()
+                .filter_map(|uri| Some((held.get(uri)?.clone(), DocumentId::from_uri(uri))))
+                .collect(),
             chunks_embedded: 0,
             tokens_embedded: 0,
         };

@@ -19,12 +19,17 @@ mod collections;
 mod commit;
 mod discover;
 mod error;
+mod filter;
 mod folder;
 mod fusion;
 mod ingest;
 mod lock;
+mod maintain;
+mod mmr;
 mod prepare;
+mod rerank;
 mod search;
+mod section;
 mod state;
 
 pub use api::{
@@ -34,6 +39,13 @@ pub use api::{
 pub use collection::{Collection, RetrievalModels};
 pub use collections::{Collections, Listing};
 pub use discover::{Discovered, Skipped, discover};
+pub use edgewise_lexical_index::Bm25;
 pub use error::{Cause, RetrievalError};
+pub use filter::{Filter, FilterError};
+pub use folder::names;
+pub use fusion::{Arm, Fused, fuse};
 pub use ingest::{IngestOptions, IngestProgress, Silent};
-pub use search::{MAX_LIMIT, profile_fusion};
+pub use maintain::{CheckReport, Compacted, Finding, Part, Repaired, check, compact, export, import, repair};
+pub use rerank::Reranker;
+pub use search::{Arms, MAX_LIMIT, profile_fusion};
+pub use section::Section;

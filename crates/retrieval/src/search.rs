@@ -9,18 +9,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Instant,
 };
 
 use edgewise_documents::{FusionMethod, IndexProfile};
+use edgewise_lexical_index::Bm25;
 use edgewise_model_api::{Embedder, ModelError};
-use edgewise_types::{ChunkId, DocumentId};
+use edgewise_types::{ChunkId, DocumentId, Generation};
 
 use crate::{
     Collection, Fusion, Hit, RetrievalError, SearchRequest, SearchResults,
     collections::SPECIAL_TOKENS,
     error::of,
     fusion::{Arm, Fused, fuse},
+    mmr::diversified,
     state::State,
 };
 
@@ -31,12 +34,36 @@ const DEPTH_FACTOR: usize = 4;
 /// An arm is read at least this deep.
 const LEAST_DEPTH: usize = 64;
 
+/// How deep the arms are read for so many hits.
+fn depth(limit: usize) -> usize {
+    limit.saturating_mul(DEPTH_FACTOR).max(LEAST_DEPTH)
+}
+
 /// The fusion a profile asks for.
 pub fn profile_fusion(profile: &IndexProfile) -> Fusion {
     match profile.fusion.method {
         FusionMethod::Convex => Fusion::Convex { lexical_weight: profile.fusion.lexical_weight as f32 },
         FusionMethod::Rrf => Fusion::Rrf { k: profile.fusion.rrf_k as f32 },
     }
+}
+
+/// What the two arms say of one question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arms {
+    /// BM25, best first.
+    pub lexical: Arm,
+    /// Cosine, best first.
+    pub vector: Arm,
+    /// Embedding the query, in milliseconds.
+    pub embed_ms: f64,
+    /// Lexical arm, in milliseconds.
+    pub lexical_ms: f64,
+    /// Vector arm, in milliseconds.
+    pub vector_ms: f64,
+    /// Generation of the collection that was searched.
+    pub generation: Generation,
+    /// As [`SearchResults::notes`].
+    pub notes: Vec<String>,
 }
 
 impl Collection {
@@ -46,6 +73,40 @@ impl Collection {
     /// [`RetrievalError::EmptyQuery`], [`RetrievalError::InvalidRequest`], [`RetrievalError::EmbedderMismatch`], and
     /// [`RetrievalError::UnknownDocument`] for a document in the scope that is not in the collection.
     pub fn search(&self, request: &SearchRequest) -> Result<SearchResults, RetrievalError> {
+        let state = self.ready(request)?;
+        let Arms { lexical, vector, embed_ms, lexical_ms, vector_ms, generation, notes } =
+            self.read_arms(&state, request)?;
+        let start = Instant::now();
+        let method = request.fusion.unwrap_or_else(|| profile_fusion(state.profile()));
+        let mut fused = fuse(method, &lexical, &vector);
+        if let Some(diversity) = request.diversity.filter(|diversity| *diversity > 0.0) {
+            let vectors = state.vectors();
+            fused = diversified(fused, request.limit, diversity, |chunk| vectors.index().vector(chunk));
+        }
+        let hits = self.load(&state, &fused, request.limit)?;
+        Ok(SearchResults { hits, embed_ms, lexical_ms, vector_ms, fuse_ms: milliseconds(start), generation, notes })
+    }
+
+    /// What each arm says of a question, as deep as [`Self::search`] reads them, for fusing in several ways with
+    /// [`fuse`]. Errors as of [`Self::search`].
+    pub fn arms(&self, request: &SearchRequest) -> Result<Arms, RetrievalError> {
+        let state = self.ready(request)?;
+        self.read_arms(&state, request)
+    }
+
+    /// What the lexical arm alone says with other parameters of its score: for measuring them.
+    ///
+    /// # Errors
+    /// As of [`Self::search`].
+    pub fn lexical_with(&self, bm25: Bm25, request: &SearchRequest) -> Result<Arm, RetrievalError> {
+        let state = self.ready(request)?;
+        let scope = self.scope(&state, request)?;
+        let depth = depth(request.limit);
+        Ok(self.lexical_arm(&state, bm25, &request.query, depth, scope.as_deref())?.arm)
+    }
+
+    /// The state a request is answered from, brought up to the catalog.
+    fn ready(&self, request: &SearchRequest) -> Result<Arc<State>, RetrievalError> {
         validate(request)?;
         let state = self.current()?;
         self.check_embedder(&state)?;
@@ -54,34 +115,30 @@ impl Collection {
             // A writer in another process died before its index had followed.
             self.repair(&state);
         }
-        let mut notes = Vec::new();
-        let depth = request.limit.saturating_mul(DEPTH_FACTOR).max(LEAST_DEPTH);
-        let scope = self.scope(&state, request.documents.as_deref())?;
+        Ok(state)
+    }
 
+    fn read_arms(&self, state: &State, request: &SearchRequest) -> Result<Arms, RetrievalError> {
+        let depth = depth(request.limit);
+        let bm25 = Bm25::default();
+        let scope = self.scope(state, request)?;
         let (lexical, vector) = std::thread::scope(|threads| {
-            let lexical = threads.spawn(|| self.lexical_arm(&state, &request.query, depth, scope.as_ref()));
-            let vector = self.vector_arm(&state, &request.query, depth, scope.as_ref());
+            let lexical = threads.spawn(|| self.lexical_arm(state, bm25, &request.query, depth, scope.as_deref()));
+            let vector = self.vector_arm(state, &request.query, depth, scope.as_deref());
             let lexical = lexical.join().unwrap_or_else(|_| {
                 Err(RetrievalError::Model(ModelError::Internal("the lexical search panicked".to_owned())))
             });
             (lexical, vector)
         });
         let (lexical, vector) = (lexical?, vector?);
-        notes.extend(vector.note);
-        notes.extend(lexical.note);
-
-        let start = Instant::now();
-        let method = request.fusion.unwrap_or_else(|| profile_fusion(state.profile()));
-        let fused = fuse(method, &lexical.arm, &vector.arm);
-        let hits = self.load(&state, &fused, request.limit)?;
-        Ok(SearchResults {
-            hits,
+        Ok(Arms {
+            lexical: lexical.arm,
+            vector: vector.arm,
             embed_ms: vector.embed_ms,
             lexical_ms: lexical.ms,
             vector_ms: vector.ms,
-            fuse_ms: milliseconds(start),
             generation: vector.generation,
-            notes,
+            notes: vector.note.into_iter().chain(lexical.note).collect(),
         })
     }
 
@@ -100,24 +157,26 @@ impl Collection {
     }
 
     /// The chunks of the documents asked for; `None` if all are.
-    fn scope(
-        &self,
-        state: &State,
-        documents: Option<&[DocumentId]>,
-    ) -> Result<Option<HashSet<ChunkId>>, RetrievalError> {
-        let Some(documents) = documents else { return Ok(None) };
+    fn scope(&self, state: &State, request: &SearchRequest) -> Result<Option<Arc<HashSet<ChunkId>>>, RetrievalError> {
+        let filtered = request.filter.as_ref().map(|filter| state.filtered(filter)).transpose()?;
+        let Some(documents) = request.documents.as_deref() else { return Ok(filtered) };
         for id in documents {
             if state.catalog().document(id).map_err(of(self.name()))?.is_none() {
                 return Err(self.unknown_document(id));
             }
         }
-        let chunks = state.catalog().chunk_ids_of(documents).map_err(of(self.name()))?;
-        Ok(Some(chunks.into_iter().collect()))
+        let mut chunks: HashSet<ChunkId> =
+            state.catalog().chunk_ids_of(documents).map_err(of(self.name()))?.into_iter().collect();
+        if let Some(filtered) = filtered {
+            chunks.retain(|chunk| filtered.contains(chunk));
+        }
+        Ok(Some(Arc::new(chunks)))
     }
 
     fn lexical_arm(
         &self,
         state: &State,
+        bm25: Bm25,
         query: &str,
         depth: usize,
         scope: Option<&HashSet<ChunkId>>,
@@ -133,7 +192,7 @@ impl Collection {
         };
         let vectors = state.vectors();
         let wanted = |chunk: ChunkId| vectors.live(chunk) && scope.is_none_or(|scope| scope.contains(&chunk));
-        let hits = index.search(query, depth, Some(&wanted)).map_err(of(self.name()))?;
+        let hits = index.search_with(bm25, query, depth, Some(&wanted)).map_err(of(self.name()))?;
         let behind = index.generation() < vectors.index().generation();
         Ok(LexicalArm {
             arm: Arm { exhausted: hits.len() < depth, hits: hits.iter().map(|h| (h.chunk, h.score)).collect() },
@@ -211,7 +270,7 @@ struct VectorArm {
     arm: Arm,
     embed_ms: f64,
     ms: f64,
-    generation: edgewise_types::Generation,
+    generation: Generation,
     note: Option<String>,
 }
 
@@ -226,6 +285,9 @@ fn validate(request: &SearchRequest) -> Result<(), RetrievalError> {
     }
     if !(1..=MAX_LIMIT).contains(&request.limit) {
         return invalid(format!("limit is {}, but must be between 1 and {MAX_LIMIT}", request.limit));
+    }
+    if let Some(diversity) = request.diversity.filter(|diversity| !(0.0..=1.0).contains(diversity)) {
+        return invalid(format!("diversity is {diversity}, but must be between 0 and 1"));
     }
     match request.fusion {
         Some(Fusion::Convex { lexical_weight }) if !(0.0..=1.0).contains(&lexical_weight) => {

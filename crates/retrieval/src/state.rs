@@ -10,16 +10,22 @@
 //!
 //! Deliberately not here: who may write (see `lock`), search, ingest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use edgewise_catalog::{Catalog, CatalogError, CatalogMeta, EmbedderIdentity, OpenMode};
-use edgewise_documents::IndexProfile;
-use edgewise_lexical_index::{Boosts, LexicalConfig, LexicalEntry, LexicalError, LexicalIndex};
-use edgewise_types::{ChunkId, CollectionName, Generation};
-use edgewise_vector_index::{VectorError, VectorIndex};
+use edgewise_catalog::{Catalog, CatalogError, CatalogMeta, ChunkRecord, EmbedderIdentity, OpenMode};
+use edgewise_documents::{IndexProfile, embedding_text};
+use edgewise_lexical_index::{Bm25, LexicalConfig, LexicalEntry, LexicalError, LexicalIndex};
+use edgewise_types::{Chunk, ChunkId, CollectionName, Generation};
+use edgewise_vector_index::{GraphOptions, VectorError, VectorIndex};
 
 use crate::{
-    RetrievalError, RetrievalModels,
+    Filter, RetrievalError, RetrievalModels,
     error::of,
     folder::{Folder, Manifest},
 };
@@ -30,6 +36,12 @@ const CATCH_UP_CHUNKS: usize = 512;
 /// A snapshot is published when at least one in this many of its vectors changed; fewer are replayed faster than all are
 /// written.
 const SNAPSHOT_SHARE: usize = 10;
+
+/// Filters whose chunks are remembered.
+const REMEMBERED_FILTERS: usize = 16;
+
+/// Documents read at a time when a filter is applied.
+const FILTER_PAGE: usize = 1000;
 
 /// First line of the profile in a catalog's metadata, followed by [`IndexProfile::hash`] at the time of making.
 const HASH_COMMENT: &str = "# index hash: ";
@@ -88,14 +100,32 @@ pub(crate) struct State {
     catalog: Catalog,
     lexical_config: LexicalConfig,
     lexical: RwLock<Option<Arc<LexicalIndex>>>,
-    vectors: RwLock<Vectors>,
+    vectors: Arc<RwLock<Vectors>>,
     /// Held while an index catches up, so that two threads don't do it twice.
     catching_up: Mutex<()>,
+    /// Chunks of recent filters, of one generation.
+    filters: Mutex<FilterCache>,
+    /// Set while a graph is built in the background.
+    building: Arc<AtomicBool>,
+}
+
+/// What recent filters came to.
+#[derive(Debug, Default)]
+struct FilterCache {
+    generation: Generation,
+    chunks: HashMap<String, Arc<HashSet<ChunkId>>>,
 }
 
 impl State {
     /// Opens the collection in `folder` for reading.
     pub(crate) fn open(name: &CollectionName, folder: Folder) -> Result<Self, RetrievalError> {
+        let state = Self::open_quietly(name, folder)?;
+        state.build_graph_in_background();
+        Ok(state)
+    }
+
+    /// As [`Self::open`], without anything going on in the background.
+    pub(crate) fn open_quietly(name: &CollectionName, folder: Folder) -> Result<Self, RetrievalError> {
         let manifest = folder.manifest_text()?;
         let catalog = Catalog::open(&folder.catalog(), OpenMode::ReadOnly).map_err(of(name))?;
         let in_force: Option<Manifest> = manifest.as_deref().map(serde_json::from_str).transpose().map_err(of(name))?;
@@ -104,9 +134,7 @@ impl State {
             None => &catalog.meta().profile,
         };
         let profile = IndexProfile::parse(profile, &format!("profile of collection {name}")).map_err(of(name))?;
-        let language =
-            serde_json::to_value(profile.analyser.language).and_then(serde_json::from_value).map_err(of(name))?;
-        let lexical_config = LexicalConfig { language, boosts: Boosts::default(), source: catalog.id().to_owned() };
+        let lexical_config = lexical_config(name, &profile, &catalog)?;
         let lexical = open_lexical(name, &folder, &lexical_config)?;
         let vectors = load_vectors(name, &folder, &catalog)?;
         let state = Self {
@@ -117,8 +145,10 @@ impl State {
             catalog,
             lexical_config,
             lexical: RwLock::new(lexical.map(Arc::new)),
-            vectors: RwLock::new(Vectors { index: vectors, unsaved: 0 }),
+            vectors: Arc::new(RwLock::new(Vectors { index: vectors, unsaved: 0 })),
             catching_up: Mutex::new(()),
+            filters: Mutex::default(),
+            building: Arc::default(),
         };
         state.follow_vectors()?;
         Ok(state)
@@ -153,6 +183,86 @@ impl State {
         self.lexical().map_or(Generation::default(), |index| index.generation())
     }
 
+    /// The chunks of the documents that satisfy `filter`.
+    pub(crate) fn filtered(&self, filter: &Filter) -> Result<Arc<HashSet<ChunkId>>, RetrievalError> {
+        let generation = self.generation()?;
+        {
+            let mut cache = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+            if cache.generation != generation || cache.chunks.len() > REMEMBERED_FILTERS {
+                *cache = FilterCache { generation, chunks: HashMap::new() };
+            }
+            if let Some(chunks) = cache.chunks.get(filter.text()) {
+                return Ok(chunks.clone());
+            }
+        }
+        let mut documents = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.catalog.documents(after.as_deref(), FILTER_PAGE).map_err(of(&self.name))?;
+            documents
+                .extend(page.iter().filter(|document| filter.matches(document)).map(|document| document.id.clone()));
+            match page.last() {
+                Some(last) if page.len() == FILTER_PAGE => after = Some(last.uri.clone()),
+                _ => break,
+            }
+        }
+        let chunks = self.catalog.chunk_ids_of(&documents).map_err(of(&self.name))?;
+        let chunks: Arc<HashSet<ChunkId>> = Arc::new(chunks.into_iter().collect());
+        let mut cache = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.generation == generation {
+            cache.chunks.insert(filter.text().to_owned(), chunks.clone());
+        }
+        Ok(chunks)
+    }
+
+    /// Begins to build a graph over the vectors if one is due; searches go on with what there is, and use the graph once
+    /// it has found itself sound.
+    pub(crate) fn build_graph_in_background(&self) {
+        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+        if !vectors.index.rebuild_due() || self.building.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let rebuild = vectors.index.begin_rebuild();
+        drop(vectors);
+        let (shared, building, name) = (self.vectors.clone(), self.building.clone(), self.name.clone());
+        let build = move || {
+            let built = rebuild.build();
+            let mut vectors = shared.write().unwrap_or_else(PoisonError::into_inner);
+            match built {
+                Ok(rebuilt) => {
+                    vectors.index.install(rebuilt);
+                    // Worth a snapshot even if no vector changed.
+                    vectors.unsaved = vectors.unsaved.max(vectors.index.len() / SNAPSHOT_SHARE + 1);
+                }
+                Err(error) => {
+                    tracing::warn!(collection = %name, %error, "no graph over the vectors");
+                    vectors.index.abandon();
+                }
+            }
+            drop(vectors);
+            building.store(false, Ordering::Release);
+        };
+        let spawned = std::thread::Builder::new().name("edgewise-graph".to_owned()).spawn(build);
+        if let Err(error) = spawned {
+            tracing::warn!(collection = %self.name, %error, "cannot start building a graph");
+            self.vectors.write().unwrap_or_else(PoisonError::into_inner).index.abandon();
+            self.building.store(false, Ordering::Release);
+        }
+    }
+
+    /// Builds a graph now if one is due or, with `always`, if there is one: then without its tombstones.
+    pub(crate) fn build_graph(&self, always: bool) -> Result<bool, RetrievalError> {
+        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+        if self.building.load(Ordering::Acquire)
+            || !(vectors.index.rebuild_due() || (always && vectors.index.graph_len().is_some()))
+        {
+            return Ok(false);
+        }
+        vectors.index.rebuild_now().map_err(of(&self.name))?;
+        vectors.unsaved = vectors.unsaved.max(1);
+        Ok(true)
+    }
+
     /// The vector index, kept from changing while the guard lives.
     pub(crate) fn vectors(&self) -> VectorsGuard<'_> {
         VectorsGuard(self.vectors.read().unwrap_or_else(PoisonError::into_inner))
@@ -178,6 +288,7 @@ impl State {
         }
         if self.vectors().index().generation() != generation {
             self.follow_vectors()?;
+            self.build_graph_in_background();
         }
         Ok(())
     }
@@ -215,6 +326,22 @@ impl State {
             vectors.unsaved = 0;
         }
         Ok(())
+    }
+
+    /// Publishes a snapshot of the vectors whatever is on disk.
+    pub(crate) fn save_all_vectors(&self) -> Result<(), RetrievalError> {
+        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+        vectors.index.save(&self.folder.vectors()).map_err(of(&self.name))?;
+        vectors.unsaved = 0;
+        Ok(())
+    }
+
+    /// Compacts the lexical index and gives its lock back.
+    pub(crate) fn compact_lexical(&self) -> Result<(), RetrievalError> {
+        if let Some(index) = self.lexical() {
+            index.compact().map_err(of(&self.name))?;
+        }
+        self.release_lexical()
     }
 
     /// Gives the lexical index's own lock back, after waiting for its merges.
@@ -260,13 +387,7 @@ impl State {
         }
         for ids in changes.added.chunks(CATCH_UP_CHUNKS) {
             for record in self.catalog.chunk_records(ids).map_err(stale)? {
-                let chunk = record.chunk;
-                update.add(LexicalEntry {
-                    chunk: chunk.id,
-                    title: record.title,
-                    heading_path: chunk.heading_path,
-                    body: chunk.text,
-                })?;
+                update.add(lexical_entry(record))?;
             }
         }
         update.commit(changes.generation)
@@ -324,7 +445,24 @@ impl State {
         }
         index.set_generation(generation);
         let unsaved = index.len().max(1);
-        *self.vectors.write().unwrap_or_else(PoisonError::into_inner) = Vectors { index, unsaved };
+        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+        if vectors.index.is_empty() || !self.building.load(Ordering::Acquire) {
+            *vectors = Vectors { index, unsaved };
+            return Ok(());
+        }
+        // A graph is being built over the index in place: change that one, so that what is installed fits.
+        let gone: Vec<ChunkId> = vectors.index.chunks().filter(|chunk| !index.contains(*chunk)).collect();
+        for chunk in gone {
+            vectors.index.remove(chunk);
+        }
+        let fresh: Vec<ChunkId> = index.chunks().collect();
+        for chunk in fresh {
+            if let Some(vector) = index.vector(chunk) {
+                vectors.index.insert(chunk, &vector).map_err(of(&self.name))?;
+            }
+        }
+        vectors.index.set_generation(generation);
+        vectors.unsaved = unsaved;
         Ok(())
     }
 }
@@ -341,6 +479,28 @@ impl VectorsGuard<'_> {
     pub(crate) fn live(&self, chunk: ChunkId) -> bool {
         self.0.index.contains(chunk)
     }
+}
+
+/// How a catalog is indexed under a profile.
+pub(crate) fn lexical_config(
+    name: &CollectionName,
+    profile: &IndexProfile,
+    catalog: &Catalog,
+) -> Result<LexicalConfig, RetrievalError> {
+    let language =
+        serde_json::to_value(profile.analyser.language).and_then(serde_json::from_value).map_err(of(name))?;
+    Ok(LexicalConfig { language, bm25: Bm25::default(), source: catalog.id().to_owned() })
+}
+
+/// What the lexical index holds of a chunk: each title in one field only.
+fn lexical_entry(record: ChunkRecord) -> LexicalEntry {
+    let Chunk { id: chunk, mut heading_path, text, .. } = record.chunk;
+    let body = embedding_text(&heading_path, &text);
+    // Titles with which the text begins are in its heading path.
+    let header = embedding_text(&heading_path, "").len();
+    let body = body.get(header..).unwrap_or(&text).trim_start().to_owned();
+    heading_path.retain(|heading| *heading != record.title);
+    LexicalEntry { chunk, title: record.title, heading_path, body }
 }
 
 /// The lexical index if it is there and sound; `None` if the writer must build it first.
@@ -363,7 +523,7 @@ fn open_lexical(
 /// The vectors of the snapshot, or none.
 fn load_vectors(name: &CollectionName, folder: &Folder, catalog: &Catalog) -> Result<VectorIndex, RetrievalError> {
     let dimension = catalog.meta().embedder.dimension;
-    match VectorIndex::load(&folder.vectors(), dimension, catalog.id()) {
+    match VectorIndex::load(&folder.vectors(), dimension, catalog.id(), GraphOptions::default()) {
         Ok(Some(index)) => Ok(index),
         Ok(None) => Ok(VectorIndex::new(dimension, catalog.id())),
         Err(error @ VectorError::NeedsRebuild { .. }) => {

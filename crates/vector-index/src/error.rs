@@ -24,6 +24,12 @@ pub enum VectorError {
         /// Its length.
         norm: f64,
     },
+    /// A graph was built that is not sound, or can't be written.
+    #[error("the graph over the vectors is not used ({reason}): searches scan all vectors instead")]
+    Graph {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The snapshot is damaged, or of another format, dimension or catalog. Nothing is lost: rebuild it from the catalog.
     #[error("the vector snapshot {path} must be rebuilt from the catalog: {reason}")]
     NeedsRebuild {

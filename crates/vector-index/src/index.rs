@@ -1,22 +1,31 @@
 //! The index in memory.
+//!
+//! Few vectors are scanned. Many stand in a *base*, rows that no longer change with a graph over them, and a *tail* of
+//! what came since, which is scanned. A removed row of the base is a tombstone. When a fifth of the base is tombstones, or
+//! the tail has grown to a quarter of it, the owner builds a new base from a [`Rebuild`], without a lock and while the old
+//! one serves, and installs it together with what changed meanwhile.
 
-use std::collections::HashMap;
+use std::{collections::HashSet, sync::Arc};
 
 use edgewise_types::{ChunkId, Generation};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    VectorError,
-    kernel::{Block, blocks_for, dot, pack, pack_into},
+    GraphOptions, VectorError,
+    flat::{Filter, Flat},
+    graph::Graph,
     top::Top,
 };
 
 /// How far from 1 the length of a unit vector may be: room for `f32` rounding, none for a missing normalisation.
 const UNIT_TOLERANCE: f64 = 1e-3;
 
-/// Rows each thread scans at a time. Below two of these a scan takes less time than waking a thread.
-const ROWS_PER_TASK: usize = 2048;
+/// A base is rebuilt when one in this many of its rows is a tombstone.
+const TOMBSTONE_SHARE: usize = 5;
+/// Or when the tail has one for this many rows of the base.
+const TAIL_SHARE: usize = 4;
+/// A filter that lets through less than one in this many chunks is answered by a scan of those.
+const SELECTIVE: usize = 4;
 
 /// A chunk found.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -27,41 +36,96 @@ pub struct VectorHit {
     pub score: f32,
 }
 
-/// Unit vectors by chunk, scanned exactly. 4 bytes per dimension and vector, plus about 40 per vector.
+/// Rows with a graph over them.
+#[derive(Debug, Clone)]
+pub(crate) struct Base {
+    pub(crate) flat: Arc<Flat>,
+    pub(crate) graph: Arc<Graph>,
+    /// Removed since the graph was built.
+    pub(crate) dead: HashSet<ChunkId>,
+}
+
+impl Base {
+    fn contains(&self, chunk: ChunkId) -> bool {
+        self.flat.row_of.contains_key(&chunk) && !self.dead.contains(&chunk)
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.flat.len() - self.dead.len()
+    }
+}
+
+/// Unit vectors by chunk.
 #[derive(Debug, Clone)]
 pub struct VectorIndex {
     pub(crate) source: String,
     pub(crate) dimension: usize,
     pub(crate) generation: Generation,
-    /// Chunk of each row. Removing a row moves the last one into its place.
-    pub(crate) ids: Vec<ChunkId>,
-    /// Rows of `blocks_for(dimension)` blocks.
-    pub(crate) rows: Vec<Block>,
-    pub(crate) row_of: HashMap<ChunkId, usize>,
+    pub(crate) options: GraphOptions,
+    pub(crate) base: Option<Base>,
+    pub(crate) tail: Flat,
+    /// Chunks inserted or removed since the rebuild that is going on began.
+    changed: Option<HashSet<ChunkId>>,
+    /// Set when a graph over this many vectors was refused: not tried again before there are more by half.
+    refused_at: Option<usize>,
+}
+
+/// What a new base is built from: a copy of the live vectors.
+#[derive(Debug)]
+pub struct Rebuild {
+    flat: Flat,
+    options: GraphOptions,
+}
+
+/// A new base, to be installed.
+#[derive(Debug)]
+pub struct Rebuilt {
+    flat: Arc<Flat>,
+    graph: Graph,
+}
+
+impl Rebuild {
+    /// Builds the graph and probes it. Takes minutes for hundreds of thousands of vectors, uses the threads of the
+    /// current rayon pool, and needs no lock.
+    ///
+    /// # Errors
+    /// [`VectorError::Graph`] if the graph is not sound: tell the index with [`VectorIndex::abandon`]; it goes on without.
+    pub fn build(self) -> Result<Rebuilt, VectorError> {
+        let flat = Arc::new(self.flat);
+        let graph = Graph::build(Arc::clone(&flat), self.options)?;
+        Ok(Rebuilt { flat, graph })
+    }
 }
 
 impl VectorIndex {
     /// An empty index of generation 0 for vectors of `dimension` floats, at least 1. `source` is the identity of the
     /// catalog it derives from: a snapshot of another one is refused.
     pub fn new(dimension: usize, source: impl Into<String>) -> Self {
+        Self::with_options(dimension, source, GraphOptions::default())
+    }
+
+    /// As [`Self::new`], with other limits.
+    pub fn with_options(dimension: usize, source: impl Into<String>, options: GraphOptions) -> Self {
         Self {
             source: source.into(),
             dimension,
             generation: Generation::default(),
-            ids: Vec::new(),
-            rows: Vec::new(),
-            row_of: HashMap::new(),
+            options,
+            base: None,
+            tail: Flat::new(dimension),
+            changed: None,
+            refused_at: None,
         }
     }
 
     /// Number of vectors.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.tail.len() + self.base.as_ref().map_or(0, Base::live)
     }
 
     /// Whether it holds no vector.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.len() == 0
     }
 
     /// Length of a vector.
@@ -87,14 +151,32 @@ impl VectorIndex {
 
     /// Whether the chunk has a vector here.
     pub fn contains(&self, chunk: ChunkId) -> bool {
-        self.row_of.contains_key(&chunk)
+        self.tail.row_of.contains_key(&chunk) || self.base.as_ref().is_some_and(|base| base.contains(chunk))
+    }
+
+    /// The vector of a chunk.
+    pub fn vector(&self, chunk: ChunkId) -> Option<Vec<f32>> {
+        if let Some(row) = self.tail.row_of.get(&chunk) {
+            return Some(self.tail.vector(*row).collect());
+        }
+        let base = self.base.as_ref().filter(|base| base.contains(chunk))?;
+        Some(base.flat.vector(*base.flat.row_of.get(&chunk)?).collect())
+    }
+
+    /// Every chunk that has a vector here, in no particular order.
+    pub fn chunks(&self) -> impl Iterator<Item = ChunkId> {
+        let base = self.base.iter().flat_map(|base| base.flat.ids.iter().filter(move |id| !base.dead.contains(id)));
+        base.chain(&self.tail.ids).copied()
+    }
+
+    /// Whether a graph serves, and over how many vectors; `None` if all are scanned.
+    pub fn graph_len(&self) -> Option<usize> {
+        self.base.as_ref().map(Base::live)
     }
 
     /// Makes room for `additional` more vectors at once.
     pub fn reserve(&mut self, additional: usize) {
-        self.ids.reserve(additional);
-        self.rows.reserve(additional * blocks_for(self.dimension));
-        self.row_of.reserve(additional);
+        self.tail.reserve(additional);
     }
 
     /// Inserts or replaces the vector of a chunk.
@@ -103,37 +185,38 @@ impl VectorIndex {
     /// [`VectorError::Dimension`], or [`VectorError::NotUnit`] when it is not finite and of length 1 to three decimals.
     pub fn insert(&mut self, chunk: ChunkId, vector: &[f32]) -> Result<(), VectorError> {
         self.validate(vector)?;
-        let width = blocks_for(self.dimension);
-        let row = match self.row_of.get(&chunk) {
-            Some(row) => *row,
-            None => {
-                let row = self.ids.len();
-                self.ids.push(chunk);
-                self.rows.resize(self.rows.len() + width, Block::ZERO);
-                self.row_of.insert(chunk, row);
-                row
-            }
-        };
-        pack_into(vector, &mut self.rows[row * width..(row + 1) * width]);
+        self.bury(chunk);
+        self.tail.insert(chunk, vector);
+        self.note(chunk);
         Ok(())
     }
 
     /// Removes the vector of a chunk. False if there was none.
     pub fn remove(&mut self, chunk: ChunkId) -> bool {
-        let Some(row) = self.row_of.remove(&chunk) else { return false };
-        let width = blocks_for(self.dimension);
-        let last = self.ids.len() - 1;
-        self.ids.swap_remove(row);
-        if row != last {
-            self.rows.copy_within(last * width..(last + 1) * width, row * width);
-            self.row_of.insert(self.ids[row], row);
+        let removed = self.bury(chunk) || self.tail.remove(chunk);
+        if removed {
+            self.note(chunk);
         }
-        self.rows.truncate(last * width);
-        true
+        removed
     }
 
-    /// The `k` chunks nearest to the unit vector `query`, among those that `filter` lets through. Uses the threads of the
-    /// current rayon pool when there are many vectors.
+    /// Makes a row of the base a tombstone.
+    fn bury(&mut self, chunk: ChunkId) -> bool {
+        match &mut self.base {
+            Some(base) if base.contains(chunk) => base.dead.insert(chunk),
+            _ => false,
+        }
+    }
+
+    fn note(&mut self, chunk: ChunkId) {
+        if let Some(changed) = &mut self.changed {
+            changed.insert(chunk);
+        }
+    }
+
+    /// The `k` chunks nearest to the unit vector `query`, among those that `filter` lets through. Exact without a graph;
+    /// with one, the scores are exact and a near chunk may be missed. Uses the threads of the current rayon pool when
+    /// there are many vectors.
     ///
     /// # Errors
     /// [`VectorError::Dimension`] or [`VectorError::NotUnit`] for the query.
@@ -144,30 +227,121 @@ impl VectorIndex {
         filter: Option<&(dyn Fn(ChunkId) -> bool + Sync)>,
     ) -> Result<Vec<VectorHit>, VectorError> {
         self.validate(query)?;
-        if k == 0 {
-            return Ok(Vec::new());
+        let Some(base) = &self.base else { return Ok(self.scan(query, k, filter)) };
+        // Tombstones and chunks filtered out take places in the graph's answer: ask for as many more.
+        let wanted = |chunk: ChunkId| !base.dead.contains(&chunk) && filter.is_none_or(|filter| filter(chunk));
+        let passing = match filter {
+            None => base.live(),
+            Some(_) => base.flat.ids.iter().filter(|chunk| wanted(**chunk)).count(),
+        };
+        if k == 0 || passing * SELECTIVE < base.flat.len() || k * SELECTIVE > passing {
+            return Ok(self.scan(query, k, filter));
         }
-        let query = pack(query);
-        let width = query.len();
-        let scan = |ids: &[ChunkId], rows: &[Block]| {
-            let mut top = Top::new(k);
-            for (chunk, row) in ids.iter().zip(rows.chunks_exact(width)) {
-                if filter.is_none_or(|filter| filter(*chunk)) {
-                    top.push(*chunk, dot(&query, row));
-                }
+        let ask = (k * base.flat.len()).div_ceil(passing) + k / 8;
+        let mut top = self.tail.search(query, k, filter);
+        let mut found = 0;
+        for hit in base.graph.search(query, ask) {
+            if wanted(hit.chunk) {
+                found += 1;
+                top.push(hit.chunk, hit.score);
             }
-            top
-        };
-        let top = if self.len() < 2 * ROWS_PER_TASK {
-            scan(&self.ids, &self.rows)
-        } else {
-            self.ids
-                .par_chunks(ROWS_PER_TASK)
-                .zip(self.rows.par_chunks(ROWS_PER_TASK * width))
-                .map(|(ids, rows)| scan(ids, rows))
-                .reduce(|| Top::new(k), Top::merge)
-        };
+        }
+        if found < k {
+            return Ok(self.scan(query, k, filter));
+        }
         Ok(top.into_hits())
+    }
+
+    /// As [`Self::search`], but always exact.
+    ///
+    /// # Errors
+    /// As [`Self::search`].
+    pub fn search_exact(&self, query: &[f32], k: usize, filter: Filter<'_>) -> Result<Vec<VectorHit>, VectorError> {
+        self.validate(query)?;
+        Ok(self.scan(query, k, filter))
+    }
+
+    fn scan(&self, query: &[f32], k: usize, filter: Filter<'_>) -> Vec<VectorHit> {
+        if k == 0 {
+            return Vec::new();
+        }
+        let tail = self.tail.search(query, k, filter);
+        let Some(base) = &self.base else { return tail.into_hits() };
+        let wanted = |chunk: ChunkId| !base.dead.contains(&chunk) && filter.is_none_or(|filter| filter(chunk));
+        Top::merge(base.flat.search(query, k, Some(&wanted)), tail).into_hits()
+    }
+
+    /// Whether a new base is worth building: there are many vectors without a graph, many tombstones, or a long tail.
+    /// False while one is being built.
+    pub fn rebuild_due(&self) -> bool {
+        if self.changed.is_some() || self.len() < self.options.threshold {
+            return false;
+        }
+        if self.refused_at.is_some_and(|refused| self.len() < refused + refused / 2) {
+            return false;
+        }
+        match &self.base {
+            None => true,
+            Some(base) => {
+                let rows = base.flat.len();
+                base.dead.len() * TOMBSTONE_SHARE >= rows || self.tail.len() * TAIL_SHARE >= rows
+            }
+        }
+    }
+
+    /// Begins a rebuild: copies the live vectors. From here on, changes are remembered until [`Self::install`] or
+    /// [`Self::abandon`].
+    pub fn begin_rebuild(&mut self) -> Rebuild {
+        let mut flat = Flat::new(self.dimension);
+        flat.reserve(self.len());
+        if let Some(base) = &self.base {
+            for (row, chunk) in base.flat.ids.iter().enumerate().filter(|(_, chunk)| !base.dead.contains(chunk)) {
+                flat.insert_row(*chunk, base.flat.row(row));
+            }
+        }
+        for (row, chunk) in self.tail.ids.iter().enumerate() {
+            flat.insert_row(*chunk, self.tail.row(row));
+        }
+        self.changed = Some(HashSet::new());
+        Rebuild { flat, options: self.options }
+    }
+
+    /// Puts a new base in place, together with what changed since it was begun.
+    pub fn install(&mut self, rebuilt: Rebuilt) {
+        let changed = self.changed.take().unwrap_or_default();
+        let mut tail = Flat::new(self.dimension);
+        for chunk in &changed {
+            if let Some(vector) = self.vector(*chunk) {
+                tail.insert(*chunk, &vector);
+            }
+        }
+        let dead = changed.into_iter().filter(|chunk| rebuilt.flat.row_of.contains_key(chunk)).collect();
+        self.base = Some(Base { flat: rebuilt.flat, graph: Arc::new(rebuilt.graph), dead });
+        self.tail = tail;
+        self.refused_at = None;
+    }
+
+    /// Ends a rebuild that failed. The index goes on as it is.
+    pub fn abandon(&mut self) {
+        self.changed = None;
+        self.refused_at = Some(self.len());
+    }
+
+    /// Builds a new base now.
+    ///
+    /// # Errors
+    /// [`VectorError::Graph`]; the index goes on as it is.
+    pub fn rebuild_now(&mut self) -> Result<(), VectorError> {
+        match self.begin_rebuild().build() {
+            Ok(rebuilt) => {
+                self.install(rebuilt);
+                Ok(())
+            }
+            Err(error) => {
+                self.abandon();
+                Err(error)
+            }
+        }
     }
 
     fn validate(&self, vector: &[f32]) -> Result<(), VectorError> {
@@ -178,131 +352,8 @@ impl VectorIndex {
         // Written so that NaN is refused too.
         if (norm - 1.0).abs() <= UNIT_TOLERANCE { Ok(()) } else { Err(VectorError::NotUnit { norm }) }
     }
-
-    /// The vector in `row`, without padding.
-    pub(crate) fn vector(&self, row: usize) -> impl Iterator<Item = f32> {
-        let width = blocks_for(self.dimension);
-        self.rows[row * width..(row + 1) * width].iter().flat_map(|block| block.0).take(self.dimension)
-    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const DIMENSION: usize = 19;
-
-    /// Few directions, so that scores are often equal.
-    fn direction(n: usize) -> Vec<f32> {
-        let mut vector = vec![0.0; DIMENSION];
-        let angle = (n / DIMENSION) as f32;
-        vector[n % DIMENSION] = angle.cos();
-        vector[(n + 1) % DIMENSION] = angle.sin();
-        vector
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Insert(u64, usize),
-        Remove(u64),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let insert = (0u64..30, 0usize..60).prop_map(|(chunk, n)| Step::Insert(chunk, n));
-        let step = prop_oneof![2 => insert, 1 => (0u64..30).prop_map(Step::Remove)];
-        prop::collection::vec(step, 0..80)
-    }
-
-    fn run(steps: &[Step]) -> (VectorIndex, BTreeMap<ChunkId, usize>) {
-        let (mut index, mut model) = (VectorIndex::new(DIMENSION, "test"), BTreeMap::new());
-        for step in steps {
-            match *step {
-                Step::Insert(chunk, n) => {
-                    index.insert(ChunkId(chunk), &direction(n)).unwrap();
-                    model.insert(ChunkId(chunk), n);
-                }
-                Step::Remove(chunk) => {
-                    assert_eq!(index.remove(ChunkId(chunk)), model.remove(&ChunkId(chunk)).is_some());
-                }
-            }
-        }
-        (index, model)
-    }
-
-    fn cosine(a: &[f32], b: &[f32]) -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    }
-
-    proptest! {
-        #[test]
-        fn a_search_finds_what_the_definition_says(steps in steps(), query in 0usize..60, k in 0usize..40, odd: bool) {
-            let (index, model) = run(&steps);
-            prop_assert_eq!(index.len(), model.len());
-            let query = direction(query);
-            let keep = |chunk: ChunkId| !odd || chunk.0 % 2 == 1;
-            let hits = index.search(&query, k, odd.then_some(&keep)).unwrap();
-
-            let mut exact: Vec<f64> =
-                model.iter().filter(|(chunk, _)| keep(**chunk)).map(|(_, n)| cosine(&query, &direction(*n))).collect();
-            exact.sort_by(|a, b| b.total_cmp(a));
-            exact.truncate(k);
-            prop_assert_eq!(hits.len(), exact.len());
-            for (hit, exact) in hits.iter().zip(exact) {
-                prop_assert!(keep(hit.chunk));
-                prop_assert!((f64::from(hit.score) - cosine(&query, &direction(model[&hit.chunk]))).abs() < 1e-6);
-                prop_assert!((f64::from(hit.score) - exact).abs() < 1e-6);
-            }
-            for pair in hits.windows(2) {
-                let ordered =
-                    pair[0].score > pair[1].score || pair[0].score == pair[1].score && pair[0].chunk < pair[1].chunk;
-                prop_assert!(ordered, "{:?}", pair);
-            }
-
-            // Another way to the same content gives the same bits.
-            let mut rebuilt = VectorIndex::new(DIMENSION, "test");
-            for (chunk, n) in model.iter().rev() {
-                rebuilt.insert(*chunk, &direction(*n)).unwrap();
-            }
-            prop_assert_eq!(rebuilt.search(&query, k, odd.then_some(&keep)).unwrap(), hits);
-        }
-    }
-
-    #[test]
-    fn threads_do_not_change_the_result() {
-        let mut index = VectorIndex::new(DIMENSION, "test");
-        for chunk in 0..3 * ROWS_PER_TASK as u64 + 17 {
-            index.insert(ChunkId(chunk), &direction((chunk * 7919 % 1000) as usize)).unwrap();
-        }
-        let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        for k in [1, 10, 3000] {
-            let query = direction(k);
-            let one = pool(1).install(|| index.search(&query, k, None)).unwrap();
-            let three = pool(3).install(|| index.search(&query, k, None)).unwrap();
-            assert_eq!(one, three);
-            // The sequential scan, reached by filtering a small copy.
-            let mut small = VectorIndex::new(DIMENSION, "test");
-            for hit in &one {
-                small.insert(hit.chunk, &direction((hit.chunk.0 * 7919 % 1000) as usize)).unwrap();
-            }
-            assert_eq!(small.search(&query, k, None).unwrap(), one);
-        }
-    }
-
-    #[test]
-    fn vectors_that_are_not_unit_are_refused() {
-        let mut index = VectorIndex::new(2, "test");
-        assert!(matches!(index.insert(ChunkId(1), &[1.0]), Err(VectorError::Dimension { expected: 2, found: 1 })));
-        for bad in [[0.0, 0.0], [1.0, 1.0], [f32::NAN, 0.0], [f32::INFINITY, 0.0], [0.998, 0.0]] {
-            assert!(matches!(index.insert(ChunkId(1), &bad), Err(VectorError::NotUnit { .. })), "{bad:?}");
-            assert!(matches!(index.search(&bad, 1, None), Err(VectorError::NotUnit { .. })), "{bad:?}");
-        }
-        assert!(index.is_empty());
-        index.insert(ChunkId(1), &[0.6, 0.8]).unwrap();
-        assert_eq!(index.search(&[0.6, 0.8], 1, None).unwrap()[0].score, 1.0);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Aligned rows and their dot product.
+//! Aligned rows and their dot product, in 32-bit floats and in 8-bit codes.
 //!
 //! A row is a whole number of 64-byte blocks, the last one padded with zeros, so that every block is one cache line and
 //! the inner loop has no remainder. Summation order is fixed: block lanes first, then a tree, so a score is the same
@@ -35,8 +35,15 @@ pub(crate) fn pack_into(vector: &[f32], row: &mut [Block]) {
     }
 }
 
+/// Runs `work`, compiled for the widest vectors this processor has. `work` and what it calls must be inlined to gain by it.
+#[inline(always)]
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
 /// Dot product of two rows of equal length. Two independent sets of sixteen sums keep the adders busy; the compiler
-/// turns each into vector registers.
+/// turns each into vector registers, as wide as the caller's instruction set (see [`vectorised`]).
+#[inline(always)]
 pub(crate) fn dot(a: &[Block], b: &[Block]) -> f32 {
     let (mut even, mut odd) = (Block::ZERO, Block::ZERO);
     let (a_pairs, a_rest) = a.as_chunks::<2>();
@@ -75,6 +82,33 @@ impl Block {
     }
 }
 
+/// A row in 8 bits: `scale · code` is near the row, and `error` is the length of the difference.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Coded {
+    pub(crate) scale: f32,
+    pub(crate) error: f32,
+}
+
+/// Quantises `row` (symmetric, one scale a row) into `codes`, of the row's padded length.
+pub(crate) fn encode(row: &[Block], codes: &mut [i8]) -> Coded {
+    let largest = row.iter().flat_map(|block| block.0).fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+    let mut error = 0.0f64;
+    for (value, code) in row.iter().flat_map(|block| block.0).zip(codes) {
+        let rounded = (value / scale).round().clamp(-127.0, 127.0);
+        *code = rounded as i8;
+        error += f64::from(value - rounded * scale).powi(2);
+    }
+    // Rounded up, so that it is a bound.
+    Coded { scale, error: error.sqrt() as f32 * (1.0 + 1e-5) + 1e-7 }
+}
+
+/// Dot product of two rows of codes of equal length.
+#[inline(always)]
+pub(crate) fn dot_codes(a: &[i8], b: &[i8]) -> i32 {
+    a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +120,29 @@ mod tests {
             let (a, b): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
             let exact: f64 = pairs.iter().map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             prop_assert!((f64::from(dot(&pack(&a), &pack(&b))) - exact).abs() < 1e-4);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_coded_dot_product_is_within_its_bound(
+            pairs in prop::collection::vec((-1.0f32..1.0, -1.0f32..1.0), 1..100),
+        ) {
+            let (a, b): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
+            let norm = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let exact: f64 = pairs.iter().map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let code = |v: &[f32]| {
+                let row = pack(v);
+                let mut codes = vec![0; row.len() * LANES];
+                let coded = encode(&row, &mut codes);
+                (codes, coded)
+            };
+            let ((a_codes, a_coded), (b_codes, b_coded)) = (code(&a), code(&b));
+            let near = f64::from(dot_codes(&a_codes, &b_codes)) * f64::from(a_coded.scale) * f64::from(b_coded.scale);
+            // a·b − â·b̂ = (a − â)·b + â·(b − b̂), and |â| ≤ |a| + |a − â|.
+            let bound = f64::from(a_coded.error) * norm(&b)
+                + (norm(&a) + f64::from(a_coded.error)) * f64::from(b_coded.error);
+            prop_assert!((exact - near).abs() <= bound + 1e-6, "{} against {}", (exact - near).abs(), bound);
         }
     }
 

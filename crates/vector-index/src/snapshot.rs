@@ -1,45 +1,62 @@
 //! Snapshots on disk.
 //!
 //! ```text
-//! <folder>/MANIFEST              BLAKE3 of the second line, line feed, JSON, line feed
-//! <folder>/<generation>/vectors  ids as u64, then vectors as f32, all little-endian, without padding
+//! <folder>/MANIFEST                 BLAKE3 of the second line, line feed, JSON, line feed
+//! <folder>/<generation>/vectors     tail, then base: ids as u64, then vectors as f32, little-endian, without padding
+//! <folder>/<generation>/graph.hnsw.*  the graph over the base, if there is one: what `hnsw_rs` dumps
 //! ```
+//!
+//! `hnsw_rs` believes what it reads, so its files are only opened when their checksums are right.
 //!
 //! A snapshot is written to a folder of its own and synced, then the manifest is written beside the old one, synced,
 //! and renamed over it: the rename is the moment of publication. A crash before it leaves the snapshot before, a crash
 //! after it the new one. Folders that the manifest does not name are left-overs and go with the next publication.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
     path::Path,
+    sync::Arc,
 };
 
 use edgewise_types::{ChunkId, Generation};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    VectorError, VectorIndex,
-    kernel::{Block, blocks_for, pack_into},
-};
+use crate::{GraphOptions, VectorError, VectorIndex, flat::Flat, graph::Graph, index::Base};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "MANIFEST";
 const NEW_MANIFEST: &str = "MANIFEST.new";
 const VECTORS: &str = "vectors";
 
 /// What a snapshot holds, and its checksum.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Manifest {
     format: u32,
     source: String,
     generation: u64,
     dimension: usize,
+    /// Vectors without a graph.
     vectors: usize,
+    base: Option<BaseManifest>,
     /// Name of the snapshot's folder.
     folder: String,
-    /// BLAKE3 of its file, in hexadecimal.
+    /// BLAKE3 of its file of vectors, in hexadecimal.
     blake3: String,
+}
+
+/// The part under a graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct BaseManifest {
+    rows: usize,
+    /// Chunks removed since the graph was built.
+    dead: Vec<ChunkId>,
+    /// Rows that the graph does not find.
+    unreached: Vec<u32>,
+    options: GraphOptions,
+    /// Files of the graph and their BLAKE3, in hexadecimal.
+    files: Vec<(String, String)>,
 }
 
 impl VectorIndex {
@@ -52,13 +69,14 @@ impl VectorIndex {
         let fail = |error: io::Error| VectorError::io(path, &error);
         fs::create_dir_all(path).map_err(fail)?;
         let folder = unused_name(path, self.generation).map_err(fail)?;
-        let prepared = self.write(&path.join(&folder)).and_then(|blake3| {
+        let prepared = self.write(&path.join(&folder)).and_then(|(blake3, base)| {
             let manifest = Manifest {
                 format: FORMAT,
                 source: self.source.clone(),
                 generation: self.generation.0,
                 dimension: self.dimension,
-                vectors: self.len(),
+                vectors: self.tail.len(),
+                base,
                 folder: folder.clone(),
                 blake3,
             };
@@ -75,31 +93,35 @@ impl VectorIndex {
         remove_others(path, &folder).map_err(fail)
     }
 
-    /// Writes and syncs the snapshot's folder, and returns the checksum of its file.
-    fn write(&self, folder: &Path) -> io::Result<String> {
+    /// Writes and syncs the snapshot's folder, and returns what the manifest says of it.
+    fn write(&self, folder: &Path) -> io::Result<(String, Option<BaseManifest>)> {
         fs::create_dir(folder)?;
         let mut file = Checked::new(BufWriter::with_capacity(1 << 20, File::create(folder.join(VECTORS))?));
-        for chunk in &self.ids {
-            file.write_all(&chunk.0.to_le_bytes())?;
-        }
-        let mut bytes = Vec::with_capacity(self.dimension * 4);
-        for row in 0..self.len() {
-            bytes.clear();
-            bytes.extend(self.vector(row).flat_map(f32::to_le_bytes));
-            file.write_all(&bytes)?;
+        write_flat(&self.tail, &mut file)?;
+        if let Some(base) = &self.base {
+            write_flat(&base.flat, &mut file)?;
         }
         let (file, blake3) = file.finish();
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        let base = match &self.base {
+            Some(base) => Some(write_base(base, folder)?),
+            None => None,
+        };
         sync_folder(folder)?;
-        Ok(blake3)
+        Ok((blake3, base))
     }
 
     /// Loads the snapshot in the folder `path`; `None` if none was ever published. `dimension` and `source` are those of
-    /// the catalog. Every byte is checked.
+    /// the catalog; `options` apply to graphs built from now on. Every byte is checked.
     ///
     /// # Errors
     /// [`VectorError::NeedsRebuild`] if it is damaged, or of another format, dimension or catalog.
-    pub fn load(path: &Path, dimension: usize, source: &str) -> Result<Option<Self>, VectorError> {
+    pub fn load(
+        path: &Path,
+        dimension: usize,
+        source: &str,
+        options: GraphOptions,
+    ) -> Result<Option<Self>, VectorError> {
         let text = match fs::read(path.join(MANIFEST)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -118,7 +140,7 @@ impl VectorIndex {
             return Err(VectorError::rebuild(path, reason));
         }
         let file = path.join(&manifest.folder).join(VECTORS);
-        read(&file, &manifest).map(Some).map_err(|error| match error.kind() {
+        read(&path.join(&manifest.folder), &manifest, options).map(Some).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
                 VectorError::rebuild(path, format!("`{}`: {error}", file.display()))
             }
@@ -127,41 +149,101 @@ impl VectorIndex {
     }
 }
 
-/// Reads and verifies the file of a snapshot.
-fn read(path: &Path, manifest: &Manifest) -> io::Result<VectorIndex> {
-    let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
-    let (count, dimension) = (manifest.vectors, manifest.dimension);
-    let file = File::open(path)?;
+fn write_flat(flat: &Flat, file: &mut Checked<BufWriter<File>>) -> io::Result<()> {
+    for chunk in &flat.ids {
+        file.write_all(&chunk.0.to_le_bytes())?;
+    }
+    let mut bytes = Vec::with_capacity(flat.dimension * 4);
+    for row in 0..flat.len() {
+        bytes.clear();
+        bytes.extend(flat.vector(row).flat_map(f32::to_le_bytes));
+        file.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes and syncs the graph's files.
+fn write_base(base: &Base, folder: &Path) -> io::Result<BaseManifest> {
+    let names = base.graph.dump(folder).map_err(io::Error::other)?;
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        let path = folder.join(&name);
+        File::open(&path)?.sync_all()?;
+        files.push((name, hash_file(&path)?));
+    }
+    let mut dead: Vec<ChunkId> = base.dead.iter().copied().collect();
+    dead.sort_unstable();
+    let (unreached, options) = (base.graph.unreached.clone(), base.graph.options);
+    Ok(BaseManifest { rows: base.flat.len(), dead, unreached, options, files })
+}
+
+fn hash_file(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn invalid(reason: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason.into())
+}
+
+/// Reads and verifies the files of a snapshot.
+fn read(folder: &Path, manifest: &Manifest, options: GraphOptions) -> io::Result<VectorIndex> {
+    let dimension = manifest.dimension;
+    let file = File::open(folder.join(VECTORS))?;
     // Before any allocation: a damaged count must not ask for all memory.
-    let expected = dimension.checked_mul(4).and_then(|vector| vector.checked_add(8)?.checked_mul(count));
+    let rows = manifest.base.as_ref().map_or(0, |base| base.rows).checked_add(manifest.vectors);
+    let expected = dimension.checked_mul(4).and_then(|vector| vector.checked_add(8)?.checked_mul(rows?));
     if dimension == 0 || expected.map(|bytes| bytes as u64) != Some(file.metadata()?.len()) {
         return Err(invalid("its size does not match the manifest"));
     }
     let mut file = Checked::new(BufReader::with_capacity(1 << 20, file));
-    let mut index = VectorIndex::new(dimension, manifest.source.clone());
+    let mut index = VectorIndex::with_options(dimension, manifest.source.clone(), options);
     index.generation = Generation(manifest.generation);
-    index.reserve(count);
-    for row in 0..count {
+    index.tail = read_flat(manifest.vectors, dimension, &mut file)?;
+    let base = match &manifest.base {
+        Some(base) => Some((read_flat(base.rows, dimension, &mut file)?, base)),
+        None => None,
+    };
+    let (_, blake3) = file.finish();
+    if blake3 != manifest.blake3 {
+        return Err(invalid("its checksum is wrong"));
+    }
+    if let Some((flat, base)) = base {
+        for (name, blake3) in &base.files {
+            if hash_file(&folder.join(name))? != *blake3 {
+                return Err(invalid(format!("`{name}` has a wrong checksum")));
+            }
+        }
+        let flat = Arc::new(flat);
+        let graph = Graph::load(folder, Arc::clone(&flat), base.unreached.clone(), base.options).map_err(invalid)?;
+        let dead: HashSet<ChunkId> = base.dead.iter().copied().collect();
+        index.base = Some(Base { flat, graph: Arc::new(graph), dead });
+    }
+    Ok(index)
+}
+
+fn read_flat(count: usize, dimension: usize, file: &mut Checked<BufReader<File>>) -> io::Result<Flat> {
+    let mut flat = Flat::new(dimension);
+    flat.reserve(count);
+    let mut ids = Vec::with_capacity(count);
+    for _ in 0..count {
         let mut bytes = [0; 8];
         file.read_exact(&mut bytes)?;
-        let chunk = ChunkId(u64::from_le_bytes(bytes));
-        index.ids.push(chunk);
-        if index.row_of.insert(chunk, row).is_some() {
-            return Err(invalid("a chunk stands in it twice"));
-        }
+        ids.push(ChunkId(u64::from_le_bytes(bytes)));
     }
-    let width = blocks_for(dimension);
-    index.rows.resize(count * width, Block::ZERO);
     let (mut bytes, mut vector) = (vec![0; dimension * 4], vec![0.0; dimension]);
-    for row in index.rows.chunks_exact_mut(width) {
+    for (row, chunk) in ids.into_iter().enumerate() {
         file.read_exact(&mut bytes)?;
         for (value, bytes) in vector.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *value = f32::from_le_bytes(*bytes);
         }
-        pack_into(&vector, row);
+        flat.insert(chunk, &vector);
+        if flat.len() != row + 1 {
+            return Err(invalid("a chunk stands in it twice"));
+        }
     }
-    let (_, blake3) = file.finish();
-    if blake3 != manifest.blake3 { Err(invalid("its checksum is wrong")) } else { Ok(index) }
+    Ok(flat)
 }
 
 fn parse(text: &[u8]) -> Result<Manifest, String> {
@@ -244,143 +326,4 @@ impl<F: Read> Checked<F> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const DIMENSION: usize = 5;
-
-    fn index(vectors: u64, generation: u64) -> VectorIndex {
-        let mut index = VectorIndex::new(DIMENSION, "catalog");
-        for chunk in 0..vectors {
-            let angle = (chunk + generation) as f32;
-            index.insert(ChunkId(chunk * 3 + generation), &[angle.cos(), 0.0, angle.sin(), -0.0, 0.0]).unwrap();
-        }
-        index.set_generation(Generation(generation));
-        index
-    }
-
-    fn load(path: &Path) -> Result<Option<VectorIndex>, VectorError> {
-        VectorIndex::load(path, DIMENSION, "catalog")
-    }
-
-    /// Equal bit by bit: `-0.0` and `0.0` differ.
-    fn assert_same(a: &VectorIndex, b: &VectorIndex) {
-        let bits =
-            |index: &VectorIndex| index.rows.iter().flat_map(|block| block.0.map(f32::to_bits)).collect::<Vec<_>>();
-        assert_eq!((&a.ids, &a.row_of, a.generation, &a.source), (&b.ids, &b.row_of, b.generation, &b.source));
-        assert_eq!(bits(a), bits(b));
-    }
-
-    fn folders(path: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
-
-        #[test]
-        fn what_is_loaded_is_what_was_saved(vectors in 0u64..50, removed in prop::collection::vec(0u64..50, 0..20)) {
-            let folder = tempfile::tempdir().unwrap();
-            prop_assert!(load(folder.path()).unwrap().is_none());
-            let mut saved = index(vectors, 4);
-            for chunk in removed {
-                saved.remove(ChunkId(chunk * 3 + 4));
-            }
-            saved.save(folder.path()).unwrap();
-            let mut loaded = load(folder.path()).unwrap().unwrap();
-            assert_same(&loaded, &saved);
-            // And it can be worked on.
-            for index in [&mut loaded, &mut saved] {
-                index.insert(ChunkId(10_000), &[0.0, 1.0, 0.0, 0.0, 0.0]).unwrap();
-                index.remove(ChunkId(7));
-            }
-            assert_same(&loaded, &saved);
-        }
-    }
-
-    #[test]
-    fn every_damage_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        index(4, 9).save(path).unwrap();
-        let assert_refused = |what: String| {
-            let result = load(path);
-            assert!(matches!(result, Err(VectorError::NeedsRebuild { .. })), "{what}: {result:?}");
-        };
-        for file in [path.join(MANIFEST), path.join("9").join(VECTORS)] {
-            let sound = fs::read(&file).unwrap();
-            for at in 0..sound.len() {
-                let mut damaged = sound.clone();
-                damaged[at] ^= 1 << (at % 8);
-                fs::write(&file, &damaged).unwrap();
-                assert_refused(format!("{} with a flipped bit in byte {at}", file.display()));
-                fs::write(&file, &sound[..at]).unwrap();
-                assert_refused(format!("{} cut to {at} bytes", file.display()));
-            }
-            let mut longer = sound.clone();
-            longer.push(b'\n');
-            fs::write(&file, &longer).unwrap();
-            assert_refused(format!("{} with a byte more", file.display()));
-            fs::write(&file, &sound).unwrap();
-            assert_same(&load(path).unwrap().unwrap(), &index(4, 9));
-        }
-        fs::remove_dir_all(path.join("9")).unwrap();
-        assert_refused("missing folder".to_owned());
-    }
-
-    #[test]
-    fn another_catalog_or_embedder_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        index(2, 1).save(folder.path()).unwrap();
-        for (dimension, source) in [(DIMENSION, "other"), (DIMENSION + 1, "catalog")] {
-            let result = VectorIndex::load(folder.path(), dimension, source);
-            assert!(matches!(result, Err(VectorError::NeedsRebuild { .. })), "{result:?}");
-        }
-    }
-
-    /// Leaves on disk what a crash between any two steps of a publication leaves.
-    #[test]
-    fn a_crash_before_the_rename_keeps_the_snapshot_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        index(3, 1).save(path).unwrap();
-        let assert_first = || assert_same(&load(path).unwrap().unwrap(), &index(3, 1));
-
-        fs::create_dir(path.join("2")).unwrap();
-        assert_first();
-        fs::write(path.join("2").join(VECTORS), "half").unwrap();
-        assert_first();
-        // The whole snapshot, and half a manifest.
-        let complete = index(5, 2).write(&path.join("2-1")).unwrap();
-        assert_first();
-        fs::write(path.join(NEW_MANIFEST), &complete[..10]).unwrap();
-        assert_first();
-
-        // Trying again works and clears all of it away.
-        index(5, 2).save(path).unwrap();
-        assert_same(&load(path).unwrap().unwrap(), &index(5, 2));
-        assert_eq!(folders(path), ["2-2", MANIFEST]);
-        // A crash after the rename leaves the folder before; it goes with the next publication.
-        fs::create_dir(path.join("1")).unwrap();
-        index(6, 2).save(path).unwrap();
-        assert_same(&load(path).unwrap().unwrap(), &index(6, 2));
-        assert_eq!(folders(path), ["2", MANIFEST]);
-    }
-
-    #[test]
-    fn a_failed_publication_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        index(3, 1).save(path).unwrap();
-        // A folder where the new manifest should go: it can't be created.
-        fs::create_dir(path.join(NEW_MANIFEST)).unwrap();
-        assert!(matches!(index(4, 2).save(path), Err(VectorError::Io { .. })));
-        assert_eq!(folders(path), ["1", MANIFEST, NEW_MANIFEST]);
-        assert_same(&load(path).unwrap().unwrap(), &index(3, 1));
-    }
-}
+mod tests;

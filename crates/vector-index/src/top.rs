@@ -50,6 +50,11 @@ impl Top {
         }
     }
 
+    /// The worst score kept, once there are `k`.
+    pub(crate) fn least(&self) -> Option<f32> {
+        if self.worst_first.len() < self.k { None } else { self.worst_first.peek().map(|worst| worst.0.0.score) }
+    }
+
     /// The best of both.
     pub(crate) fn merge(mut self, other: Self) -> Self {
         for Reverse(Ranked(hit)) in other.worst_first {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use edgewise_retrieval::CollectionStats;
+use edgewise_retrieval::{CheckReport, CollectionStats, Part};
 use edgewise_types::{CollectionName, Document};
 
 use crate::{
@@ -21,6 +21,22 @@ pub(crate) fn run(command: &Collections, app: &App) -> Result<(), CliError> {
     match command {
         Collections::List { json } => list(app, *json),
         Collections::Info { name, json } => info(app, name, *json),
+        Collections::Check { names, json } => check(app, names, *json),
+        Collections::Repair { name, json } => repair(app, name, *json),
+        Collections::Compact { name } => {
+            let done = edgewise_retrieval::compact(app.data_root(), name)?;
+            let (before, after) = (output::bytes(done.bytes_before), output::bytes(done.bytes_after));
+            Ok(output::line(&format!("{name}: {before} before, {after} now"))?)
+        }
+        Collections::Export { name, file } => {
+            edgewise_retrieval::export(app.data_root(), name, file)?;
+            Ok(output::line(&format!("exported {name} to {}", file.display()))?)
+        }
+        Collections::Import { file, name } => {
+            let report = edgewise_retrieval::import(app.data_root(), name, file)?;
+            let documents = output::plural(report.documents, "document");
+            Ok(output::line(&format!("imported {name}: {documents}, {}", output::plural(report.chunks, "chunk")))?)
+        }
         Collections::Delete { name, yes } => delete(app, name, *yes),
     }
 }
@@ -75,6 +91,67 @@ fn info(app: &App, name: &CollectionName, json: bool) -> Result<(), CliError> {
         output::line(&output::dim(&format!("… and {} more (--json lists all)", stats.documents - documents.len())))?;
     }
     Ok(())
+}
+
+fn check(app: &App, names: &[CollectionName], json: bool) -> Result<(), CliError> {
+    let root = app.data_root();
+    let names = if names.is_empty() { edgewise_retrieval::names(root)? } else { names.to_vec() };
+    let reports: Vec<CheckReport> =
+        names.iter().map(|name| edgewise_retrieval::check(root, name)).collect::<Result<_, _>>()?;
+    if json {
+        output::json(&reports)?;
+    } else {
+        reports.iter().try_for_each(print_check)?;
+    }
+    match reports.iter().filter(|report| !report.findings.is_empty()).count() {
+        0 => Ok(()),
+        damaged => Err(CliError::Failed(format!(
+            "{} not sound: edgewise collections repair NAME mends indexes from the catalog",
+            if damaged == 1 { "a collection is".to_owned() } else { format!("{damaged} collections are") }
+        ))),
+    }
+}
+
+fn repair(app: &App, name: &CollectionName, json: bool) -> Result<(), CliError> {
+    let repaired = edgewise_retrieval::repair(app.data_root(), name)?;
+    if json {
+        return output::json(&repaired);
+    }
+    for finding in &repaired.before.findings {
+        output::line(&format!("mended {}: {}", part_name(finding.part), finding.problem))?;
+    }
+    print_check(&repaired.after)?;
+    match repaired.after.findings.is_empty() {
+        true => Ok(()),
+        false => Err(CliError::Failed(format!("{name} could not be mended: check the disk"))),
+    }
+}
+
+fn print_check(report: &CheckReport) -> Result<(), CliError> {
+    let size = format!(
+        "{}, {}, generation {}",
+        output::plural(report.documents, "document"),
+        output::plural(report.chunks, "chunk"),
+        report.generation
+    );
+    let verdict = if report.findings.is_empty() { output::good("sound") } else { output::bad("damaged") };
+    output::line(&format!("{} {verdict}: {size}", output::bold(report.collection.as_str())))?;
+    for finding in &report.findings {
+        output::line(&format!("  {}: {}", part_name(finding.part), finding.problem))?;
+    }
+    for note in &report.notes {
+        output::line(&output::dim(&format!("  {note}")))?;
+    }
+    Ok(())
+}
+
+fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::Manifest => "manifest",
+        Part::Catalog => "catalog",
+        Part::Lexical => "lexical index",
+        Part::Vectors => "vector snapshot",
+    }
 }
 
 fn document_row(document: &Document) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use edgewise_retrieval::{ArmScore, Fusion, SearchRequest, SearchResults};
+use edgewise_retrieval::{ArmScore, Filter, Fusion, RetrievalError, SearchRequest, SearchResults};
 
 use super::query::server;
 use crate::{
@@ -29,12 +29,20 @@ pub(crate) fn run(args: &Search, app: &App) -> Result<(), CliError> {
             if let Some(fusion) = fusion {
                 body["fusion"] = json!(fusion);
             }
+            if let Some(filter) = &args.filter {
+                body["filter"] = json!(filter);
+            }
+            if let Some(diversity) = args.diversity {
+                body["diversity"] = json!(diversity);
+            }
             client.post(&format!("/v1/collections/{}/search", args.collection), &body)?
         }
         None => {
             let collection = app.collections()?.get(&args.collection)?;
             let query = args.query.clone();
-            collection.search(&SearchRequest { query, limit: args.limit, fusion, documents: None })?
+            let filter = args.filter.as_deref().map(str::parse::<Filter>).transpose().map_err(RetrievalError::from)?;
+            let (limit, diversity) = (args.limit, args.diversity);
+            collection.search(&SearchRequest { query, limit, fusion, documents: None, filter, diversity })?
         }
     };
     if args.json {

@@ -5,11 +5,11 @@ mod crash;
 mod damage;
 mod search;
 
-use edgewise_lexical_index::{Boosts, Language, LexicalConfig, LexicalEntry};
+use edgewise_lexical_index::{Bm25, Language, LexicalConfig, LexicalEntry};
 use edgewise_types::ChunkId;
 
 fn config(language: Language) -> LexicalConfig {
-    LexicalConfig { language, boosts: Boosts::default(), source: "catalog".to_owned() }
+    LexicalConfig { language, bm25: Bm25::default(), source: "catalog".to_owned() }
 }
 
 fn entry(chunk: u64, title: &str, heading_path: &[&str], body: &str) -> LexicalEntry {

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod durability;
+mod filter;
 mod ingest;
+mod maintain;
 mod processes;
 mod rebuild;
 mod search;

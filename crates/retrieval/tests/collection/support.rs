@@ -64,7 +64,7 @@ pub(crate) fn outcomes(report: &IngestReport) -> Vec<(&str, &'static str)> {
 }
 
 pub(crate) fn request(query: &str) -> SearchRequest {
-    SearchRequest { query: query.to_owned(), limit: 10, fusion: None, documents: None }
+    SearchRequest::new(query, 10)
 }
 
 pub(crate) fn search(collection: &Collection, query: &str) -> SearchResults {

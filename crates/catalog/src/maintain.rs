@@ -1,0 +1,141 @@
+//! Copies and compaction: what works on the whole file.
+
+use std::{fs::File, path::Path};
+
+use edgewise_types::CollectionName;
+use rusqlite::{Connection, params};
+
+use crate::{
+    Catalog, CatalogError, OpenMode,
+    connections::{open_reader, open_writer},
+    error::Fault,
+};
+
+impl Catalog {
+    /// Rewrites the file without the room that deleted documents left, and empties the write-ahead log. Needs as much free
+    /// space as the file has; a kill leaves the file as it was.
+    ///
+    /// # Errors
+    /// [`CatalogError::ReadOnly`], [`CatalogError::DiskFull`], [`CatalogError::Busy`].
+    pub fn compact(&self) -> Result<(), CatalogError> {
+        self.connections.with_writer(|connection| {
+            connection.execute_batch("VACUUM")?;
+            // Readers in other processes may keep the log from being emptied: then it is reused instead.
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            Ok(())
+        })
+    }
+
+    /// Writes a copy of the catalog as it is now to `path`, where there must be no file: one file that holds everything
+    /// of the collection. Writers may go on meanwhile. When it returns, the copy is on disk.
+    ///
+    /// # Errors
+    /// [`CatalogError::AlreadyExists`], [`CatalogError::DiskFull`]; a part of a copy is removed.
+    pub fn export(&self, path: &Path) -> Result<(), CatalogError> {
+        copy(self.path(), path)
+    }
+
+    /// Makes the catalog at `path`, where there must be no file, from the export at `from`, under another identity and
+    /// for the collection `name`. The export stays as it is; the caller checks what came of it.
+    ///
+    /// # Errors
+    /// As [`Self::open`] for `from`, and as [`Self::export`].
+    pub fn import(from: &Path, path: &Path, name: &CollectionName) -> Result<Self, CatalogError> {
+        // Is it a catalog that this version reads?
+        Self::open(from, OpenMode::ReadOnly)?;
+        copy(from, path)?;
+        let connection = open_writer(path, false)?;
+        let adopt = || -> Result<(), Fault> {
+            connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+            connection
+                .execute("UPDATE meta SET id = lower(hex(randomblob(16))), collection = ?1", params![name.as_str()])?;
+            Ok(())
+        };
+        adopt().map_err(|fault| fault.at(path))?;
+        drop(connection);
+        Self::open(path, OpenMode::ReadWrite)
+    }
+}
+
+/// A consistent copy of a database, defragmented: <https://sqlite.org/lang_vacuum.html#vacuuminto>.
+fn copy(from: &Path, to: &Path) -> Result<(), CatalogError> {
+    let io = |error: std::io::Error| CatalogError::Io { path: to.to_owned(), detail: error.to_string() };
+    if to.try_exists().map_err(io)? {
+        return Err(CatalogError::AlreadyExists { path: to.to_owned() });
+    }
+    let Some(target) = to.to_str() else {
+        return Err(CatalogError::CannotOpen { path: to.to_owned(), detail: "the path is not UTF-8".to_owned() });
+    };
+    let reader: Connection = open_reader(from)?;
+    let copied = reader
+        .execute("VACUUM INTO ?1", params![target])
+        .map_err(|error| Fault::from(error).at(to))
+        .and_then(|_| File::open(to).and_then(|file| file.sync_all()).map_err(io));
+    if copied.is_err() {
+        // Half a copy is of no use; if removing fails too, the error at hand says more.
+        let _ = std::fs::remove_file(to);
+    }
+    copied
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use edgewise_types::{ContentHash, Metadata};
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{Batch, CatalogMeta, EmbedderIdentity, NewDocument};
+
+    fn document(uri: &str) -> NewDocument {
+        NewDocument {
+            uri: uri.to_owned(),
+            title: String::new(),
+            media_type: "text/plain".to_owned(),
+            content_hash: ContentHash::of(uri.as_bytes()),
+            tokens: 0,
+            metadata: Metadata::new(),
+            updated_at: Timestamp::UNIX_EPOCH,
+            text: uri.repeat(1000),
+            chunks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_export_becomes_a_collection_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let meta = CatalogMeta {
+            collection: "first".parse().unwrap(),
+            profile: "profile".to_owned(),
+            embedder: EmbedderIdentity { model: String::new(), digest: String::new(), dimension: 1 },
+            generator_tokenizer: String::new(),
+        };
+        let catalog = Catalog::create(&at("catalog"), &meta).unwrap();
+        let upserts: Vec<NewDocument> = (0..200).map(|n| document(&format!("document {n}"))).collect();
+        let deletes: Vec<_> = upserts[1..].iter().map(NewDocument::id).collect();
+        catalog.commit(&Batch { upserts, deletes: Vec::new() }).unwrap();
+        catalog.export(&at("all")).unwrap();
+        assert!(matches!(catalog.export(&at("all")), Err(CatalogError::AlreadyExists { .. })));
+        catalog.commit(&Batch { upserts: Vec::new(), deletes }).unwrap();
+
+        let second = Catalog::import(&at("all"), &at("second"), &"second".parse().unwrap()).unwrap();
+        assert_eq!(second.check().unwrap(), Vec::<String>::new());
+        assert_eq!((second.stats().unwrap().documents, second.generation().unwrap().0), (200, 1));
+        assert_eq!((second.meta().collection.as_str(), second.meta().profile.as_str()), ("second", "profile"));
+        assert_ne!(second.id(), catalog.id());
+        second.commit(&Batch { upserts: vec![document("new")], deletes: Vec::new() }).unwrap();
+
+        let size = |name: &str| std::fs::metadata(at(name)).unwrap().len();
+        let before = size("catalog");
+        catalog.compact().unwrap();
+        assert!(size("catalog") * 2 < before);
+        assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
+        assert_eq!(catalog.stats().unwrap().documents, 1);
+
+        std::fs::write(at("text"), "no catalog at all, but long enough ".repeat(100)).unwrap();
+        let refused = Catalog::import(&at("text"), &at("third"), &"third".parse().unwrap());
+        assert!(matches!(refused, Err(CatalogError::NotACatalog { .. })), "{refused:?}");
+        assert!(!at("third").exists());
+    }
+}
