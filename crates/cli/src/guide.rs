@@ -37,7 +37,7 @@ pub(crate) fn sources() -> Vec<Source> {
 mod tests {
     #[test]
     fn every_page_of_the_guide_is_embedded() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide");
+        let folder = std::path::Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../../docs/guide");
         let mut on_disk: Vec<String> =
             std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         on_disk.sort();

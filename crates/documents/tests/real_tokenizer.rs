@@ -46,7 +46,7 @@ fn chunks_of_real_and_of_hostile_text_fit_the_embedder() {
     let tokenizer = WordPiece::load();
     let profile = IndexProfile::default();
     let registry = ParserRegistry::new(&profile);
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let fixtures = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("tests/fixtures");
     let read = |name: &str| (name.to_owned(), std::fs::read(fixtures.join(name)).unwrap());
     let base64 = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo".repeat(400);
     let sources = [

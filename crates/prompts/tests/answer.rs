@@ -1,19 +1,25 @@
 //! The `answer` task: what is rendered, what is refused, what the hash identifies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use edgewise_prompts::{DocumentVars, PassageVars, PreambleVars, PromptError, Prompts, QuestionVars};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-const BUILT_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../prompts");
+/// Looked up when a test runs: a build cache may outlive the checkout that filled it.
+fn sources() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../../prompts")
+}
 
 /// A copy of `prompts/` with one file changed.
 fn copy_with(file: &str, change: impl Fn(&str) -> String) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("answer")).unwrap();
-    for entry in fs::read_dir(Path::new(BUILT_IN).join("answer")).unwrap() {
+    for entry in fs::read_dir(sources().join("answer")).unwrap() {
         let entry = entry.unwrap();
         let text = fs::read_to_string(entry.path()).unwrap();
         let text = if entry.file_name() == file { change(&text) } else { text };
@@ -72,7 +78,7 @@ fn an_unanswerable_answer_is_recognised_however_it_is_written() {
 fn a_folder_is_loaded_instead_and_the_hash_tells_templates_apart() {
     let built_in = Prompts::load(None).unwrap();
     let hash = built_in.answer().template_hash().clone();
-    let same = Prompts::load(Some(Path::new(BUILT_IN))).unwrap();
+    let same = Prompts::load(Some(&sources())).unwrap();
     assert_eq!(*same.answer().template_hash(), hash);
     for file in ["system", "preamble", "passage", "document", "instruction", "question"] {
         let changed = copy_with(&format!("{file}.jinja"), |text| format!("!{text}"));

@@ -12,7 +12,7 @@ use super::{GeneratorTokenizer, GgufVocabulary, chat_template};
 use crate::{EngineError, chat_template::ChatTemplate, decoder::GgufFile, load};
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizers")).join(name)
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../../tests/golden/tokenizers").join(name)
 }
 
 fn expected() -> Value {

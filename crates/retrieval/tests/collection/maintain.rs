@@ -160,17 +160,17 @@ fn child_works() {
             if guide.document(&DocumentId::from_uri("3.md")).is_ok() {
                 guide.delete_document(&DocumentId::from_uri("3.md")).unwrap();
             }
-            if round % 2 == 0 {
+            if round.is_multiple_of(2) {
                 guide.flush().unwrap();
             }
         }
         let mut out = std::io::stdout().lock();
         writeln!(out, "\nacknowledged {round}").unwrap();
         out.flush().unwrap();
-        if round % 3 == 0 {
+        if round.is_multiple_of(3) {
             compact(&root, &name()).unwrap();
         }
-        if round % 5 == 0 {
+        if round.is_multiple_of(5) {
             fs::remove_dir_all(root.join("guide/vectors")).unwrap();
             repair(&root, &name()).unwrap();
         }
