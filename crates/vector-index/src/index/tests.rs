@@ -170,7 +170,7 @@ fn a_graph_finds_what_the_scan_finds_through_removals_and_rebuilds() {
     // Filters, wide and narrow, are kept.
     let query = index.vector(ChunkId(500)).unwrap();
     for modulus in [2, 40] {
-        let filter = |chunk: ChunkId| chunk.0 % modulus == 0;
+        let filter = |chunk: ChunkId| chunk.0.is_multiple_of(modulus);
         let hits = index.search(&query, 10, Some(&filter)).unwrap();
         assert!(hits.len() == 10 && hits.iter().all(|hit| filter(hit.chunk)));
         if modulus == 40 {
