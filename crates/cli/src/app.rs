@@ -149,6 +149,7 @@ impl App {
         PlannerOptions {
             max_input_tokens: Some(planner.max_input_tokens).filter(|n| *n > 0),
             passages_budget_tokens: planner.passages_budget_tokens,
+            section_tokens: planner.section_tokens,
             documents_budget_tokens: planner.documents_budget_tokens,
             top_k: planner.top_k,
             score_floor: planner.score_floor as f32,

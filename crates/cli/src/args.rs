@@ -211,6 +211,9 @@ pub(crate) struct Query {
     /// Most passages in the prompt
     #[arg(long, value_name = "N")]
     pub(crate) top_k: Option<usize>,
+    /// Answer only from documents that satisfy this, such as "year >= 2020 and uri like 'guide/**'"
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) filter: Option<String>,
     /// Most tokens of the answer
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_tokens: Option<usize>,

@@ -190,7 +190,7 @@ pub(crate) async fn search(
 ) -> Result<Json<SearchResults>, ApiError> {
     let CollectionSearchRequest { query, limit, fusion, documents, filter, diversity } = request;
     let documents = parse_ids(documents)?;
-    let filter = filter.map(|filter| filter.parse::<Filter>()).transpose().map_err(RetrievalError::from)?;
+    let filter = parse_filter(filter.as_deref())?;
     let request = SearchRequest { query, limit, fusion, documents, filter, diversity };
     state.read(move |parts| Ok(Json(parts.collections.get(&name)?.search(&request)?))).await
 }
@@ -199,4 +199,9 @@ pub(crate) async fn search(
 pub(crate) fn parse_ids(ids: Option<Vec<String>>) -> Result<Option<Vec<DocumentId>>, ApiError> {
     let parsed = ids.map(|ids| ids.iter().map(|id| id.parse()).collect::<Result<Vec<_>, _>>());
     Ok(parsed.transpose()?)
+}
+
+/// Reads the filter of a request.
+pub(crate) fn parse_filter(filter: Option<&str>) -> Result<Option<Filter>, ApiError> {
+    Ok(filter.map(str::parse::<Filter>).transpose().map_err(RetrievalError::from)?)
 }

@@ -23,6 +23,7 @@ use edgewise_types::{CollectionName, Document, DocumentId, Span};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
+    collections::parse_filter,
     extract::{ApiQuery, InCollection, InDocument, is_media_type, json_body, too_large},
     state::{AppState, Phase},
 };
@@ -62,7 +63,7 @@ pub(crate) struct FileUpload {
 pub struct DocumentList {
     /// The documents, in order of URI.
     pub documents: Vec<Document>,
-    /// How many the collection has.
+    /// How many there are in all.
     pub total: usize,
     /// How many were skipped.
     pub offset: usize,
@@ -81,6 +82,9 @@ pub(crate) struct Page {
     #[serde(default = "default_page")]
     #[param(default = 100, minimum = 1, maximum = 1000)]
     limit: usize,
+    /// Only documents that satisfy this, such as `language = 'en'`; `total` then counts those.
+    #[serde(default)]
+    filter: Option<String>,
 }
 
 fn default_page() -> usize {
@@ -242,15 +246,23 @@ pub(crate) async fn list(
     InCollection(name): InCollection,
     ApiQuery(page): ApiQuery<Page>,
 ) -> Result<Json<DocumentList>, ApiError> {
-    let Page { offset, limit } = page;
+    let Page { offset, limit, filter } = page;
+    let filter = parse_filter(filter.as_deref())?;
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("limit must be between 1 and {MAX_PAGE}")));
     }
     state
         .read(move |parts| {
             let collection = parts.collections.get(&name)?;
-            let documents = collection.documents(offset, limit)?;
-            Ok(Json(DocumentList { documents, total: collection.stats()?.documents, offset }))
+            let (documents, total) = match filter {
+                None => (collection.documents(offset, limit)?, collection.stats()?.documents),
+                Some(filter) => {
+                    let matching = collection.matching(&filter, None)?;
+                    let total = matching.len();
+                    (matching.into_iter().skip(offset).take(limit).collect(), total)
+                }
+            };
+            Ok(Json(DocumentList { documents, total, offset }))
         })
         .await
 }

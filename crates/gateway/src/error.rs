@@ -356,6 +356,8 @@ impl From<PlannerError> for ApiError {
                 format!("collection `{collection}` holds no documents to answer from"),
             )
             .hint(format!("upload some with POST /v1/collections/{collection}/documents")),
+            PlannerError::NothingMatches { collection, .. } => Self::new(ErrorKind::EmptyCollection, message)
+                .hint(format!("GET /v1/collections/{collection}/documents shows the metadata there is")),
             PlannerError::QuestionTooLong { .. }
             | PlannerError::DoesNotFit { .. }
             | PlannerError::BudgetTooSmall { .. } => Self::new(ErrorKind::DoesNotFit, message),

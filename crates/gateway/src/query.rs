@@ -16,7 +16,7 @@ use edgewise_types::{CollectionName, DocumentId, TenantId};
 use crate::{
     ApiError, ErrorBody,
     answering::{Answering, Progress},
-    collections::parse_ids,
+    collections::{parse_filter, parse_ids},
     extract::ApiJson,
     middleware::RequestId,
     sse,
@@ -49,6 +49,11 @@ pub struct QueryRequest {
     #[serde(default)]
     #[schema(value_type = Option<Vec<DocumentId>>)]
     pub documents: Option<Vec<String>>,
+    /// Answer only from documents whose metadata satisfies this, such as `year >= 2020 and uri like 'guide/**'`; absent is
+    /// all of them.
+    #[serde(default)]
+    #[schema(example = "language = 'en' and date >= 2020")]
+    pub filter: Option<String>,
     /// How tokens are drawn; absent is greedy.
     #[serde(default)]
     pub sampling: Sampling,
@@ -88,6 +93,11 @@ pub struct ExplainRequest {
     #[serde(default)]
     #[schema(value_type = Option<Vec<DocumentId>>)]
     pub documents: Option<Vec<String>>,
+    /// Consider only documents whose metadata satisfies this, such as `year >= 2020 and uri like 'guide/**'`; absent is
+    /// all of them.
+    #[serde(default)]
+    #[schema(example = "language = 'en' and date >= 2020")]
+    pub filter: Option<String>,
     /// Most tokens of the answer; absent takes the configured number.
     #[serde(default)]
     pub max_output_tokens: Option<usize>,
@@ -95,8 +105,17 @@ pub struct ExplainRequest {
 
 impl From<ExplainRequest> for QueryRequest {
     fn from(request: ExplainRequest) -> Self {
-        let ExplainRequest { collection, question, route, objective, budget, top_k, documents, max_output_tokens } =
-            request;
+        let ExplainRequest {
+            collection,
+            question,
+            route,
+            objective,
+            budget,
+            top_k,
+            documents,
+            filter,
+            max_output_tokens,
+        } = request;
         Self {
             collection,
             question,
@@ -105,6 +124,7 @@ impl From<ExplainRequest> for QueryRequest {
             budget,
             top_k,
             documents,
+            filter,
             max_output_tokens,
             sampling: Sampling::default(),
             stop: Vec::new(),
@@ -124,6 +144,7 @@ impl QueryRequest {
             budget: self.budget,
             top_k: self.top_k,
             documents,
+            filter: parse_filter(self.filter.as_deref())?,
             sampling: self.sampling,
             max_output_tokens: self.max_output_tokens,
             stop: self.stop,

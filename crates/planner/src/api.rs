@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use edgewise_model_api::{FinishReason, Sampling};
+use edgewise_retrieval::Filter;
 use edgewise_types::{CollectionName, DocumentId, Generation, Money, Span, TenantId, Timings, Usage};
 
 /// How much context a request reads.
@@ -75,6 +76,8 @@ pub struct Query {
     pub top_k: Option<usize>,
     /// Only these documents; `None` is the whole collection.
     pub documents: Option<Vec<DocumentId>>,
+    /// Only documents that satisfy this; `None` is all of them.
+    pub filter: Option<Filter>,
     /// How tokens are drawn.
     pub sampling: Sampling,
     /// Most tokens of the answer; `None` takes the configured number.
@@ -95,6 +98,7 @@ impl Query {
             budget: Budget::default(),
             top_k: None,
             documents: None,
+            filter: None,
             sampling: Sampling::default(),
             max_output_tokens: None,
             stop: Vec::new(),
@@ -246,6 +250,8 @@ pub struct SourceRef {
     pub score: Option<f32>,
     /// Rank by retrieval, from 1.
     pub rank: usize,
+    /// Retrieved passages in it: more than 1 for a section that took the place of several, 0 for a whole document.
+    pub passages: usize,
 }
 
 /// How a citation came about.

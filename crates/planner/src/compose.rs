@@ -26,6 +26,8 @@ pub(crate) struct SourceText {
     pub(crate) text: Arc<str>,
     pub(crate) score: Option<f32>,
     pub(crate) rank: usize,
+    /// Retrieved passages in it; 0 for a whole document.
+    pub(crate) passages: usize,
 }
 
 /// What sources are.
@@ -142,6 +144,7 @@ fn reference(n: usize, source: &SourceText) -> SourceRef {
         span: source.span,
         score: source.score,
         rank: source.rank,
+        passages: source.passages,
     }
 }
 
@@ -169,6 +172,7 @@ mod tests {
             text: text.into(),
             score: Some(0.5),
             rank,
+            passages: 1,
         }
     }
 

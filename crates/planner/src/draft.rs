@@ -2,8 +2,10 @@
 //!
 //! A route whose token counts in the catalog already exceed the limit is refused without loading a document.
 
-use edgewise_retrieval::{Collection, Hit, RetrievalError};
-use edgewise_types::{Document, DocumentId, Span};
+use std::collections::HashMap;
+
+use edgewise_retrieval::{Collection, Hit, RetrievalError, Section};
+use edgewise_types::{ChunkId, Document, DocumentId, Span};
 
 use crate::{
     Drop, Features, PlannerError, PlannerOptions, Route,
@@ -42,7 +44,7 @@ impl Drafter<'_> {
     /// The best passages, the very best at the edges.
     pub(crate) fn passages(&self, hits: &[Hit], features: &Features, top_k: usize) -> Result<Draft, PlannerError> {
         let (kept, mut dropped) = select::passages(hits, features, top_k, self.options.score_floor);
-        let ranked: Vec<SourceText> = kept.iter().map(|(rank, hit)| passage(*rank, hit)).collect();
+        let (ranked, members) = self.sections(&kept)?;
         if ranked.is_empty() {
             return Ok(self.refused(Route::Passages, dropped, "retrieval found nothing"));
         }
@@ -55,8 +57,44 @@ impl Drafter<'_> {
             Err(refusal) => return Ok(Draft { route: Route::Passages, composed: Err(refusal), dropped }),
         };
         let over = format!("over the budget of {} tokens of passages", self.room(budget));
-        dropped.extend(kept.iter().skip(fitting).map(|(_, hit)| select::dropped_hit(hit, over.as_str())));
+        let left_out = members.iter().skip(fitting).flatten();
+        dropped.extend(left_out.map(|hit| select::dropped_hit(hit, over.as_str())));
         Ok(Draft { route: Route::Passages, composed: Ok(composed), dropped })
+    }
+
+    /// The passages to place, best first, and the hits in each. Where hits are at least half of a short section, the
+    /// section takes their place: it reads better than its pieces, and is at most twice as long.
+    fn sections<'h>(&self, kept: &[(usize, &'h Hit)]) -> Result<(Vec<SourceText>, Vec<Vec<&'h Hit>>), PlannerError> {
+        let hits: Vec<Hit> = kept.iter().map(|(_, hit)| (*hit).clone()).collect();
+        let sections = match self.options.section_tokens {
+            0 => Vec::new(),
+            longest => self.collection.sections(&hits, 2, longest)?,
+        };
+        let tokens = |chunk: &ChunkId| {
+            hits.iter().find(|hit| hit.chunk.id == *chunk).map_or(0, |hit| hit.chunk.generator_tokens)
+        };
+        let worthwhile =
+            |section: &Section| 2 * section.hits.iter().map(tokens).sum::<usize>() >= section.generator_tokens;
+        let sections: Vec<Section> = sections.into_iter().filter(worthwhile).collect();
+        let (mut ranked, mut members): (Vec<SourceText>, Vec<Vec<&Hit>>) = Default::default();
+        let mut placed: HashMap<usize, usize> = HashMap::new();
+        for (rank, hit) in kept {
+            let section = sections.iter().position(|section| section.hits.contains(&hit.chunk.id));
+            if let Some(at) = section.and_then(|section| placed.get(&section)) {
+                members.get_mut(*at).into_iter().for_each(|hits| hits.push(hit));
+                ranked.get_mut(*at).into_iter().for_each(|source: &mut SourceText| source.passages += 1);
+                continue;
+            }
+            let mut source = passage(*rank, hit);
+            if let Some((at, section)) = section.and_then(|at| Some((at, sections.get(at)?))) {
+                source.span = section.span;
+                source.text = section.text.as_str().into();
+                placed.insert(at, ranked.len());
+            }
+            ranked.push(source);
+            members.push(vec![hit]);
+        }
+        Ok((ranked, members))
     }
 
     /// The best documents, whole, in order of URI.
@@ -229,6 +267,7 @@ impl Drafter<'_> {
             text,
             score,
             rank,
+            passages: 0,
         }))
     }
 
@@ -271,6 +310,7 @@ fn passage(rank: usize, hit: &Hit) -> SourceText {
         text: hit.chunk.text.as_str().into(),
         score: Some(hit.score),
         rank,
+        passages: 1,
     }
 }
 

@@ -24,6 +24,14 @@ pub enum PlannerError {
         /// The collection.
         collection: CollectionName,
     },
+    /// The filter lets no document through. Widen it.
+    #[error("no document of collection `{collection}` satisfies the filter `{filter}`: widen it or leave it out")]
+    NothingMatches {
+        /// The collection.
+        collection: CollectionName,
+        /// The filter.
+        filter: String,
+    },
     /// The question alone is too long. Shorten it, or lower `max_output_tokens`.
     #[error(
         "the question makes a prompt of {prompt_tokens} tokens before any source is added, but at most {limit} fit ({why}): shorten the question or ask for fewer output tokens"
@@ -101,7 +109,9 @@ impl PlannerError {
     /// The kind of failure.
     pub fn kind(&self) -> PlannerErrorKind {
         match self {
-            Self::EmptyQuestion | Self::InvalidQuery(_) | Self::EmptyScope { .. } => PlannerErrorKind::InvalidRequest,
+            Self::EmptyQuestion | Self::InvalidQuery(_) | Self::EmptyScope { .. } | Self::NothingMatches { .. } => {
+                PlannerErrorKind::InvalidRequest
+            }
             Self::QuestionTooLong { .. } | Self::DoesNotFit { .. } => PlannerErrorKind::TooLarge,
             Self::BudgetTooSmall { .. } => PlannerErrorKind::Budget,
             Self::Cancelled => PlannerErrorKind::Cancelled,
@@ -109,7 +119,9 @@ impl PlannerError {
                 RetrievalError::UnknownCollection { .. } | RetrievalError::UnknownDocument { .. } => {
                     PlannerErrorKind::NotFound
                 }
-                RetrievalError::EmptyQuery | RetrievalError::InvalidRequest(_) => PlannerErrorKind::InvalidRequest,
+                RetrievalError::EmptyQuery | RetrievalError::InvalidRequest(_) | RetrievalError::Filter(_) => {
+                    PlannerErrorKind::InvalidRequest
+                }
                 RetrievalError::Locked { .. } => PlannerErrorKind::Unavailable,
                 RetrievalError::Model(error) => model_kind(error),
                 _ => PlannerErrorKind::Internal,

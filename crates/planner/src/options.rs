@@ -9,6 +9,9 @@ pub struct PlannerOptions {
     pub max_input_tokens: Option<usize>,
     /// Most tokens of passages on the route `passages`. Passages of lower rank that exceed it are dropped and reported.
     pub passages_budget_tokens: usize,
+    /// Longest section, in tokens, that is placed in one piece when several passages of it came up that are at least
+    /// half of it. 0 places passages as they are.
+    pub section_tokens: usize,
     /// Most tokens of documents on the route `documents`.
     pub documents_budget_tokens: usize,
     /// Most documents on the route `documents`.
@@ -29,6 +32,7 @@ impl Default for PlannerOptions {
         Self {
             max_input_tokens: None,
             passages_budget_tokens: 1200,
+            section_tokens: 400,
             documents_budget_tokens: 4096,
             max_documents: 3,
             top_k: 6,

@@ -108,6 +108,7 @@ impl Planner {
         let search_started = Instant::now();
         let results = collection.search(&SearchRequest {
             documents: query.documents.clone(),
+            filter: query.filter.clone(),
             ..SearchRequest::new(&query.question, (2 * top_k).max(MIN_HITS))
         })?;
         let search_ms = elapsed_ms(search_started);
@@ -213,16 +214,28 @@ impl Planner {
 
 /// The documents a query may draw on: how many, how long, and which, if it names them.
 fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Document>>), PlannerError> {
-    let (scope, only) = match &query.documents {
+    let only = match (&query.filter, &query.documents) {
+        (Some(filter), ids) => {
+            let documents = collection.matching(filter, ids.as_deref())?;
+            if documents.is_empty() {
+                let (collection, filter) = (collection.name().clone(), filter.to_string());
+                return Err(PlannerError::NothingMatches { collection, filter });
+            }
+            Some(documents)
+        }
+        (None, Some(ids)) => {
+            let ids: BTreeSet<_> = ids.iter().collect();
+            Some(ids.into_iter().map(|id| collection.document(id)).collect::<Result<Vec<_>, _>>()?)
+        }
+        (None, None) => None,
+    };
+    let scope = match &only {
+        Some(documents) => {
+            Scope { documents: documents.len(), tokens: documents.iter().map(|document| document.tokens).sum() }
+        }
         None => {
             let stats = collection.stats()?;
-            (Scope { documents: stats.documents, tokens: stats.tokens }, None)
-        }
-        Some(ids) => {
-            let ids: BTreeSet<_> = ids.iter().collect();
-            let documents = ids.into_iter().map(|id| collection.document(id)).collect::<Result<Vec<_>, _>>()?;
-            let tokens = documents.iter().map(|document| document.tokens).sum();
-            (Scope { documents: documents.len(), tokens }, Some(documents))
+            Scope { documents: stats.documents, tokens: stats.tokens }
         }
     };
     if scope.documents == 0 {

@@ -28,6 +28,7 @@ mod maintain;
 mod mmr;
 mod prepare;
 mod rerank;
+mod scope;
 mod search;
 mod section;
 mod state;

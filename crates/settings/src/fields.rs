@@ -84,6 +84,7 @@ pub const FIELDS: &[Field] = &[
     Field { key: "planner.objective", kind: Kind::Choice(&["cheapest", "balanced", "best"]) },
     integer("planner.max_input_tokens", 0, 1_000_000_000),
     integer("planner.passages_budget_tokens", 1, 1_000_000_000),
+    integer("planner.section_tokens", 0, 1_000_000_000),
     integer("planner.documents_budget_tokens", 1, 1_000_000_000),
     integer("planner.top_k", 1, 200),
     Field { key: "planner.score_floor", kind: Kind::Float { min: -1.0, max: 1.0 } },

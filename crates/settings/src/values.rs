@@ -239,6 +239,8 @@ pub struct Planner {
     pub max_input_tokens: usize,
     /// Most tokens of passages the `passages` route places.
     pub passages_budget_tokens: usize,
+    /// Longest section that is placed in one piece when at least half of it came up; 0 places passages as they are.
+    pub section_tokens: usize,
     /// Most tokens of documents the `documents` route places.
     pub documents_budget_tokens: usize,
     /// Passages placed at most.
@@ -253,6 +255,7 @@ impl Default for Planner {
             objective: Objective::Balanced,
             max_input_tokens: 0,
             passages_budget_tokens: 1200,
+            section_tokens: 400,
             documents_budget_tokens: 4096,
             top_k: 6,
             score_floor: 0.2,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use edgewise_model_api::Sampling;
 use edgewise_planner::{Answer, AnswerEvent, Budget, Explanation, PlannerError};
+use edgewise_retrieval::RetrievalError;
 
 use crate::{
     app::{App, Stack},
@@ -53,6 +54,7 @@ fn local(args: &Query, app: &App) -> Result<(), CliError> {
         objective: args.objective.map_or_else(|| app.objective(), Into::into),
         budget: budget(args),
         top_k: args.top_k,
+        filter: args.filter.as_deref().map(str::parse).transpose().map_err(RetrievalError::from)?,
         sampling: sampling(args),
         max_output_tokens: args.max_tokens,
         stop: args.stop.clone(),
@@ -115,6 +117,7 @@ fn body(args: &Query) -> Value {
         ("route", args.route.forced().map(|r| json!(r))),
         ("objective", args.objective.map(|o| json!(edgewise_planner::Objective::from(o)))),
         ("top_k", args.top_k.map(|n| json!(n))),
+        ("filter", args.filter.as_ref().map(|filter| json!(filter))),
         ("max_output_tokens", args.max_tokens.map(|n| json!(n))),
     ];
     for (key, value) in optional {

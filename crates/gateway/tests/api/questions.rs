@@ -208,3 +208,36 @@ async fn a_whole_scope_answer_saves_nothing_against_itself() {
     gateway.post("/v1/query", &request).await.ok();
     assert!(gateway.ledger.recent(1).unwrap()[0].full_cost.is_some(), "the corpus fits the window");
 }
+
+#[tokio::test]
+async fn a_filter_narrows_questions_searches_and_lists() {
+    let gateway = Gateway::saying(ANSWER).with_corpus().await;
+    let mut asked = question();
+    asked["filter"] = json!("uri like 'harbour*'");
+    let answer = gateway.post("/v1/query", &asked).await.ok();
+    let uris: Vec<&str> = answer["sources"].as_array().unwrap().iter().map(|s| s["uri"].as_str().unwrap()).collect();
+    assert!(!uris.is_empty() && uris.iter().all(|uri| *uri == "harbour.md"), "{uris:?}");
+    let explained = gateway.post("/v1/routes/explain", &asked).await.ok();
+    assert_eq!(explained["features"]["scope_documents"], 1);
+
+    asked["filter"] = json!("year > 2030");
+    let message = gateway.post("/v1/query", &asked).await.error(ErrorKind::EmptyCollection);
+    assert!(message.contains("year > 2030"), "{message}");
+    for wrong in ["uri like", "uri = harbour", "year >< 3"] {
+        asked["filter"] = json!(wrong);
+        let message = gateway.post("/v1/query", &asked).await.error(ErrorKind::InvalidRequest);
+        assert!(message.contains("character"), "says where: {message}");
+        let search = json!({"query": "harbour", "filter": wrong});
+        gateway.post("/v1/collections/guide/search", &search).await.error(ErrorKind::InvalidRequest);
+    }
+
+    let search = json!({"query": "harbour", "filter": "not uri = 'harbour.md'"});
+    let hits = gateway.post("/v1/collections/guide/search", &search).await.ok();
+    let hits = hits["hits"].as_array().unwrap();
+    assert!(!hits.is_empty() && hits.iter().all(|hit| hit["uri"] != "harbour.md"));
+
+    let list = gateway.get("/v1/collections/guide/documents?filter=uri%20like%20%27%5Bbh%5D*%27&limit=1").await.ok();
+    assert_eq!((&list["total"], &list["documents"][0]["uri"]), (&json!(2), &json!("beekeeping.md")));
+    let list = gateway.get("/v1/collections/guide/documents?filter=uri%20like%20%27%5Bbh%5D*%27&offset=1").await.ok();
+    assert_eq!(list["documents"].as_array().unwrap().len(), 1);
+}

@@ -21,6 +21,7 @@ pub(super) fn sources(texts: &[&str]) -> (Vec<SourceRef>, Vec<Arc<str>>) {
         span: Span::new(HEADING.len(), HEADING.len() + text.len()),
         score: None,
         rank: n,
+        passages: 1,
     };
     ((1..).zip(texts).map(reference).collect(), texts.iter().map(|text| Arc::from(*text)).collect())
 }

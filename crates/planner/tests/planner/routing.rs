@@ -1,7 +1,7 @@
 //! Which route is taken, what it is predicted to cost, and what is refused.
 
 use edgewise_model_api::Tokenizer;
-use edgewise_planner::{Budget, Objective, PlannerError, PlannerErrorKind, PlannerOptions, Query, Route};
+use edgewise_planner::{Answer, Budget, Objective, PlannerError, PlannerErrorKind, PlannerOptions, Query, Route};
 use edgewise_test_support::{ScriptedGenerator, WordTokenizer};
 use edgewise_types::{DocumentId, Money, TenantId};
 
@@ -132,7 +132,8 @@ fn everything_retrieved_is_a_source_or_a_reported_drop() {
         let asked = Query { top_k: Some(top_k), ..forced(QUESTION, Route::Passages) };
         let answer = fixture.answer(&asked).unwrap();
         let dropped = &answer.explanation.dropped;
-        assert_eq!(answer.sources.len() + dropped.len(), answer.explanation.features.hits, "top_k {top_k}");
+        let placed: usize = answer.sources.iter().map(|source| source.passages).sum();
+        assert_eq!(placed + dropped.len(), answer.explanation.features.hits, "top_k {top_k}");
         assert!(answer.sources.len() <= top_k);
         let placed: usize = answer.prompt_map.iter().filter(|s| s.source.is_some()).map(|s| s.end - s.start).sum();
         assert!(placed <= budget, "{placed} tokens of passages in {budget}");
@@ -264,4 +265,71 @@ fn options_out_of_range_are_refused() {
         );
         assert!(matches!(planner.err(), Some(PlannerError::InvalidOptions(_))), "{options:?}");
     }
+}
+
+#[test]
+fn a_filter_narrows_every_route_and_one_that_nothing_satisfies_is_refused() {
+    let fixture = Fixture::new(ScriptedGenerator::new(|_| "ok"));
+    let filtered = |filter: &str| Some(filter.parse().unwrap());
+    for route in [Route::Passages, Route::Documents, Route::Full] {
+        let asked = Query { filter: filtered("uri like 'b*' or title = 'Sourdough'"), ..forced(QUESTION, route) };
+        let answer = fixture.answer(&asked).unwrap();
+        assert!(!answer.sources.is_empty());
+        assert!(answer.sources.iter().all(|s| ["beekeeping.md", "sourdough.md"].contains(&s.uri.as_str())), "{route}");
+        assert_eq!(answer.explanation.features.scope_documents, 2);
+    }
+    let both = Query {
+        filter: filtered("uri like 'b*' or uri like 'h*'"),
+        documents: Some(vec![DocumentId::from_uri("harbour.md"), DocumentId::from_uri("sourdough.md")]),
+        ..forced(QUESTION, Route::Full)
+    };
+    let sources = fixture.answer(&both).unwrap().sources;
+    assert_eq!(sources.iter().map(|source| source.uri.as_str()).collect::<Vec<_>>(), ["harbour.md"]);
+    let error = fixture.explain(&Query { filter: filtered("year > 2030"), ..query(QUESTION) }).unwrap_err();
+    assert!(matches!(&error, PlannerError::NothingMatches { filter, .. } if filter == "year > 2030"), "{error}");
+    assert_eq!(error.kind(), PlannerErrorKind::InvalidRequest);
+}
+
+#[test]
+fn a_short_section_takes_the_place_of_its_passages() {
+    let sentence = |n: usize| format!("Valve {n} of the harbour pump opens at {n}0 bar and closes again at {n} bar. ");
+    let paragraphs = |range: std::ops::Range<usize>| range.map(sentence).collect::<String>();
+    let text = format!(
+        "# Pump\n\n## Valves\n\n{}\n\n{}\n\n{}\n\n## Paint\n\nGreen.\n",
+        paragraphs(1..12),
+        paragraphs(12..24),
+        paragraphs(24..36)
+    );
+    let documents = [("pump.md".to_owned(), text), ("bees.md".to_owned(), "# Bees\n\nBees live in hives.".to_owned())];
+    let with = |section_tokens: usize| {
+        let options = PlannerOptions {
+            section_tokens,
+            passages_budget_tokens: 4000,
+            score_floor: -1.0,
+            ..PlannerOptions::default()
+        };
+        let fixture = Fixture::with(ScriptedGenerator::new(|_| "ok"), options, &documents);
+        let asked =
+            Query { top_k: Some(3), ..forced("Which valve of the harbour pump opens at 30 bar?", Route::Passages) };
+        (fixture.answer(&asked).unwrap(), fixture.document_text("pump.md"))
+    };
+    let valves = |answer: &Answer| {
+        answer
+            .sources
+            .iter()
+            .filter(|s| s.heading_path.last().is_some_and(|h| h == "Valves"))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let (apart, _) = with(0);
+    assert!(valves(&apart).len() >= 2, "{:?}", apart.sources);
+    let (together, text) = with(2000);
+    let [section] = valves(&together).try_into().unwrap();
+    let (start, end) = (text.find("Valve 1 ").unwrap(), text.find("## Paint").unwrap_or(text.find("Paint").unwrap()));
+    assert!(section.span.start <= start && section.span.end <= end, "{section:?}");
+    assert!(text[section.span.start..section.span.end].contains("Valve 35 "), "the whole section is there");
+    assert_eq!(section.rank, valves(&apart).iter().map(|source| source.rank).min().unwrap());
+    assert_eq!(section.passages, valves(&apart).len(), "pieces of the section are not placed again");
+    let (short, _) = with(20);
+    assert_eq!(short.sources, apart.sources, "too long a section stays in pieces");
 }
