@@ -3,8 +3,12 @@
 use std::cmp::Ordering;
 
 use edgewise_types::{Document, MetadataValue};
+use jiff::Timestamp;
 
-use super::{Comparison, Field, Filter, Node, Test, Value, parse::span};
+use super::{
+    Comparison, Field, Filter, Node, Test, Value,
+    parse::{span, year},
+};
 
 /// A value of a document.
 enum Found<'d> {
@@ -76,16 +80,24 @@ fn order(found: &Found<'_>, value: &Value) -> Option<Ordering> {
         (Found::Text(found), Value::Text(value)) => Some((*found).cmp(value.as_str())),
         (Found::Number(found), Value::Number(value)) => found.partial_cmp(value),
         (Found::Bool(found), Value::Bool(value)) => Some(found.cmp(value)),
-        (Found::Text(found), Value::Span(start, end)) => {
-            let (moment, _) = span(found)?;
-            Some(if moment < *start {
-                Ordering::Less
-            } else if moment >= *end {
-                Ordering::Greater
-            } else {
-                Ordering::Equal
-            })
+        (Found::Text(found), Value::Span(start, end)) => within(found, *start, *end),
+        // A year is written like a number.
+        (Found::Text(found), Value::Number(value)) => {
+            let (start, end) = year(*value)?;
+            within(found, start, end)
         }
         _ => None,
     }
+}
+
+/// Where a date stands to a span of time.
+fn within(found: &str, start: Timestamp, end: Timestamp) -> Option<Ordering> {
+    let (moment, _) = span(found)?;
+    Some(if moment < start {
+        Ordering::Less
+    } else if moment >= end {
+        Ordering::Greater
+    } else {
+        Ordering::Equal
+    })
 }

@@ -267,12 +267,22 @@ fn literal(word: &str) -> Option<Value> {
     span(word).map(|(start, end)| Value::Span(start, end))
 }
 
-/// The span of time a date, month or moment stands for.
+/// The span of time of the year that a number of four digits stands for.
+pub(super) fn year(number: f64) -> Option<(Timestamp, Timestamp)> {
+    if number.fract() != 0.0 || !(1000.0..=9998.0).contains(&number) {
+        return None;
+    }
+    let january = |year: f64| Some(Date::new(year as i16, 1, 1).ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    Some((january(number)?, january(number + 1.0)?))
+}
+
+/// The span of time a date, month, year or moment stands for.
 pub(super) fn span(text: &str) -> Option<(Timestamp, Timestamp)> {
     let midnight = |date: Date| date.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
     let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
     let parts: Vec<&str> = text.split('-').collect();
     match parts[..] {
+        [number] if digits(number, 4) => year(number.parse().ok()?),
         [year, month] if digits(year, 4) && digits(month, 2) => {
             let first = Date::new(year.parse().ok()?, month.parse().ok()?, 1).ok()?;
             Some((midnight(first)?, midnight(first.checked_add(1.month()).ok()?)?))
