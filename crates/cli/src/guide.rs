@@ -18,6 +18,7 @@ const PAGES: &[(&str, &str)] = pages![
     "06-api.md",
     "07-configuration.md",
     "08-troubleshooting.md",
+    "09-searching.md",
 ];
 
 /// The pages as sources to ingest.
