@@ -12,7 +12,7 @@ use owo_colors::{OwoColorize, Stream, Style};
 
 use edgewise_planner::{Answer, CitationMethod, Explanation, Route};
 use edgewise_retrieval::{IngestReport, Outcome};
-use edgewise_types::Usage;
+use edgewise_types::{PageRange, Usage};
 
 /// Prints a line to standard output; a closed pipe ends the process quietly, as `head` expects.
 pub(crate) fn line(text: &str) -> io::Result<()> {
@@ -157,6 +157,14 @@ pub(crate) fn explanation(explanation: &Explanation) -> io::Result<()> {
     Ok(())
 }
 
+/// Where something stands: document, sections and pages, as in `guide.pdf › Tides › Spring tide, p. 12`.
+pub(crate) fn place(uri: &str, heading_path: &[String], pages: Option<&PageRange>) -> String {
+    let mut path = vec![uri];
+    path.extend(heading_path.iter().map(String::as_str));
+    let pages = pages.map_or(String::new(), |pages| format!(", {pages}"));
+    path.join(" › ") + &pages
+}
+
 /// Everything that follows the text of an answer: citations, the comparison, usage, cost, times.
 pub(crate) fn answer_details(answer: &Answer) -> io::Result<()> {
     let unsupported: Vec<&str> = answer
@@ -177,14 +185,13 @@ pub(crate) fn answer_details(answer: &Answer) -> io::Result<()> {
             if !shown.insert((&citation.document, citation.span)) {
                 continue;
             }
-            let mut path: Vec<&str> = vec![&citation.uri];
-            path.extend(citation.heading_path.iter().map(String::as_str));
+            let path = place(&citation.uri, &citation.heading_path, citation.pages.as_ref());
             let method = match citation.method {
                 CitationMethod::Marker => "marked by the model, checked",
                 CitationMethod::Aligned => "aligned",
             };
             let place = format!("bytes {}–{}, {method}, {:.2}", citation.span.start, citation.span.end, citation.score);
-            line(&format!("[{}] {} {}", citation.n, path.join(" › "), dim(&format!("({place})"))))?;
+            line(&format!("[{}] {path} {}", citation.n, dim(&format!("({place})"))))?;
             let quote = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
             line(&format!("    “{quote}”"))?;
         }

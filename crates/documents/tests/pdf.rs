@@ -90,7 +90,7 @@ fn pages_are_known_furniture_goes_and_paragraphs_reach_over_pages() {
         let start = document.text.find(first.as_str()).unwrap();
         let number = page as u32 + 1;
         let pages = document.pages.pages(Span::new(start, start + first.len()));
-        assert_eq!(pages, Some(PageRange { first: number, last: number }), "{first}");
+        assert_eq!(pages, Some(PageRange::new(number, number)), "{first}");
     }
     assert_eq!(document.metadata.get("pages"), Some(&edgewise_types::MetadataValue::Integer(5)));
 }

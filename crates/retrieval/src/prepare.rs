@@ -99,6 +99,7 @@ impl<'a> Preparer<'a> {
             chunks.push(NewChunk {
                 span: draft.span,
                 generator_tokens: tokenizer.count(text)?,
+                section: draft.section,
                 heading_path: draft.heading_path,
                 embedder_tokens: draft.embedder_tokens,
                 embedding: Vec::new(),
@@ -113,6 +114,7 @@ impl<'a> Preparer<'a> {
             metadata: parsed.metadata,
             updated_at: jiff::Timestamp::now(),
             text: parsed.text,
+            pages: parsed.pages,
             chunks,
         };
         Ok(Draft { document, texts })
