@@ -257,6 +257,18 @@ pub(crate) fn outcome_counts(report: &IngestReport) -> [usize; 5] {
     counts
 }
 
+/// Why a file failed, as a sentence that names it once.
+fn failure(uri: &str, reason: &str) -> String {
+    let named = format!("`{uri}`");
+    if reason.contains(&named) { reason.to_owned() } else { format!("{named}: {reason}") }
+}
+
+/// `text` without line breaks and other control characters, which names of files may hold to deceive a terminal.
+fn one_line(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// The summary of an ingest.
 pub(crate) fn ingest_report(report: &IngestReport, skipped: &[(String, String)]) -> io::Result<()> {
     let counts = outcome_counts(report);
@@ -277,11 +289,11 @@ pub(crate) fn ingest_report(report: &IngestReport, skipped: &[(String, String)])
     line(&table(&["documents", ""], &[1], rows))?;
     for source in &report.sources {
         if let Outcome::Failed { reason } = &source.outcome {
-            line(&format!("{} {}: {reason}", bad("failed"), source.uri))?;
+            line(&format!("{} {}", bad("failed "), one_line(&failure(&source.uri, reason))))?;
         }
     }
     for (path, reason) in skipped.iter().take(10) {
-        line(&dim(&format!("skipped {path}: {reason}")))?;
+        line(&dim(&format!("skipped {}", one_line(&format!("`{path}`: {reason}")))))?;
     }
     if skipped.len() > 10 {
         line(&dim(&format!("… and {} more skipped (--json lists all)", skipped.len() - 10)))?;
@@ -302,6 +314,20 @@ pub(crate) fn ingest_report(report: &IngestReport, skipped: &[(String, String)])
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_that_names_the_file_once() {
+        assert_eq!(failure("a.md", "`a.md` holds no text"), "`a.md` holds no text");
+        assert_eq!(failure("a.md", "out of luck"), "`a.md`: out of luck");
+        assert_eq!(one_line("a\nb\u{1b}[31m é"), "a\\nb\\u{1b}[31m é");
+    }
+
+    #[test]
+    fn places_name_sections_and_pages() {
+        let path = ["Tides".to_owned(), "Spring tide".to_owned()];
+        assert_eq!(place("a.pdf", &path, Some(&PageRange::new(3, 4))), "a.pdf › Tides › Spring tide, pp. 3–4");
+        assert_eq!(place("a.md", &path[..1], None), "a.md › Tides");
+    }
 
     #[test]
     fn numbers_read_well() {

@@ -4,7 +4,7 @@
 
 mod support;
 
-use edgewise_documents::{BlockKind, IndexProfile, ParserRegistry, SourceInfo};
+use edgewise_documents::{BlockKind, IndexProfile, ParserRegistry, Passwords, SourceInfo};
 use edgewise_types::{PageRange, Span};
 use support::{Line, parse, pdf};
 
@@ -129,7 +129,7 @@ fn a_password_opens_an_encrypted_file() {
     let bytes = include_bytes!("fixtures/encrypted.pdf");
     let open = |passwords: &[&str]| {
         let registry = ParserRegistry::new(&IndexProfile::default());
-        let passwords = passwords.iter().map(|p| (*p).to_owned()).collect();
+        let passwords = Passwords::new(passwords.iter().map(|p| (*p).to_owned()));
         registry.with_passwords(passwords).parse(bytes, &SourceInfo::new("a.pdf"))
     };
     assert!(open(&["wrong", "open sesame"]).unwrap().text.contains("Behind the rock"));

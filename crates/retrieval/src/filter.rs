@@ -18,7 +18,7 @@
 //!
 //! - `like` matches a path glob: `*` stops at `/`, `**` does not.
 //! - A date is a span of time: `= 2024-05` is all of May 2024, `> 2024-05` what comes after it. It is compared with
-//!   texts that are RFC 3339 dates or times; a time without zone is UTC.
+//!   texts that are RFC 3339 dates or times; a time without zone is UTC. So is a year: `date >= 2020`.
 //! - A list satisfies a predicate if one of its elements does.
 //! - A predicate on a field that is not there, or is of another type than the value, does not hold, so `!=` holds only
 //!   where there is something to compare; `not (a = 1)` holds in all other cases too.

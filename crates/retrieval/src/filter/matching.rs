@@ -86,6 +86,12 @@ fn order(found: &Found<'_>, value: &Value) -> Option<Ordering> {
                 Ordering::Equal
             })
         }
+        // Against a date, a number is a year.
+        (Found::Text(_), Value::Number(year)) if year.fract() == 0.0 && (1000.0..9999.0).contains(year) => {
+            let (start, _) = span(&format!("{year}-01"))?;
+            let (end, _) = span(&format!("{}-01", year + 1.0))?;
+            order(found, &Value::Span(start, end))
+        }
         _ => None,
     }
 }
