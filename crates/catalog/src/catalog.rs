@@ -3,13 +3,14 @@
 use std::{fs::File, path::Path};
 
 use edgewise_types::Generation;
+use rusqlite::Connection;
 
 use crate::{
     CatalogError, CatalogMeta,
     connections::{Connections, open_reader, open_writer},
     error::Fault,
     rows,
-    schema::{FileKind, SCHEMA_VERSION, file_kind, initialise},
+    schema::{FileKind, SCHEMA_VERSION, file_kind, initialise, migrate},
 };
 
 /// What a catalog is opened for.
@@ -54,10 +55,12 @@ impl Catalog {
         Self::open(path, OpenMode::ReadWrite)
     }
 
-    /// Opens the catalog at `path`.
+    /// Opens the catalog at `path`. One of an earlier schema version is first brought to the current one, in place,
+    /// also when it is opened for reading only.
     ///
     /// # Errors
     /// [`CatalogError::Missing`], [`CatalogError::NotACatalog`], [`CatalogError::NewerSchema`],
+    /// [`CatalogError::CannotMigrate`],
     /// [`CatalogError::Damaged`] and [`CatalogError::CannotOpen`] say what to do.
     pub fn open(path: &Path, mode: OpenMode) -> Result<Self, CatalogError> {
         match path.try_exists() {
@@ -69,24 +72,28 @@ impl Catalog {
             OpenMode::ReadOnly => open_reader(path)?,
             OpenMode::ReadWrite => open_writer(path, false)?,
         };
-        match file_kind(&connection).map_err(|fault| fault.at(path))? {
-            FileKind::Catalog(version) if version > SCHEMA_VERSION => {
-                return Err(CatalogError::NewerSchema {
-                    path: path.to_owned(),
-                    found: version,
-                    supported: SCHEMA_VERSION,
-                });
-            }
-            FileKind::Catalog(SCHEMA_VERSION) => {}
-            FileKind::Catalog(version) => {
-                return Err(Fault::Damaged(format!("schema version {version} never existed")).at(path));
-            }
-            FileKind::Empty => return Err(CatalogError::Missing { path: path.to_owned() }),
-            FileKind::Foreign(detail) => return Err(foreign(path, detail)),
+        let found = version(&connection, path)?;
+        if found < SCHEMA_VERSION {
+            let migrated = open_writer(path, false)
+                .and_then(|mut connection| migrate(&mut connection).map_err(|fault| fault.at(path)));
+            migrated.map_err(|error| CatalogError::CannotMigrate {
+                path: path.to_owned(),
+                found,
+                wanted: SCHEMA_VERSION,
+                detail: error.to_string(),
+            })?;
         }
         let (id, meta) = rows::meta(&connection).map_err(|fault| fault.at(path))?;
         let writer = (mode == OpenMode::ReadWrite).then_some(connection);
         Ok(Self { connections: Connections::new(path, writer), id, meta })
+    }
+
+    /// Whether [`Self::open`] would take the file at `path`, which stays as it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn check_readable(path: &Path) -> Result<(), CatalogError> {
+        version(&open_reader(path)?, path).map(drop)
     }
 
     /// Where it is.
@@ -108,6 +115,19 @@ impl Catalog {
     /// The current generation: 0 when new, one more after each commit that changed something.
     pub fn generation(&self) -> Result<Generation, CatalogError> {
         self.connections.read(|transaction| rows::generation(transaction))
+    }
+}
+
+/// The schema version of the catalog at `path`, one that this program can read or bring to its own.
+fn version(connection: &Connection, path: &Path) -> Result<i64, CatalogError> {
+    match file_kind(connection).map_err(|fault| fault.at(path))? {
+        FileKind::Catalog(found) if found > SCHEMA_VERSION => {
+            Err(CatalogError::NewerSchema { path: path.to_owned(), found, supported: SCHEMA_VERSION })
+        }
+        FileKind::Catalog(found) if found > 0 => Ok(found),
+        FileKind::Catalog(found) => Err(Fault::Damaged(format!("schema version {found} never existed")).at(path)),
+        FileKind::Empty => Err(CatalogError::Missing { path: path.to_owned() }),
+        FileKind::Foreign(detail) => Err(foreign(path, detail)),
     }
 }
 

@@ -68,9 +68,11 @@ impl Catalog {
         }
 
         let mut documents = transaction.prepare(&format!(
-            "SELECT {DOCUMENT_COLUMNS}, t.text FROM documents d JOIN texts t ON t.document = d.key"
+            "SELECT {DOCUMENT_COLUMNS}, t.text, t.pages FROM documents d JOIN texts t ON t.document = d.key"
         ))?;
-        let mut spans = transaction.prepare("SELECT ordinal, span_start, span_end FROM chunks WHERE document = ?1")?;
+        let mut spans = transaction.prepare(
+            "SELECT ordinal, span_start, span_end, section_start, section_end FROM chunks WHERE document = ?1",
+        )?;
         let mut rows = documents.query([])?;
         while let Some(row) = rows.next()? {
             let (key, document) = rows::document(row)?;
@@ -78,12 +80,19 @@ impl Catalog {
                 findings.push(format!("document `{}` has the id of another", document.uri));
             }
             let text: String = row.get(12)?;
+            if let Err(Fault::Damaged(detail)) = rows::pages(row, 13, text.len()) {
+                findings.push(format!("document `{}`: {detail}", document.uri));
+            }
             let mut spans = spans.query([key])?;
             while let Some(row) = spans.next()? {
                 let span = Span { start: unsigned(row, 1)?, end: unsigned(row, 2)? };
-                if let Err(error) = span.slice(&text) {
-                    findings.push(format!("document `{}`, chunk {}: {error}", document.uri, row.get::<_, i64>(0)?));
-                }
+                let section = rows::section(row, 3)?.unwrap_or(Span::new(0, text.len()));
+                let wrong = match span.slice(&text).and_then(|_| section.slice(&text)) {
+                    Err(error) => error.to_string(),
+                    Ok(_) if !section.contains(span) => "it is not in its section".to_owned(),
+                    Ok(_) => continue,
+                };
+                findings.push(format!("document `{}`, chunk {}: {wrong}", document.uri, row.get::<_, i64>(0)?));
             }
         }
 
@@ -106,11 +115,14 @@ impl Catalog {
         self.connections.read(|transaction| {
             let (mut content, mut embeddings) = (Hasher::new(), Hasher::new());
             let mut documents = transaction.prepare(&format!(
-                "SELECT {DOCUMENT_COLUMNS}, t.text FROM documents d JOIN texts t ON t.document = d.key ORDER BY d.uri"
+                "SELECT {DOCUMENT_COLUMNS}, t.text, coalesce(t.pages, '') \
+                 FROM documents d JOIN texts t ON t.document = d.key ORDER BY d.uri"
             ))?;
             let mut chunks = transaction.prepare(
-                "SELECT c.span_start, c.span_end, c.embedder_tokens, c.generator_tokens, c.heading_path, e.vector \
-                 FROM chunks c JOIN embeddings e ON e.chunk = c.id WHERE c.document = ?1 ORDER BY c.ordinal",
+                "SELECT c.span_start, c.span_end, c.embedder_tokens, c.generator_tokens, coalesce(c.section_start, 0), \
+                 coalesce(c.section_end, d.text_bytes), c.heading_path, e.vector \
+                 FROM chunks c JOIN embeddings e ON e.chunk = c.id JOIN documents d ON d.key = c.document \
+                 WHERE c.document = ?1 ORDER BY c.ordinal",
             )?;
             let mut rows = documents.query([])?;
             while let Some(row) = rows.next()? {
@@ -122,15 +134,16 @@ impl Catalog {
                 content.number(document.tokens);
                 content.text(&row.get::<_, String>(9)?);
                 content.text(&row.get::<_, String>(12)?);
+                content.text(&row.get::<_, String>(13)?);
                 content.number(document.chunks);
                 embeddings.text(&document.uri);
                 let mut rows = chunks.query([key])?;
                 while let Some(row) = rows.next()? {
-                    for column in 0..4 {
+                    for column in 0..6 {
                         content.number(unsigned(row, column)?);
                     }
-                    content.text(&row.get::<_, String>(4)?);
-                    embeddings.bytes(&row.get::<_, Vec<u8>>(5)?);
+                    content.text(&row.get::<_, String>(6)?);
+                    embeddings.bytes(&row.get::<_, Vec<u8>>(7)?);
                 }
             }
             Ok(ContentFingerprint { content: content.finish()?, embeddings: embeddings.finish()? })

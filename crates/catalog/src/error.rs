@@ -40,6 +40,21 @@ pub enum CatalogError {
         /// Newest version this program knows.
         supported: i64,
     },
+    /// Written by an earlier version, and can't be brought to this one.
+    #[error(
+        "the catalog {path} has schema version {found} and cannot be brought to version {wanted} ({detail}): \
+         make it writable, or ingest the documents again"
+    )]
+    CannotMigrate {
+        /// Path of the catalog.
+        path: PathBuf,
+        /// Version in the file.
+        found: i64,
+        /// Version of this program.
+        wanted: i64,
+        /// What went wrong.
+        detail: String,
+    },
     /// The content contradicts itself or the file format.
     #[error(
         "the catalog {path} is damaged ({detail}): restore it from a backup, or delete the collection and ingest again"

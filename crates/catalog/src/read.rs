@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use edgewise_types::{Chunk, ChunkId, ContentHash, Document, DocumentId, Generation};
+use edgewise_types::{Chunk, ChunkId, ContentHash, Document, DocumentId, Generation, PageMap, Span};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::{
@@ -45,6 +45,17 @@ impl Catalog {
             let mut statement = transaction
                 .prepare_cached("SELECT t.text FROM texts t JOIN documents d ON d.key = t.document WHERE d.id = ?1")?;
             Ok(statement.query_row([id.as_str()], |row| row.get(0)).optional()?)
+        })
+    }
+
+    /// Where pages begin in the text of a document, empty if it has none, or `None` if it is not there.
+    pub fn document_pages(&self, id: &DocumentId) -> Result<Option<PageMap>, CatalogError> {
+        self.connections.read(|transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT t.pages, d.text_bytes FROM texts t JOIN documents d ON d.key = t.document WHERE d.id = ?1",
+            )?;
+            let mut rows = statement.query([id.as_str()])?;
+            rows.next()?.map(|row| rows::pages(row, 0, unsigned(row, 1)?)).transpose()
         })
     }
 
@@ -243,27 +254,42 @@ pub(crate) fn for_each_chunk(
     mut visit: impl FnMut(Chunk, &str) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let mut owner = transaction.prepare_cached(
-        "SELECT d.id, d.title, t.text FROM documents d JOIN texts t ON t.document = d.key WHERE d.key = ?1",
+        "SELECT d.id, d.title, t.text, t.pages FROM documents d JOIN texts t ON t.document = d.key WHERE d.key = ?1",
     )?;
     let mut statement = transaction.prepare_cached(sql)?;
     let mut rows = statement.query([parameter])?;
-    let mut current: Option<(i64, DocumentId, String, String)> = None;
+    let mut current: Option<(i64, DocumentId, String, String, PageMap)> = None;
     while let Some(row) = rows.next()? {
-        let ChunkRow { id, document_key, ordinal, span, heading_path, embedder_tokens, generator_tokens } =
+        let ChunkRow { id, document_key, ordinal, span, section, heading_path, embedder_tokens, generator_tokens } =
             rows::chunk(row)?;
-        let (_, document, title, text) = match current.take() {
+        let (_, document, title, text, pages) = match current.take() {
             Some(owner) if owner.0 == document_key => current.insert(owner),
             _ => {
                 let mut rows = owner.query([document_key])?;
                 let row = rows.next()?.ok_or_else(|| Fault::Damaged(format!("chunk {id} has no document")))?;
                 let name: String = row.get(0)?;
                 let name = name.parse().map_err(|error| Fault::Damaged(format!("{error}")))?;
-                current.insert((document_key, name, row.get(1)?, row.get(2)?))
+                let text: String = row.get(2)?;
+                let pages = rows::pages(row, 3, text.len())?;
+                current.insert((document_key, name, row.get(1)?, text, pages))
             }
         };
+        let section = section.unwrap_or(Span::new(0, text.len()));
+        let pages = pages.pages(span);
         let text = span.slice(text).map_err(|error| Fault::Damaged(format!("chunk {id}: {error}")))?.to_owned();
         let document = document.clone();
-        let chunk = Chunk { id, document, ordinal, span, heading_path, text, embedder_tokens, generator_tokens };
+        let chunk = Chunk {
+            id,
+            document,
+            ordinal,
+            span,
+            heading_path,
+            section,
+            pages,
+            text,
+            embedder_tokens,
+            generator_tokens,
+        };
         visit(chunk, title)?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! What goes into the catalog and comes out of it, beyond the shared vocabulary. Plain data without behaviour.
 
-use edgewise_types::{Chunk, ChunkId, CollectionName, ContentHash, DocumentId, Generation, Metadata, Span};
+use edgewise_types::{Chunk, ChunkId, CollectionName, ContentHash, DocumentId, Generation, Metadata, PageMap, Span};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,8 @@ pub struct NewDocument {
     pub updated_at: Timestamp,
     /// The normalised text.
     pub text: String,
+    /// Where pages begin in `text`; empty for formats without pages.
+    pub pages: PageMap,
     /// Its chunks, in order.
     pub chunks: Vec<NewChunk>,
 }
@@ -70,6 +72,8 @@ impl NewDocument {
 pub struct NewChunk {
     /// A range of whole characters of the document's text.
     pub span: Span,
+    /// The section around it: a range of whole characters of the document's text that holds `span`.
+    pub section: Span,
     /// Titles of the sections it stands in, outermost first.
     pub heading_path: Vec<String>,
     /// Length of heading path and text in the embedder's tokens.
@@ -143,7 +147,7 @@ pub struct Stats {
 /// the times and the row ids that led there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentFingerprint {
-    /// BLAKE3 over documents, texts, spans, heading paths and token counts.
+    /// BLAKE3 over documents, texts, pages, spans, sections, heading paths and token counts.
     pub content: ContentHash,
     /// BLAKE3 over the embeddings, bit by bit. An embedder's rounding may depend on how texts were batched, so this one
     /// may differ where `content` does not.

@@ -1,6 +1,6 @@
 //! Rows to values. Every conversion that can only fail on a damaged file says so.
 
-use edgewise_types::{ChunkId, Document, DocumentStatus, Generation, Span};
+use edgewise_types::{ChunkId, Document, DocumentStatus, Generation, PageMap, Span};
 use rusqlite::{Connection, Row};
 
 use crate::{CatalogMeta, EmbedderIdentity, error::Fault};
@@ -73,6 +73,8 @@ pub(crate) struct ChunkRow {
     pub(crate) document_key: i64,
     pub(crate) ordinal: usize,
     pub(crate) span: Span,
+    /// `None`: the whole document.
+    pub(crate) section: Option<Span>,
     pub(crate) heading_path: Vec<String>,
     pub(crate) embedder_tokens: usize,
     pub(crate) generator_tokens: usize,
@@ -80,7 +82,7 @@ pub(crate) struct ChunkRow {
 
 /// Columns of [`chunk`], for a table or alias `c`.
 pub(crate) const CHUNK_COLUMNS: &str = "c.id, c.document, c.ordinal, c.span_start, c.span_end, c.heading_path, \
-     c.embedder_tokens, c.generator_tokens";
+     c.embedder_tokens, c.generator_tokens, c.section_start, c.section_end";
 
 /// A chunk from a row of [`CHUNK_COLUMNS`].
 pub(crate) fn chunk(row: &Row<'_>) -> Result<ChunkRow, Fault> {
@@ -92,7 +94,28 @@ pub(crate) fn chunk(row: &Row<'_>) -> Result<ChunkRow, Fault> {
         heading_path: json(row, 5)?,
         embedder_tokens: unsigned(row, 6)?,
         generator_tokens: unsigned(row, 7)?,
+        section: section(row, 8)?,
     })
+}
+
+/// The section in the columns `index` and `index + 1`; `None` for the whole document.
+pub(crate) fn section(row: &Row<'_>, index: usize) -> Result<Option<Span>, Fault> {
+    match row.get::<_, Option<i64>>(index)? {
+        Some(_) => Ok(Some(Span { start: unsigned(row, index)?, end: unsigned(row, index + 1)? })),
+        None => Ok(None),
+    }
+}
+
+/// The pages in a column of `texts`, checked against the length of the text.
+pub(crate) fn pages(row: &Row<'_>, index: usize, text_bytes: usize) -> Result<PageMap, Fault> {
+    if row.get_ref(index)? == rusqlite::types::ValueRef::Null {
+        return Ok(PageMap::default());
+    }
+    let pages: PageMap = json(row, index)?;
+    if !pages.fits(text_bytes) {
+        return Err(Fault::Damaged("the pages of a document are not those of its text".to_owned()));
+    }
+    Ok(pages)
 }
 
 /// Little-endian `f32`s.

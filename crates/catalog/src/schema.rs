@@ -1,6 +1,10 @@
 //! The tables, and the checks that a file is a catalog this program can read.
 //!
-//! Schema versions only grow. Version 1 is the first; a later one brings its migration here.
+//! Schema versions only grow. A catalog of an earlier version is brought to this one when it is opened, in place and in
+//! one transaction; see [`migrate`].
+//!
+//! - Version 1 is the first.
+//! - Version 2 adds the section of each chunk and the pages of each document.
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -10,7 +14,7 @@ use crate::{CatalogMeta, error::Fault};
 pub(crate) const APPLICATION_ID: i64 = 0x4544_4757;
 
 /// The version this program writes and the newest it reads.
-pub(crate) const SCHEMA_VERSION: i64 = 1;
+pub(crate) const SCHEMA_VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE meta (
@@ -44,7 +48,8 @@ CREATE TABLE documents (
 -- Apart from documents, so that listing those does not read texts.
 CREATE TABLE texts (
     document INTEGER PRIMARY KEY REFERENCES documents (key) ON DELETE CASCADE,
-    text     TEXT    NOT NULL
+    text     TEXT    NOT NULL,
+    pages    TEXT                -- JSON: where pages begin; NULL: it has none
 ) STRICT;
 
 -- AUTOINCREMENT: an id is never handed out twice, even after the row with the largest one is gone.
@@ -58,6 +63,8 @@ CREATE TABLE chunks (
     embedder_tokens  INTEGER NOT NULL CHECK (embedder_tokens >= 0),
     generator_tokens INTEGER NOT NULL CHECK (generator_tokens >= 0),
     added_in         INTEGER NOT NULL,
+    section_start    INTEGER,    -- NULL: the whole document
+    section_end      INTEGER,
     UNIQUE (document, ordinal)
 ) STRICT;
 CREATE INDEX chunks_by_generation ON chunks (added_in);
@@ -73,6 +80,15 @@ CREATE TABLE tombstones (
     removed_in INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX tombstones_by_generation ON tombstones (removed_in);
+";
+
+/// From version 1 to 2. Neither sections nor pages can be told without the source: a chunk's section is the document,
+/// and no document has pages, until they are ingested again. Adding a column rewrites no row, so this takes no time
+/// however large the catalog is: <https://sqlite.org/lang_altertable.html#alter_table_add_column>.
+const FROM_1: &str = "
+ALTER TABLE texts ADD COLUMN pages TEXT;
+ALTER TABLE chunks ADD COLUMN section_start INTEGER;
+ALTER TABLE chunks ADD COLUMN section_end INTEGER;
 ";
 
 /// What a file turns out to be.
@@ -133,4 +149,15 @@ pub(crate) fn initialise(connection: &mut Connection, meta: &CatalogMeta) -> Res
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()?;
     Ok(true)
+}
+
+/// Brings a catalog of an earlier version to [`SCHEMA_VERSION`]. Interrupted at any point it is as it was, and when two
+/// processes try, the second finds nothing left to do.
+pub(crate) fn migrate(connection: &mut Connection) -> Result<(), Fault> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if file_kind(&transaction)? == FileKind::Catalog(1) {
+        transaction.execute_batch(FROM_1)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    Ok(transaction.commit()?)
 }

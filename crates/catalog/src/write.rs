@@ -21,8 +21,8 @@ impl Catalog {
     /// grows by one, except when nothing changes: an empty batch, or one that only deletes unknown documents.
     ///
     /// # Errors
-    /// [`CatalogError::InvalidBatch`] if a span cuts a character or leaves the text, an embedding has the wrong
-    /// dimension or length, a number in the metadata is not finite, or a URI comes twice or is empty;
+    /// [`CatalogError::InvalidBatch`] if a span cuts a character or leaves the text or its section, pages leave the text,
+    /// an embedding has the wrong dimension or length, a number in the metadata is not finite, or a URI comes twice or is empty;
     /// [`CatalogError::ReadOnly`], [`CatalogError::DiskFull`], [`CatalogError::Busy`].
     pub fn commit(&self, batch: &Batch) -> Result<Committed, CatalogError> {
         self.validate(batch)?;
@@ -61,9 +61,15 @@ impl Catalog {
             if let Some(key) = non_finite_metadata(document) {
                 return refuse(format!("the number in metadata `{key}` is not finite"));
             }
+            if !document.pages.fits(document.text.len()) {
+                return refuse("its pages are not those of its text".to_owned());
+            }
             for (ordinal, chunk) in document.chunks.iter().enumerate() {
-                if let Err(error) = chunk.span.slice(&document.text) {
+                if let Err(error) = chunk.span.slice(&document.text).and_then(|_| chunk.section.slice(&document.text)) {
                     return refuse(format!("chunk {ordinal}: {error}"));
+                }
+                if !chunk.section.contains(chunk.span) {
+                    return refuse(format!("chunk {ordinal}: it is not in its section"));
                 }
                 let dimension = self.meta().embedder.dimension;
                 if chunk.embedding.len() != dimension {
@@ -144,13 +150,15 @@ fn insert(
             document.updated_at.to_string(),
         ])?;
     let key = transaction.last_insert_rowid();
+    let pages = (!document.pages.is_empty()).then(|| serde_json::to_string(&document.pages));
     transaction
-        .prepare_cached("INSERT INTO texts (document, text) VALUES (?1, ?2)")?
-        .execute(params![key, document.text])?;
+        .prepare_cached("INSERT INTO texts (document, text, pages) VALUES (?1, ?2, ?3)")?
+        .execute(params![key, document.text, pages.transpose().map_err(refuse)?])?;
     let mut insert_chunk = transaction.prepare_cached(
         "INSERT INTO chunks \
-         (document, ordinal, span_start, span_end, heading_path, embedder_tokens, generator_tokens, added_in) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+         (document, ordinal, span_start, span_end, heading_path, embedder_tokens, generator_tokens, added_in, \
+         section_start, section_end) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?;
     let mut insert_embedding = transaction.prepare_cached("INSERT INTO embeddings (chunk, vector) VALUES (?1, ?2)")?;
     for (ordinal, chunk) in document.chunks.iter().enumerate() {
@@ -163,6 +171,8 @@ fn insert(
             signed(chunk.embedder_tokens),
             signed(chunk.generator_tokens),
             signed(generation as usize),
+            signed(chunk.section.start),
+            signed(chunk.section.end),
         ])?;
         let id = transaction.last_insert_rowid();
         insert_embedding.execute(params![id, encode_vector(&chunk.embedding)])?;
@@ -174,7 +184,7 @@ fn insert(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use edgewise_types::{ContentHash, Metadata};
+    use edgewise_types::{ContentHash, Metadata, PageMap};
     use jiff::Timestamp;
 
     use super::*;
@@ -190,6 +200,7 @@ mod tests {
             metadata: Metadata::new(),
             updated_at: Timestamp::UNIX_EPOCH,
             text,
+            pages: PageMap::default(),
             chunks: Vec::new(),
         }
     }

@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// Measure this machine
     #[command(subcommand)]
     Bench(Bench),
+    /// Parse files sent on standard input; started by other commands
+    #[command(hide = true)]
+    ParseWorker,
 }
 
 /// Arguments of `quickstart`.
@@ -126,6 +129,9 @@ pub(crate) struct Ingest {
     /// No files that match this glob (may be repeated)
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
+    /// File with passwords of encrypted documents, one a line; one more may be in EDGEWISE_DOCUMENT_PASSWORD
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
     /// Remove documents of the collection whose files are gone
     #[arg(long)]
     pub(crate) prune: bool,

@@ -18,6 +18,8 @@ use ureq::{
     unversioned::multipart::{Form, Part},
 };
 
+use edgewise_documents::Passwords;
+
 use crate::error::{CliError, io_error};
 
 /// Which server serves a data root.
@@ -145,10 +147,18 @@ impl Client {
     }
 
     /// `POST path` with files as multipart, answered by JSON. Each file is a URI and its bytes.
-    pub(crate) fn upload<T: DeserializeOwned>(&self, path: &str, files: &[(String, Vec<u8>)]) -> Result<T, CliError> {
+    pub(crate) fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        files: &[(String, Vec<u8>)],
+        passwords: &Passwords,
+    ) -> Result<T, CliError> {
         let mut form = Form::new();
         for (uri, bytes) in files {
             form = form.part("file", Part::bytes(bytes).file_name(uri));
+        }
+        for password in passwords.iter() {
+            form = form.text("password", password);
         }
         let sent = self.agent.post(format!("{}{path}", self.url)).send(form);
         self.read(sent.map_err(|error| self.broken(&error))?)

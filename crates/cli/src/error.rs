@@ -88,7 +88,7 @@ pub(crate) enum CliError {
     #[error("cannot write JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// Some sources failed; the report has been printed.
-    #[error("{failed} of {total} files failed; the others were ingested")]
+    #[error("{}", partial(*failed, *total))]
     Partial {
         /// How many failed.
         failed: usize,
@@ -98,6 +98,14 @@ pub(crate) enum CliError {
     /// The user said no, or pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+}
+
+fn partial(failed: usize, total: usize) -> String {
+    match total.saturating_sub(failed) {
+        0 if total == 1 => "the file could not be ingested: see the line above".to_owned(),
+        0 => format!("none of the {total} files could be ingested: see the lines above"),
+        _ => format!("{failed} of {total} files failed, see the lines above; the others were ingested"),
+    }
 }
 
 impl CliError {

@@ -45,6 +45,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), CliError> {
+    // A file that makes a parser overflow its stack or take all memory ends a process of its own.
+    if let Command::ParseWorker = cli.command {
+        return Ok(edgewise_documents::serve_parsing(&|registry| registry)?);
+    }
+    edgewise_documents::parse_in_processes(std::env::current_exe()?, vec!["parse-worker".to_owned()]);
     let loaded = load(&cli.global)?;
     start_logs(&cli.global, &loaded, &cli.command)?;
     if let Command::Config(command) = &cli.command {
@@ -63,7 +68,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Usage(args) => commands::usage::run(args, &app),
         Command::Eval(command) => commands::eval::run(command, &app),
         Command::Bench(command) => commands::bench::run(command, &app),
-        Command::Config(_) => Ok(()),
+        Command::Config(_) | Command::ParseWorker => Ok(()),
     }
 }
 

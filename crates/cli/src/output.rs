@@ -12,7 +12,7 @@ use owo_colors::{OwoColorize, Stream, Style};
 
 use edgewise_planner::{Answer, CitationMethod, Explanation, Route};
 use edgewise_retrieval::{IngestReport, Outcome};
-use edgewise_types::Usage;
+use edgewise_types::{PageRange, Usage};
 
 /// Prints a line to standard output; a closed pipe ends the process quietly, as `head` expects.
 pub(crate) fn line(text: &str) -> io::Result<()> {
@@ -157,6 +157,14 @@ pub(crate) fn explanation(explanation: &Explanation) -> io::Result<()> {
     Ok(())
 }
 
+/// Where something stands: document, sections and pages, as in `guide.pdf › Tides › Spring tide, p. 12`.
+pub(crate) fn place(uri: &str, heading_path: &[String], pages: Option<&PageRange>) -> String {
+    let mut path = vec![uri];
+    path.extend(heading_path.iter().map(String::as_str));
+    let pages = pages.map_or(String::new(), |pages| format!(", {pages}"));
+    path.join(" › ") + &pages
+}
+
 /// Everything that follows the text of an answer: citations, the comparison, usage, cost, times.
 pub(crate) fn answer_details(answer: &Answer) -> io::Result<()> {
     let unsupported: Vec<&str> = answer
@@ -177,14 +185,13 @@ pub(crate) fn answer_details(answer: &Answer) -> io::Result<()> {
             if !shown.insert((&citation.document, citation.span)) {
                 continue;
             }
-            let mut path: Vec<&str> = vec![&citation.uri];
-            path.extend(citation.heading_path.iter().map(String::as_str));
+            let path = place(&citation.uri, &citation.heading_path, citation.pages.as_ref());
             let method = match citation.method {
                 CitationMethod::Marker => "marked by the model, checked",
                 CitationMethod::Aligned => "aligned",
             };
             let place = format!("bytes {}–{}, {method}, {:.2}", citation.span.start, citation.span.end, citation.score);
-            line(&format!("[{}] {} {}", citation.n, path.join(" › "), dim(&format!("({place})"))))?;
+            line(&format!("[{}] {path} {}", citation.n, dim(&format!("({place})"))))?;
             let quote = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
             line(&format!("    “{quote}”"))?;
         }
@@ -250,6 +257,18 @@ pub(crate) fn outcome_counts(report: &IngestReport) -> [usize; 5] {
     counts
 }
 
+/// Why a file failed, as a sentence that names it once.
+fn failure(uri: &str, reason: &str) -> String {
+    let named = format!("`{uri}`");
+    if reason.contains(&named) { reason.to_owned() } else { format!("{named}: {reason}") }
+}
+
+/// `text` without line breaks and other control characters, which names of files may hold to deceive a terminal.
+fn one_line(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// The summary of an ingest.
 pub(crate) fn ingest_report(report: &IngestReport, skipped: &[(String, String)]) -> io::Result<()> {
     let counts = outcome_counts(report);
@@ -270,11 +289,11 @@ pub(crate) fn ingest_report(report: &IngestReport, skipped: &[(String, String)])
     line(&table(&["documents", ""], &[1], rows))?;
     for source in &report.sources {
         if let Outcome::Failed { reason } = &source.outcome {
-            line(&format!("{} {}: {reason}", bad("failed"), source.uri))?;
+            line(&format!("{} {}", bad("failed "), one_line(&failure(&source.uri, reason))))?;
         }
     }
     for (path, reason) in skipped.iter().take(10) {
-        line(&dim(&format!("skipped {path}: {reason}")))?;
+        line(&dim(&format!("skipped {}", one_line(&format!("`{path}`: {reason}")))))?;
     }
     if skipped.len() > 10 {
         line(&dim(&format!("… and {} more skipped (--json lists all)", skipped.len() - 10)))?;
@@ -295,6 +314,20 @@ pub(crate) fn ingest_report(report: &IngestReport, skipped: &[(String, String)])
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_that_names_the_file_once() {
+        assert_eq!(failure("a.md", "`a.md` holds no text"), "`a.md` holds no text");
+        assert_eq!(failure("a.md", "out of luck"), "`a.md`: out of luck");
+        assert_eq!(one_line("a\nb\u{1b}[31m é"), "a\\nb\\u{1b}[31m é");
+    }
+
+    #[test]
+    fn places_name_sections_and_pages() {
+        let path = ["Tides".to_owned(), "Spring tide".to_owned()];
+        assert_eq!(place("a.pdf", &path, Some(&PageRange::new(3, 4))), "a.pdf › Tides › Spring tide, pp. 3–4");
+        assert_eq!(place("a.md", &path[..1], None), "a.md › Tides");
+    }
 
     #[test]
     fn numbers_read_well() {

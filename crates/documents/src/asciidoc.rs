@@ -101,8 +101,9 @@ impl Reader {
         let length = rest.iter().take_while(|line| !line.is_empty()).count();
         let mut plain = rest[..length].iter().filter(|line| !is_comment(line) && !line.starts_with(':'));
         if let Some(author) = plain.next() {
-            let author = author.split('<').next().unwrap_or(author).trim();
-            self.attributes.insert("author".to_owned(), author.to_owned());
+            // `Ada Lovelace <ada@example.org>; Alan Turing`
+            let names: Vec<&str> = author.split(';').map(|one| one.split('<').next().unwrap_or(one).trim()).collect();
+            self.attributes.insert("author".to_owned(), names.join("; "));
         }
         if let Some(revision) = plain.next() {
             let date = revision.split(',').nth(1).or((!revision.starts_with('v')).then_some(*revision));
@@ -515,7 +516,7 @@ mod tests {
         assert_eq!(document.text, "The Guide\n\nFirst\n\nUse Edge every day.\n\nInner\n\ntext");
         assert_eq!(document.blocks.last().unwrap().heading_path, ["The Guide", "First", "Inner"]);
         let meta = |key: &str| document.metadata.get(key).cloned();
-        assert_eq!(meta("author"), Some(MetadataValue::Text("Ada Lovelace".to_owned())));
+        assert_eq!(meta("author"), Some(MetadataValue::List(vec!["Ada Lovelace".to_owned()])));
         assert_eq!(meta("date"), Some(MetadataValue::Text("2024-05-01".to_owned())));
     }
 

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use edgewise_types::Span;
+use edgewise_types::{PageMap, Span};
 
 use crate::normalise::{normalise, one_line, truncated};
 use crate::{Block, BlockKind};
@@ -121,9 +121,30 @@ pub(crate) struct Assembler {
     list_text: String,
     table: Option<Table>,
     superscripts: Vec<usize>,
+    /// Where printed pages begin, and what they are called.
+    pages: Vec<(usize, String)>,
 }
 
 impl Assembler {
+    /// Notes that the printed page called `label` begins here. Inside a list or table, which becomes text when it ends,
+    /// it begins where that does.
+    pub(crate) fn page(&mut self, label: &str) {
+        let label = one_line(label);
+        if label.is_empty() {
+            return;
+        }
+        let next_block = if self.text.is_empty() { 0 } else { self.text.len() + 2 };
+        let is_running = self.lists.is_empty() && self.table.is_none();
+        let within = if is_running { self.inline.trim_start().len() } else { 0 };
+        self.pages.push((next_block + within, label));
+    }
+
+    /// The printed pages noted so far. Call it when all is assembled.
+    pub(crate) fn pages(&self) -> PageMap {
+        let (starts, labels): (Vec<usize>, Vec<String>) = self.pages.iter().cloned().unzip();
+        PageMap::new(starts.into_iter().map(|start| start.min(self.text.len())).collect()).with_labels(labels)
+    }
+
     /// Appends running text; white space, line breaks included, collapses to single spaces.
     pub(crate) fn text(&mut self, text: &str) {
         for character in text.chars() {

@@ -4,6 +4,7 @@
 //!   follows them in the same or a deeper section. A heading belongs to the first chunk of its section.
 //! - Tables, code, lists and records stay whole where they fit a chunk, if need be without the room that the estimate
 //!   keeps for their headings, which the header of the embedded text repeats anyway.
+//! - Where a table has to be cut, its row of column names follows the titles of each later part.
 //! - Whole blocks are packed up to the target; a block above the maximum is cut between sentences or lines into parts
 //!   of about equal size, then between words, then anywhere.
 //! - [`embedding_text`] of every chunk is at most `max_tokens` by the tokenizer's own count.
@@ -17,12 +18,15 @@ use edgewise_types::{PageRange, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::header::shortened;
+use crate::normalise::truncated;
 use crate::section::Sections;
 use crate::split::{MAX_BYTES_PER_TOKEN, Measured, halves, levels, slice, trimmed};
 use crate::{Block, BlockKind, DocumentError, ParsedDocument, embedding_text, sentences};
 
 /// Smallest sensible `max_tokens`: half for the heading path, half for some words.
 const LEAST_MAX_TOKENS: usize = 16;
+/// Longest row of column names that is repeated, in bytes.
+const MAX_HEADER_BYTES: usize = 200;
 /// A chunk below this share of the target joins a neighbour of its section, if both fit.
 const SHORT_DIVISOR: usize = 4;
 
@@ -171,7 +175,9 @@ impl Chunker<'_> {
             let Some(span) = trimmed(self.text, span) else { continue };
             let after = blocks.partition_point(|block| block.span.start < span.end);
             let path = blocks[..after].last().map_or(&[][..], |block| block.heading_path.as_slice());
-            let (mut heading_path, _) = self.shortened(path)?;
+            let header = header_row(self.text, blocks, span);
+            let path: Vec<String> = path.iter().cloned().chain(header).collect();
+            let (mut heading_path, _) = self.shortened(&path)?;
             let mut tokens = self.count(&heading_path, span)?;
             let halved = if tokens > max_tokens { halves(self.text, span) } else { None };
             if tokens > max_tokens && halved.is_none() {
@@ -232,6 +238,22 @@ impl Chunker<'_> {
         }
         Ok(())
     }
+}
+
+/// The first row of the table that `span` begins inside of, if it looks like names of columns: without them a row says
+/// little. It follows the titles of the heading path, so that it is embedded, indexed and shown with the chunk, whose
+/// text stays a slice of the document.
+fn header_row(text: &str, blocks: &[Block], span: Span) -> Option<String> {
+    let at = blocks.partition_point(|block| block.span.end <= span.start);
+    let table = blocks.get(at).filter(|block| block.kind == BlockKind::Table && block.span.start < span.start)?;
+    let row = slice(text, table.span).lines().next()?;
+    // The rest of a row that is longer than a chunk needs no names.
+    if span.start < table.span.start + row.len() {
+        return None;
+    }
+    let cells = || row.split('|').map(str::trim).filter(|cell| !cell.is_empty());
+    let are_names = cells().count() > 1 && cells().all(|cell| !cell.starts_with(|c: char| c.is_ascii_digit()));
+    are_names.then(|| truncated(row, MAX_HEADER_BYTES))
 }
 
 /// Packs the blocks of a section into spans that fit the budget by estimate.

@@ -1,11 +1,12 @@
 //! A parsed document: normalised text and the blocks it consists of.
 
 use edgewise_types::{Metadata, PageMap, Span};
+use serde::{Deserialize, Serialize};
 
 use crate::DocumentError;
 
 /// What a parser makes of a file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ParsedDocument {
     /// Title: from metadata, the first heading, or the file name. Never blank.
     pub title: String,
@@ -24,7 +25,7 @@ pub struct ParsedDocument {
 }
 
 /// A piece of a document that belongs together: the unit the chunker packs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
     /// Where it stands in the normalised text. Neither starts nor ends with a line break.
     pub span: Span,
@@ -36,7 +37,7 @@ pub struct Block {
 }
 
 /// Kind of a block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlockKind {
     /// A heading, alone on its line.
     Heading {

@@ -1,5 +1,8 @@
 //! EPUB books (EPUB 3.3 and 2.0.1): the chapters in the order of the spine, each read as HTML.
 //!
+//! Pages are those of the printed edition, where its page breaks are marked in the chapters; citations then carry its
+//! page numbers.
+//!
 //! Left out: the navigation document and items that are not read in order (`linear="no"` is read, as notes often are).
 
 use std::collections::HashMap;
@@ -58,8 +61,8 @@ impl Parser for EpubParser {
             let name = resolved(folder, href);
             // Font files may be obfuscated in an open book; encrypted chapters can't be read.
             if encrypted.contains(&format!("\"{name}\"")) {
-                let hint = "protected by rights management";
-                return Err(DocumentError::Encrypted { uri: source.uri.clone(), hint });
+                let hint = "its chapters are under rights management";
+                return Err(DocumentError::Protected { uri: source.uri.clone(), hint });
             }
             // A spine may name parts that were left out of the package; the other chapters are still a book.
             let Some(chapter) = package.text(&name)? else { continue };
@@ -67,8 +70,10 @@ impl Parser for EpubParser {
             html::check_depth(&chapter, &source.uri)?;
             html::walk(Html::parse_document(&chapter).tree.root(), &mut out);
         }
-        let assembled = out.finish(book.front.titles.first().map(String::as_str));
-        finish(self, source, assembled, book.front)
+        let mut front = book.front;
+        front.pages = out.pages();
+        let assembled = out.finish(front.titles.first().map(String::as_str));
+        finish(self, source, assembled, front)
     }
 }
 
@@ -128,7 +133,10 @@ impl Book {
                         "language" => book.front.language = book.front.language.or(Some(value.clone())),
                         _ => {}
                     }
-                    book.front.add(key, &value);
+                    match key {
+                        "author" | "subject" => book.front.also(key, &value),
+                        key => book.front.add(key, &value),
+                    }
                 }
             }
         }

@@ -83,6 +83,22 @@ pub enum DocumentError {
         /// The limit.
         limit: usize,
     },
+    /// Parsing takes more memory than the profile allows.
+    #[error(
+        "`{uri}` takes more than {limit} bytes of memory to read: exclude it, or raise limits.max_memory_bytes in the index profile"
+    )]
+    TooMuchMemory {
+        /// The document.
+        uri: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// Any of these errors, as the process that parsed put it.
+    #[error("{sentence}")]
+    Refused {
+        /// The whole sentence.
+        sentence: String,
+    },
     /// Of the format it claims to be, but broken.
     #[error(
         "`{uri}` is cut off or damaged ({format}: {reason}): get it again or save it anew in the program that made it"
@@ -96,11 +112,22 @@ pub enum DocumentError {
         reason: String,
     },
     /// Encrypted, and no password opens it.
-    #[error("`{uri}` is encrypted and {hint}: remove its password, or exclude it")]
+    #[error(
+        "`{uri}` is encrypted and {hint}: write its password on a line of a file and name the file with --password-file \
+         or in the setting paths.passwords, send it in the form field `password` of an upload, or exclude the file"
+    )]
     Encrypted {
         /// The document.
         uri: String,
         /// Why it was not opened, as the rest of a sentence.
+        hint: &'static str,
+    },
+    /// Encrypted in a way that no password given here opens.
+    #[error("`{uri}` is encrypted: {hint}; save it without protection, or exclude it")]
+    Protected {
+        /// The document.
+        uri: String,
+        /// Why it can't be opened.
         hint: &'static str,
     },
     /// Nothing but pictures of text.

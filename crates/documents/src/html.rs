@@ -133,6 +133,13 @@ pub(crate) fn check_depth(source: &str, uri: &str) -> Result<(), DocumentError> 
     Ok(())
 }
 
+/// Whether a page of the printed edition begins at an element
+/// (<https://www.w3.org/TR/epub-a11y-11/#sec-page-nav>).
+fn is_page_break(element: &Element) -> bool {
+    let says = |name: &str, value: &str| element.attr(name).is_some_and(|a| a.split_whitespace().any(|a| a == value));
+    says("epub:type", "pagebreak") || says("role", "doc-pagebreak")
+}
+
 /// Converts everything below `root`.
 pub(crate) fn walk(root: NodeRef<'_>, out: &mut Assembler) {
     let mut walker = Walker { out, skip: None, pre: None, header: None, headings: 0, tables: Vec::new() };
@@ -166,6 +173,11 @@ impl Walker<'_> {
         }
         match node.value() {
             Node::Text(text) => self.text(text),
+            Node::Element(element) if is_page_break(element) => {
+                self.out.page(element.attr("title").or(element.attr("aria-label")).unwrap_or_default());
+                // What it says is the number of the page.
+                self.skip = Some(node.id());
+            }
             Node::Element(element) if is_skipped(element) => self.skip = Some(node.id()),
             Node::Element(element) => self.open_element(node, element),
             _ => {}

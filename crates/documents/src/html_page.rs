@@ -125,9 +125,13 @@ impl Head {
             return;
         };
         let key = match name.as_str() {
-            "description" | "author" | "keywords" | "generator" => name.as_str(),
-            "article:published_time" | "date" | "dcterms.date" => "date",
-            "article:modified_time" | "dcterms.modified" => "modified",
+            "description" | "author" | "keywords" | "generator" | "publisher" => name.as_str(),
+            "dc.creator" | "dcterms.creator" | "article:author" if !content.starts_with("http") => "author",
+            "og:description" | "dc.description" | "dcterms.description" => "description",
+            "dc.publisher" | "dcterms.publisher" | "og:site_name" => "publisher",
+            "article:published_time" | "date" | "dc.date" | "dcterms.date" | "dcterms.created" => "date",
+            "article:modified_time" | "last-modified" | "dcterms.modified" => "modified",
+            "dc.language" | "dcterms.language" => "lang",
             _ => return,
         };
         let value = if key == "keywords" {

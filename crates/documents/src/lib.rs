@@ -12,7 +12,7 @@
 //!   changes when a change of this crate alters them.
 //! - Bad input is an error with the name of the file in it. No parser may take the process down or hold it up: each
 //!   runs on a thread of its own under a deadline, panics end there, unpacking has a limit, and nesting is bounded
-//!   before any recursion over it. What that cannot contain is said at [`parse_isolated`].
+//!   before any recursion over it. What that cannot contain, a process of its own does: see [`parse_in_processes`].
 //!
 //! Deliberately not here: reading files or walking folders, storing anything, tokenisers, embedding.
 
@@ -32,9 +32,11 @@ mod html;
 mod html_page;
 mod language;
 mod markdown;
+mod metadata;
 mod normalise;
 mod package;
 mod parser;
+mod password;
 mod pdf;
 mod plain;
 mod profile;
@@ -43,6 +45,7 @@ mod section;
 mod sentence;
 mod split;
 mod work;
+mod worker;
 mod xml;
 
 pub use asciidoc::AsciidocParser;
@@ -57,13 +60,15 @@ pub use html_page::HtmlParser;
 pub use markdown::MarkdownParser;
 pub use normalise::normalise;
 pub use parser::{Parser, ParserRegistry, SourceInfo};
+pub use password::Passwords;
 pub use pdf::PdfParser;
 pub use plain::PlainTextParser;
 pub use profile::{Analyser, DEFAULT_PROFILE, Format, Fusion, FusionMethod, IndexProfile, Language, Limits};
 pub use records::RecordsParser;
 pub use sentence::sentences;
 pub use work::{Work, parse_isolated};
+pub use worker::{parse_in_processes, serve_parsing};
 
 /// Version of what this crate makes of a given input. Part of [`IndexProfile::hash`], so that a collection written by
 /// an older version is noticed. Increase it with every change of parsers, normalisation or chunker that alters output.
-pub const TEXT_VERSION: u32 = 2;
+pub const TEXT_VERSION: u32 = 3;

@@ -53,8 +53,8 @@ impl<'a> Package<'a> {
             }
         };
         if file.encrypted() {
-            let hint = "its parts are encrypted, which is not supported";
-            return Err(DocumentError::Encrypted { uri: self.source.uri.clone(), hint });
+            let hint = "passwords of ZIP containers are not supported";
+            return Err(DocumentError::Protected { uri: self.source.uri.clone(), hint });
         }
         let mut content = Vec::new();
         let limit = u64::try_from(self.left).unwrap_or(u64::MAX).saturating_add(1);

@@ -9,7 +9,7 @@ use crate::detect::{self, Shape};
 use crate::normalise::one_line;
 use crate::{
     AsciidocParser, CodeParser, DocumentError, DocxParser, EpubParser, Format, HtmlParser, IndexProfile, Limits,
-    MarkdownParser, ParsedDocument, PdfParser, PlainTextParser, RecordsParser, Work, language, parse_isolated,
+    MarkdownParser, ParsedDocument, Passwords, PdfParser, PlainTextParser, RecordsParser, Work, language, metadata, parse_isolated, worker,
 };
 
 /// Where bytes come from.
@@ -71,14 +71,19 @@ pub trait Parser: Send + Sync {
 /// The parsers in use and the limits they work under.
 pub struct ParserRegistry {
     parsers: Vec<Arc<dyn Parser>>,
+    formats: Vec<Format>,
     limits: Limits,
-    passwords: Arc<[String]>,
+    passwords: Passwords,
 }
 
 impl ParserRegistry {
     /// The parsers of the formats that `profile` lists, under its limits.
     pub fn new(profile: &IndexProfile) -> Self {
-        let parsers = profile.formats.iter().map(|format| -> Arc<dyn Parser> {
+        Self::of_parts(&profile.formats, profile.limits, Passwords::default())
+    }
+
+    pub(crate) fn of_parts(formats: &[Format], limits: Limits, passwords: Passwords) -> Self {
+        let parsers = formats.iter().map(|format| -> Arc<dyn Parser> {
             match format {
                 Format::Markdown => Arc::new(MarkdownParser),
                 Format::Text => Arc::new(PlainTextParser),
@@ -91,12 +96,19 @@ impl ParserRegistry {
                 Format::Code => Arc::new(CodeParser),
             }
         });
-        Self { parsers: parsers.collect(), limits: profile.limits, passwords: Arc::default() }
+        Self { parsers: parsers.collect(), formats: formats.to_vec(), limits, passwords }
+    }
+
+    /// The same registry with one more parser, for files that none before it takes. Where files are parsed in other
+    /// processes, those have to add it too.
+    pub fn with_parser(mut self, parser: Arc<dyn Parser>) -> Self {
+        self.parsers.push(parser);
+        self
     }
 
     /// The same registry with passwords to try, in order, on encrypted files.
-    pub fn with_passwords(mut self, passwords: Vec<String>) -> Self {
-        self.passwords = passwords.into();
+    pub fn with_passwords(mut self, passwords: Passwords) -> Self {
+        self.passwords = passwords;
         self
     }
 
@@ -112,14 +124,23 @@ impl ParserRegistry {
 
     /// Parses `bytes` with the parser that fits: by unmistakable content, else by extension, else by declared media
     /// type, else, for a name without extension, as text. Whatever goes wrong inside the parser, a panic or an endless
-    /// loop included, comes back as an error; see [`parse_isolated`].
+    /// loop included, comes back as an error; see [`parse_isolated`] and, for what only another process contains,
+    /// [`parse_in_processes`](crate::parse_in_processes).
     pub fn parse(&self, bytes: &[u8], source: &SourceInfo) -> Result<ParsedDocument, DocumentError> {
         if bytes.len() > self.limits.max_file_bytes {
             let (bytes, limit) = (bytes.len(), self.limits.max_file_bytes);
             return Err(DocumentError::TooLarge { uri: source.uri.clone(), bytes, limit });
         }
+        if worker::is_on() {
+            return worker::parse(&self.formats, self.limits, &self.passwords, bytes, source);
+        }
+        self.parse_here(bytes, source)
+    }
+
+    /// Parses in this process.
+    pub(crate) fn parse_here(&self, bytes: &[u8], source: &SourceInfo) -> Result<ParsedDocument, DocumentError> {
         let parser = self.choose(bytes, source)?;
-        parse_isolated(parser, bytes, source, &Work::new(self.limits, Arc::clone(&self.passwords)))
+        parse_isolated(parser, bytes, source, &Work::new(self.limits, self.passwords.clone()))
     }
 
     fn choose(&self, bytes: &[u8], source: &SourceInfo) -> Result<&Arc<dyn Parser>, DocumentError> {
@@ -144,7 +165,7 @@ impl ParserRegistry {
             Shape::Unread(what) => return Err(binary(what)),
             Shape::EncryptedOffice => {
                 let hint = "Office encryption is not supported";
-                return Err(DocumentError::Encrypted { uri: source.uri.clone(), hint });
+                return Err(DocumentError::Protected { uri: source.uri.clone(), hint });
             }
             // A saved page, unless it is source code or the example in a Markdown file.
             Shape::HtmlPage => match text_wanted {
@@ -172,6 +193,21 @@ pub(crate) struct Front {
 }
 
 impl Front {
+    /// Adds metadata that is not blank to what there is under this key already.
+    pub(crate) fn also(&mut self, key: &str, value: &str) {
+        let value = one_line(value);
+        match self.metadata.get_mut(key) {
+            _ if value.is_empty() => {}
+            None => self.add(key, &value),
+            Some(MetadataValue::List(items)) => items.push(value),
+            Some(MetadataValue::Text(first)) => {
+                let first = std::mem::take(first);
+                self.metadata.insert(key.to_owned(), MetadataValue::List(vec![first, value]));
+            }
+            Some(_) => {}
+        }
+    }
+
     /// Adds metadata that is not blank, unless there is such a key.
     pub(crate) fn add(&mut self, key: &str, value: &str) {
         let value = one_line(value);
@@ -197,11 +233,19 @@ pub(crate) fn finish(
     });
     let candidates = front.titles.iter().map(String::as_str).chain(heading).chain([source.stem()]);
     let title = candidates.map(one_line).find(|title| !title.is_empty()).unwrap_or_else(|| source.uri.clone());
-    let language = front.language.map(|tag| one_line(&tag)).filter(|tag| !tag.is_empty());
+    let mut metadata = metadata::common(front.metadata);
+    let language = front.language.as_deref().and_then(metadata::tag);
+    let language = language.or_else(|| match metadata.get("locale").or(metadata.get("language")) {
+        Some(MetadataValue::Text(declared)) => metadata::tag(declared),
+        _ => None,
+    });
     let language = language.or_else(|| language::detect(&assembled.text));
-    let mut metadata = front.metadata;
     if let Some(language) = &language {
-        metadata.entry("language".to_owned()).or_insert_with(|| MetadataValue::Text(language.clone()));
+        metadata.insert("language".to_owned(), MetadataValue::Text(language.clone()));
+        metadata = metadata::common(metadata);
+    } else {
+        // What is no language would only mislead a filter.
+        metadata.remove("language");
     }
     if let Some(pages) = front.pages.len().and_then(|pages| i64::try_from(pages).ok()) {
         metadata.entry("pages".to_owned()).or_insert(MetadataValue::Integer(pages));

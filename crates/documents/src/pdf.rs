@@ -89,11 +89,14 @@ fn open(bytes: &[u8], source: &SourceInfo, work: &Work) -> Result<Pdf, DocumentE
         match Pdf::new_with_password(Arc::clone(&data), password) {
             Ok(pdf) => return Ok(pdf),
             Err(LoadPdfError::Decryption(DecryptionError::PasswordProtected)) => match passwords.next() {
-                Some(next) => password = next,
+                Some(next) => password = next.as_str(),
                 None if work.passwords().is_empty() => return encrypted("no password was given"),
                 None => return encrypted("none of the given passwords opens it"),
             },
-            Err(LoadPdfError::Decryption(_)) => return encrypted("in a way that is not supported"),
+            Err(LoadPdfError::Decryption(_)) => {
+                let hint = "its way of encryption is not supported";
+                return Err(DocumentError::Protected { uri: source.uri.clone(), hint });
+            }
             Err(LoadPdfError::Invalid) => {
                 let reason = "it has no readable cross-reference table or page tree".to_owned();
                 return Err(DocumentError::Damaged { uri: source.uri.clone(), format: FORMAT, reason });

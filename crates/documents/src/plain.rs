@@ -49,15 +49,29 @@ impl Parser for PlainTextParser {
             BlockKind::Heading { level: 1, title } if division(title).is_none() => Some(title.clone()),
             _ => None,
         });
-        let titles = [declared, top, Some(source.stem().to_owned())].into_iter().flatten().collect();
-        finish(self, source, assembled, Front { titles, ..Front::default() })
+        let mut front = Front::default();
+        // Lines such as `Author:` say so only in a header that also has a title.
+        if let Some(title) = &declared {
+            front.add("title", title);
+            for (key, label) in [("author", "Author:"), ("date", "Release date:"), ("date", "Date:")] {
+                front.add(key, declared_field(&text, label).unwrap_or_default());
+            }
+            front.language = declared_field(&text, "Language:").map(str::to_owned);
+        }
+        front.titles = [declared, top, Some(source.stem().to_owned())].into_iter().flatten().collect();
+        finish(self, source, assembled, front)
     }
 }
 
 /// The value of a `Title:` line near the top, as in the header of a Project Gutenberg book.
 fn declared_title(text: &str) -> Option<String> {
-    let title = text.lines().take(TITLE_LINES).find_map(|line| line.strip_prefix("Title:"))?.trim();
-    (!title.is_empty() && title.chars().count() <= MAX_HEADING_CHARS).then(|| title.to_owned())
+    declared_field(text, "Title:").map(str::to_owned)
+}
+
+/// The value of a line near the top that begins with `label`.
+fn declared_field<'t>(text: &'t str, label: &str) -> Option<&'t str> {
+    let value = text.lines().take(TITLE_LINES).find_map(|line| line.strip_prefix(label))?.trim();
+    (!value.is_empty() && value.chars().count() <= MAX_HEADING_CHARS).then_some(value)
 }
 
 fn paragraph_or_heading(paragraph: &str, out: &mut Assembler) {

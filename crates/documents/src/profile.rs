@@ -1,7 +1,7 @@
 //! Index profiles: how the documents of a collection are read, cut, embedded and searched.
 //!
 //! A profile is a TOML file under `indexes/`; [`DEFAULT_PROFILE`] is compiled in. Every key must be known, and all but
-//! two later ones of the limits present, so a file says all there is to say, and a misspelt key is never silently ignored. Errors name file, line and column.
+//! three later ones of the limits present, so a file says all there is to say, and a misspelt key is never silently ignored. Errors name file, line and column.
 //!
 //! Deliberately not here: HNSW and summary-tree parameters, which arrive with what they configure.
 
@@ -143,6 +143,9 @@ pub struct Limits {
     /// Longest time for parsing one file, in seconds.
     #[serde(default = "Limits::default_seconds")]
     pub max_seconds: u64,
+    /// Most address space of a process that parses, in bytes; of no effect on threads.
+    #[serde(default = "Limits::default_memory_bytes")]
+    pub max_memory_bytes: usize,
 }
 
 /// Keys added after the first profiles were stored with collections have defaults.
@@ -153,6 +156,10 @@ impl Limits {
 
     fn default_seconds() -> u64 {
         120
+    }
+
+    fn default_memory_bytes() -> usize {
+        4 * 1024 * 1024 * 1024
     }
 }
 
@@ -169,6 +176,7 @@ impl Default for IndexProfile {
                 max_file_bytes: 32 * 1024 * 1024,
                 max_unpacked_bytes: Limits::default_unpacked_bytes(),
                 max_seconds: Limits::default_seconds(),
+                max_memory_bytes: Limits::default_memory_bytes(),
             },
         }
     }
@@ -220,11 +228,12 @@ impl IndexProfile {
         if self.fusion.rrf_k == 0 {
             return Some(("fusion", "rrf_k", "must be at least 1, but is 0".to_owned()));
         }
-        let Limits { max_file_bytes, max_unpacked_bytes, max_seconds } = self.limits;
+        let Limits { max_file_bytes, max_unpacked_bytes, max_seconds, max_memory_bytes } = self.limits;
         let at_least_one = [
             ("max_file_bytes", max_file_bytes == 0),
             ("max_unpacked_bytes", max_unpacked_bytes == 0),
             ("max_seconds", max_seconds == 0),
+            ("max_memory_bytes", max_memory_bytes == 0),
         ];
         if let Some((key, _)) = at_least_one.into_iter().find(|(_, is_zero)| *is_zero) {
             return Some(("limits", key, "must be at least 1, but is 0".to_owned()));

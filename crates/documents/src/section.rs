@@ -14,10 +14,22 @@ pub(crate) struct Sections {
 }
 
 impl Sections {
-    /// The sections that the headings of `document` open. Each reaches to the next heading of its level or above.
+    /// The sections that the headings of `document` open. Each reaches to the next heading of its level or above. Without
+    /// headings, as in source code, blocks that follow each other under the same titles are a section.
     pub(crate) fn of(document: &ParsedDocument) -> Self {
         let end = document.text.len();
         let mut sections = Self { spans: Vec::new(), parents: Vec::new(), whole: Span::new(0, end) };
+        if !document.blocks.iter().any(|block| matches!(block.kind, BlockKind::Heading { .. })) {
+            for run in document.blocks.chunk_by(|a, b| a.heading_path == b.heading_path) {
+                if let ([first, ..], [.., last]) = (run, run)
+                    && !first.heading_path.is_empty()
+                {
+                    sections.spans.push(Span::new(first.span.start, last.span.end));
+                    sections.parents.push(None);
+                }
+            }
+            return sections;
+        }
         let mut open: Vec<(u8, usize)> = Vec::new();
         for block in &document.blocks {
             let BlockKind::Heading { level, .. } = block.kind else { continue };
@@ -66,5 +78,17 @@ mod tests {
         assert_eq!(parent("A\n\nB\n\nb one"), "A\n\nB\n\nb one\n\nb two\n\nC\n\nc");
         assert_eq!(parent("D\n\nd"), document.text);
         assert_eq!(parent("intro"), document.text);
+    }
+
+    #[test]
+    fn a_declaration_of_source_code_is_a_section() {
+        let source = b"use std::fmt;\n\nfn long() {\n    one();\n\n    two();\n}\n\nfn short() {}\n";
+        let document = crate::CodeParser.parse(source, &SourceInfo::new("a.rs"), &work()).unwrap();
+        let sections = Sections::of(&document);
+        let at = document.text.find("two();").unwrap();
+        let parent = sections.parent(Span::new(at, at + 6)).slice(&document.text).unwrap();
+        assert!(parent.starts_with("fn long") && parent.ends_with("two();\n}"), "{parent}");
+        let at = document.text.find("fn short").unwrap();
+        assert_eq!(sections.parent(Span::new(at, at + 13)), Span::new(0, document.text.len()));
     }
 }

@@ -4,9 +4,9 @@
 //! the deadline is told to stop and left behind, so that neither holds up the caller. Contained this way: panics,
 //! endless loops, deep recursion within the stack, output and unpacked input above the limits.
 //!
-//! Deliberately not here, since it takes a process of its own: a cap on all memory a parser allocates, and the end of a
-//! thread that never looks at its deadline. A stack overflow ends the process, so nesting is bounded before any
-//! recursion over it.
+//! Deliberately not here, since it takes a process of its own (module `worker`): a cap on all memory a parser allocates,
+//! and the end of a thread that never looks at its deadline. A stack overflow ends the process, so nesting is bounded
+//! before any recursion over it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::{DocumentError, Limits, ParsedDocument, Parser, SourceInfo};
+use crate::{DocumentError, Limits, ParsedDocument, Parser, Passwords, SourceInfo};
 
 /// Stack of a parser's thread. Pages that are never touched cost address space only.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -26,12 +26,12 @@ pub struct Work {
     /// Set when the caller has given up.
     abandoned: Arc<AtomicBool>,
     limits: Limits,
-    passwords: Arc<[String]>,
+    passwords: Passwords,
 }
 
 impl Work {
     /// Work that begins now.
-    pub fn new(limits: Limits, passwords: Arc<[String]>) -> Self {
+    pub fn new(limits: Limits, passwords: Passwords) -> Self {
         let deadline = Instant::now() + Duration::from_secs(limits.max_seconds);
         Self { deadline, abandoned: Arc::default(), limits, passwords }
     }
@@ -42,7 +42,7 @@ impl Work {
     }
 
     /// Passwords to try on an encrypted file.
-    pub fn passwords(&self) -> &[String] {
+    pub fn passwords(&self) -> &Passwords {
         &self.passwords
     }
 
@@ -131,7 +131,7 @@ pub(crate) mod tests {
 
     /// Work under the default limits.
     pub(crate) fn work() -> Work {
-        Work::new(crate::IndexProfile::default().limits, Arc::default())
+        Work::new(crate::IndexProfile::default().limits, Passwords::default())
     }
 
     /// A parser that does what its function does.
@@ -156,7 +156,7 @@ pub(crate) mod tests {
     fn error_of(action: fn(&Work), max_seconds: u64) -> DocumentError {
         let limits = Limits { max_seconds, ..crate::IndexProfile::default().limits };
         let parser: Arc<dyn Parser> = Arc::new(Odd(action));
-        parse_isolated(&parser, b"", &SourceInfo::new("f.x"), &Work::new(limits, Arc::default())).unwrap_err()
+        parse_isolated(&parser, b"", &SourceInfo::new("f.x"), &Work::new(limits, Passwords::default())).unwrap_err()
     }
 
     #[test]

@@ -5,7 +5,7 @@
 mod support;
 
 use edgewise_documents::BlockKind;
-use edgewise_types::MetadataValue;
+use edgewise_types::{MetadataValue, Span};
 use support::{docx, docx_with, package, parse};
 
 const STYLES: &str = r#"<w:styles xmlns:w="w">
@@ -89,7 +89,7 @@ fn a_word_document_keeps_its_structure() {
     let path_of = |kind: BlockKind| document.blocks.iter().find(|b| b.kind == kind).unwrap().heading_path.join("/");
     assert_eq!(path_of(BlockKind::Table), "The Report/1 First/Deeper");
     assert_eq!(path_of(BlockKind::Code), "The Report/1 First/Deeper");
-    assert_eq!(document.metadata.get("author"), Some(&MetadataValue::Text("Ada".to_owned())));
+    assert_eq!(document.metadata.get("author"), Some(&MetadataValue::List(vec!["Ada".to_owned()])));
     assert_eq!(document.metadata.get("date"), Some(&MetadataValue::Text("2024-05-01T10:00:00Z".to_owned())));
     assert!(document.pages.is_empty());
 }
@@ -139,4 +139,69 @@ fn a_book_is_read_in_the_order_of_its_spine() {
     let missing = package(&[("META-INF/container.xml", container.as_bytes())]);
     let error = parse("b.epub", &missing).unwrap_err().to_string();
     assert!(error.contains("OPS/book.opf"), "{error}");
+}
+
+/// A book of one chapter.
+fn book(metadata: &str, chapter: &str) -> Vec<u8> {
+    let container = "<container><rootfiles><rootfile full-path=\"b.opf\"/></rootfiles></container>";
+    let opf = format!(
+        "<package xmlns:dc=\"d\"><metadata>{metadata}</metadata><manifest><item id=\"c\" href=\"c.xhtml\" \
+         media-type=\"application/xhtml+xml\"/></manifest><spine><itemref idref=\"c\"/></spine></package>"
+    );
+    package(&[
+        ("META-INF/container.xml", container.as_bytes()),
+        ("b.opf", opf.as_bytes()),
+        ("c.xhtml", format!("<html><body>{chapter}</body></html>").as_bytes()),
+    ])
+}
+
+#[test]
+fn page_breaks_of_a_book_give_printed_pages() {
+    let chapter = "<span epub:type=\"pagebreak\" title=\"xii\"/><h1>One</h1><p>Still on twelve. \
+                   <span role=\"doc-pagebreak\" aria-label=\"1\">1</span>Now on page one.</p>\
+                   <div epub:type=\"pagebreak\" title=\"2\"></div><p>And on two.</p>";
+    let document = parse("a.epub", &book("<dc:title>B</dc:title>", chapter)).unwrap();
+    assert_eq!(document.text, "One\n\nStill on twelve. Now on page one.\n\nAnd on two.");
+    let page = |text: &str| {
+        let start = document.text.find(text).unwrap();
+        document.pages.pages(Span::new(start, start + text.len())).unwrap().to_string()
+    };
+    assert_eq!((page("Still on"), page("Now on"), page("And on")), ("p. xii".into(), "p. 1".into(), "p. 2".into()));
+    assert_eq!(page("twelve. Now"), "pp. xii–1");
+    assert_eq!(document.metadata.get("pages"), Some(&MetadataValue::Integer(3)));
+}
+
+#[test]
+fn one_filter_fits_the_metadata_of_every_format() {
+    let core = "<c xmlns:dc=\"d\" xmlns:dcterms=\"t\"><dc:creator>Ada Lovelace; Alan Turing</dc:creator>\
+                <dcterms:created>2024-05-31T00:00:00Z</dcterms:created><dc:language>en-GB</dc:language></c>";
+    let epub = "<dc:creator>Ada Lovelace</dc:creator><dc:creator>Alan Turing</dc:creator><dc:date>2024-05-31</dc:date>\
+                <dc:language>en_gb</dc:language>";
+    let files: [(&str, Vec<u8>); 6] = [
+        ("a.docx", docx_with("<w:p><w:r><w:t>Text.</w:t></w:r></w:p>", &[("docProps/core.xml", core)])),
+        ("a.epub", book(epub, "<p>Text.</p>")),
+        (
+            "a.html",
+            b"<html lang=en-GB><meta name=author content='Ada Lovelace and Alan Turing'><meta name=date content='May 31, 2024'><p>Text."
+                .to_vec(),
+        ),
+        ("a.md", b"---\nauthors: [Ada Lovelace, Alan Turing]\npublished: 2024/05/31\nlang: en-GB\n---\nText.\n".to_vec()),
+        (
+            "a.adoc",
+            b"= Title\nAda Lovelace <ada@example.org>; Alan Turing\nv1.0, 2024-05-31\n:lang: en-GB\n\nText.\n".to_vec(),
+        ),
+        (
+            "a.txt",
+            b"Title: T\nAuthor: Ada Lovelace, Alan Turing\nRelease date: May 31, 2024 [eBook #1]\nLanguage: English\n\nText.\n"
+                .to_vec(),
+        ),
+    ];
+    for (name, bytes) in files {
+        let metadata = parse(name, &bytes).unwrap().metadata;
+        let authors = MetadataValue::List(vec!["Ada Lovelace".to_owned(), "Alan Turing".to_owned()]);
+        assert_eq!(metadata.get("author"), Some(&authors), "{name}");
+        let Some(MetadataValue::Text(date)) = metadata.get("date") else { panic!("{name}: {metadata:?}") };
+        assert!(date.starts_with("2024-05-31"), "{name}: {date}");
+        assert_eq!(metadata.get("language"), Some(&MetadataValue::Text("en".to_owned())), "{name}: {metadata:?}");
+    }
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use edgewise_documents::{BlockKind, IndexProfile, ParserRegistry, SourceInfo};
+use edgewise_documents::{BlockKind, IndexProfile, ParserRegistry, Passwords, SourceInfo};
 use edgewise_types::{PageRange, Span};
 use support::{Line, parse, pdf};
 
@@ -90,7 +90,7 @@ fn pages_are_known_furniture_goes_and_paragraphs_reach_over_pages() {
         let start = document.text.find(first.as_str()).unwrap();
         let number = page as u32 + 1;
         let pages = document.pages.pages(Span::new(start, start + first.len()));
-        assert_eq!(pages, Some(PageRange { first: number, last: number }), "{first}");
+        assert_eq!(pages, Some(PageRange::new(number, number)), "{first}");
     }
     assert_eq!(document.metadata.get("pages"), Some(&edgewise_types::MetadataValue::Integer(5)));
 }
@@ -129,7 +129,7 @@ fn a_password_opens_an_encrypted_file() {
     let bytes = include_bytes!("fixtures/encrypted.pdf");
     let open = |passwords: &[&str]| {
         let registry = ParserRegistry::new(&IndexProfile::default());
-        let passwords = passwords.iter().map(|p| (*p).to_owned()).collect();
+        let passwords = Passwords::new(passwords.iter().map(|p| (*p).to_owned()));
         registry.with_passwords(passwords).parse(bytes, &SourceInfo::new("a.pdf"))
     };
     assert!(open(&["wrong", "open sesame"]).unwrap().text.contains("Behind the rock"));

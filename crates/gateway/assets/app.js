@@ -306,7 +306,15 @@ function showPlan(explanation) {
   $("facts").replaceChildren(el("li", { className: "route" }, explanation.chosen));
 }
 
-const place = (c) => [c.title || c.uri, ...c.heading_path.filter((h) => h !== c.title)].join(" › ");
+/** `, p. 12` or `, pp. xi–2`, as printed where that is known; nothing for documents without pages. */
+function pagesOf({ pages }) {
+  if (!pages) return "";
+  const first = pages.first_label ?? String(pages.first);
+  const last = pages.last_label ?? String(pages.last);
+  return first === last ? `, p. ${first}` : `, pp. ${first}–${last}`;
+}
+
+const place = (c) => [c.title || c.uri, ...c.heading_path.filter((h) => h !== c.title)].join(" › ") + pagesOf(c);
 
 function citeButton(citation) {
   const button = el("button", { type: "button", className: "cite", title: place(citation) }, String(citation.n));
@@ -348,7 +356,8 @@ function showCitations({ citations, unanswerable }) {
   const item = (c) => {
     const heading = [c.title || c.uri, ...c.heading_path.filter((h) => h !== c.title)];
     const where = el("span", { className: "where" }, heading[0]);
-    if (heading.length > 1) where.append(el("small", {}, ` › ${heading.slice(1).join(" › ")}`));
+    const rest = heading.slice(1).map((h) => ` › ${h}`).join("") + pagesOf(c);
+    if (rest) where.append(el("small", {}, rest));
     const button = el(
       "button",
       { type: "button" },
@@ -504,7 +513,7 @@ async function ask(form) {
 async function openSource(citation) {
   const collection = lastCollection;
   $("source-title").textContent = citation.title || citation.uri;
-  $("source-path").textContent = [citation.uri, ...citation.heading_path].join(" › ");
+  $("source-path").textContent = [citation.uri, ...citation.heading_path].join(" › ") + pagesOf(citation);
   $("source-text").replaceChildren("Loading");
   $("source").showModal();
   try {

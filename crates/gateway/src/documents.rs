@@ -17,7 +17,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use edgewise_retrieval::{IngestOptions, IngestReport, Outcome, Silent, Source, SourceContent};
+use edgewise_retrieval::{IngestOptions, IngestReport, Outcome, Passwords, Silent, Source, SourceContent};
 use edgewise_telemetry::names::{self, labels};
 use edgewise_types::{CollectionName, Document, DocumentId, Span};
 
@@ -56,6 +56,9 @@ pub(crate) struct FileUpload {
     /// The files. The names of the parts do not matter.
     #[schema(value_type = Vec<String>, format = Binary)]
     file: Vec<Vec<u8>>,
+    /// Passwords to try on encrypted files, one a field, without file name. They are neither stored nor logged.
+    #[schema(value_type = Vec<String>, format = Password)]
+    password: Vec<String>,
 }
 
 /// A part of a collection's documents.
@@ -137,11 +140,11 @@ pub(crate) async fn upload(
     let collection = state.read(move |parts| Ok(parts.collections.get(&name)?)).await?;
     let slot = state.upload_slot().await?;
     let limit = state.options().request_timeout;
-    let sources = tokio::time::timeout(limit, read_sources(&state, request)).await.map_err(|_| {
+    let (sources, passwords) = tokio::time::timeout(limit, read_sources(&state, request)).await.map_err(|_| {
         ApiError::new(ErrorKind::RequestTimeout, format!("the body did not arrive within {} s", limit.as_secs()))
     })??;
     let cancel = CancelOnDrop(Arc::default());
-    let options = IngestOptions { cancel: Some(Arc::clone(&cancel.0)), ..IngestOptions::default() };
+    let options = IngestOptions { cancel: Some(Arc::clone(&cancel.0)), passwords, ..IngestOptions::default() };
     let ingest = state.blocking(slot, move |_| Ok(collection.ingest(sources, &options, &Silent)?));
     let mut ingest = std::pin::pin!(ingest);
     let report = tokio::select! {
@@ -179,12 +182,14 @@ impl Drop for CancelOnDrop {
     }
 }
 
-async fn read_sources(state: &AppState, request: Request) -> Result<Vec<Source>, ApiError> {
+/// The files of an upload and the passwords it brings for them.
+async fn read_sources(state: &AppState, request: Request) -> Result<(Vec<Source>, Passwords), ApiError> {
     if is_media_type(request.headers(), "application/json") {
         let DocumentUpload { uri, text, media_type } =
             json_body(request, state, state.options().max_upload_bytes).await?;
         check_uri(&uri)?;
-        return Ok(vec![Source { uri, content: SourceContent::Bytes(text.into_bytes()), media_type }]);
+        let source = Source { uri, content: SourceContent::Bytes(text.into_bytes()), media_type };
+        return Ok((vec![source], Passwords::default()));
     }
     if !is_media_type(request.headers(), "multipart/form-data") {
         return Err(ApiError::new(ErrorKind::UnsupportedMediaType, "this path takes files or one text")
@@ -198,8 +203,13 @@ async fn read_sources(state: &AppState, request: Request) -> Result<Vec<Source>,
         _ => ApiError::new(ErrorKind::MalformedRequest, format!("the form could not be read: {}", error.body_text())),
     };
     let mut sources: Vec<Source> = Vec::new();
+    let mut passwords = Vec::new();
     while let Some(field) = form.next_field().await.map_err(broken)? {
         let part = sources.len() + 1;
+        if field.name() == Some("password") && field.file_name().is_none() {
+            passwords.push(field.text().await.map_err(broken)?);
+            continue;
+        }
         let Some(uri) = field.file_name().map(str::to_owned) else {
             return Err(ApiError::new(
                 ErrorKind::MalformedRequest,
@@ -216,7 +226,7 @@ async fn read_sources(state: &AppState, request: Request) -> Result<Vec<Source>,
     if sources.is_empty() {
         return Err(ApiError::new(ErrorKind::InvalidRequest, "the form holds no file"));
     }
-    Ok(sources)
+    Ok((sources, Passwords::new(passwords)))
 }
 
 fn check_uri(uri: &str) -> Result<(), ApiError> {

@@ -110,6 +110,8 @@ pub(crate) fn carry_out(
         if citation.heading_path.is_empty() {
             fill_heading_path(collection, citation)?;
         }
+        let pages = draft::present(collection.document_pages(&citation.document))?;
+        citation.pages = pages.and_then(|pages| pages.pages(citation.span));
     }
     answer.timings.cite_ms = elapsed_ms(cite_started);
     answer.timings.total_ms = elapsed_ms(started);

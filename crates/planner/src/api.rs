@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use edgewise_model_api::{FinishReason, Sampling};
 use edgewise_retrieval::Filter;
-use edgewise_types::{CollectionName, DocumentId, Generation, Money, Span, TenantId, Timings, Usage};
+use edgewise_types::{CollectionName, DocumentId, Generation, Money, PageRange, Span, TenantId, Timings, Usage};
 
 /// How much context a request reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -277,6 +277,9 @@ pub struct Citation {
     pub title: String,
     /// Sections the quote stands in, outermost first.
     pub heading_path: Vec<String>,
+    /// Pages the quote stands on; absent for formats without pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<PageRange>,
     /// Bytes of the normalised text that are quoted.
     pub span: Span,
     /// The text at the span.

@@ -14,6 +14,8 @@ pub(crate) fn hit(uri: &str, id: u64, score: f32, bm25: Option<f32>, cosine: Opt
             ordinal: 0,
             span: Span::new(0, text.len()),
             heading_path: vec!["Heading".to_owned()],
+            section: Span::new(0, text.len()),
+            pages: None,
             embedder_tokens: 14,
             generator_tokens: 13,
             text,

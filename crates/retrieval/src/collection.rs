@@ -17,7 +17,7 @@ use std::{
 use edgewise_catalog::{Batch, Catalog, OpenMode};
 use edgewise_documents::IndexProfile;
 use edgewise_model_api::{Embedder, Tokenizer};
-use edgewise_types::{Chunk, ChunkId, CollectionName, Document, DocumentId, Generation};
+use edgewise_types::{Chunk, ChunkId, CollectionName, Document, DocumentId, Generation, PageMap};
 
 use crate::{
     CollectionStats, RetrievalError,
@@ -163,6 +163,15 @@ impl Collection {
     pub fn document_text(&self, id: &DocumentId) -> Result<Arc<str>, RetrievalError> {
         let text = self.current()?.catalog().document_text(id).map_err(of(&self.name))?;
         text.map(Arc::from).ok_or_else(|| self.unknown_document(id))
+    }
+
+    /// Where pages begin in the text of a document; empty for formats without pages.
+    ///
+    /// # Errors
+    /// [`RetrievalError::UnknownDocument`].
+    pub fn document_pages(&self, id: &DocumentId) -> Result<PageMap, RetrievalError> {
+        let pages = self.current()?.catalog().document_pages(id).map_err(of(&self.name))?;
+        pages.ok_or_else(|| self.unknown_document(id))
     }
 
     /// Chunks of a document in order.

@@ -21,7 +21,7 @@ use std::{
 };
 
 use edgewise_catalog::{Catalog, CatalogMeta, OpenMode};
-use edgewise_documents::IndexProfile;
+use edgewise_documents::{IndexProfile, Passwords};
 use edgewise_types::{ContentHash, DocumentId};
 use rayon::prelude::*;
 
@@ -56,11 +56,13 @@ pub struct IngestOptions {
     /// Profile to index with from now on; `None` keeps the collection's own. One that cuts or analyses differently makes
     /// the collection anew.
     pub profile: Option<IndexProfile>,
+    /// Passwords to try on encrypted files. They are stored nowhere.
+    pub passwords: Passwords,
 }
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { remove_missing: None, batch_documents: 64, batch_chunks: 128, cancel: None, profile: None }
+        Self { remove_missing: None, batch_documents: 64, batch_chunks: 128, cancel: None, profile: None, passwords: Passwords::default() }
     }
 }
 
@@ -241,7 +243,7 @@ impl Collection {
         state: &State,
         catalog: &Catalog,
     ) -> Result<Pass, RetrievalError> {
-        let preparer = Preparer::new(profile, &self.models);
+        let preparer = Preparer::new(profile, &self.models, &job.options.passwords);
         let held = catalog.content_hashes().map_err(of(self.name()))?;
         let mut committer = Committer {
             collection: self,

@@ -40,6 +40,7 @@ pub use api::{
 pub use collection::{Collection, RetrievalModels};
 pub use collections::{Collections, Listing};
 pub use discover::{Discovered, Skipped, discover};
+pub use edgewise_documents::Passwords;
 pub use edgewise_lexical_index::Bm25;
 pub use error::{Cause, RetrievalError};
 pub use filter::{Filter, FilterError};

@@ -8,7 +8,7 @@
 use std::{borrow::Cow, fs, io};
 
 use edgewise_catalog::{NewChunk, NewDocument};
-use edgewise_documents::{DocumentError, IndexProfile, ParserRegistry, SourceInfo, chunk, embedding_text};
+use edgewise_documents::{DocumentError, IndexProfile, ParserRegistry, Passwords, SourceInfo, chunk, embedding_text};
 use edgewise_types::ContentHash;
 
 use crate::{RetrievalModels, Source, SourceContent};
@@ -39,8 +39,9 @@ pub(crate) struct Preparer<'a> {
 }
 
 impl<'a> Preparer<'a> {
-    pub(crate) fn new(profile: &'a IndexProfile, models: &'a RetrievalModels) -> Self {
-        Self { registry: ParserRegistry::new(profile), profile, models }
+    pub(crate) fn new(profile: &'a IndexProfile, models: &'a RetrievalModels, passwords: &Passwords) -> Self {
+        let registry = ParserRegistry::new(profile).with_passwords(passwords.clone());
+        Self { registry, profile, models }
     }
 
     /// Reads `source` and, if its content is not `known`, makes a draft of it.
@@ -99,6 +100,7 @@ impl<'a> Preparer<'a> {
             chunks.push(NewChunk {
                 span: draft.span,
                 generator_tokens: tokenizer.count(text)?,
+                section: draft.section,
                 heading_path: draft.heading_path,
                 embedder_tokens: draft.embedder_tokens,
                 embedding: Vec::new(),
@@ -113,6 +115,7 @@ impl<'a> Preparer<'a> {
             metadata: parsed.metadata,
             updated_at: jiff::Timestamp::now(),
             text: parsed.text,
+            pages: parsed.pages,
             chunks,
         };
         Ok(Draft { document, texts })

@@ -7,6 +7,9 @@ pub const PREFIX: &str = "EDGEWISE_";
 /// Configuration file to use when `--config` is not given.
 pub const CONFIG: &str = "EDGEWISE_CONFIG";
 
+/// A password of encrypted documents, for `edgewise ingest`.
+pub const DOCUMENT_PASSWORD: &str = "EDGEWISE_DOCUMENT_PASSWORD";
+
 /// Folder with the models that the tests run on; read by tests only.
 pub const TEST_MODELS: &str = "EDGEWISE_TEST_MODELS";
 
@@ -40,6 +43,11 @@ pub(crate) const FIXED: &[(&str, &str, &str)] = &[
         CONFIG,
         "Configuration file to use when --config is not given.",
         "./edgewise.toml, else $XDG_CONFIG_HOME/edgewise/edgewise.toml, where present",
+    ),
+    (
+        DOCUMENT_PASSWORD,
+        "A password that `edgewise ingest` tries on encrypted documents, after those of --password-file. It is never stored.",
+        "",
     ),
     (TEST_MODELS, "Folder with the models that the tests run on; the program itself does not use it.", ""),
     (HOME, "Home folder: `~/` in paths, and the base of the XDG defaults.", ""),

@@ -68,6 +68,7 @@ pub const FIELDS: &[Field] = &[
     Field { key: "paths.ledger", kind: Kind::Path { optional: true } },
     Field { key: "paths.registry", kind: Kind::Path { optional: true } },
     Field { key: "paths.prefixes", kind: Kind::Path { optional: true } },
+    Field { key: "paths.passwords", kind: Kind::Path { optional: true } },
     Field { key: "models.generator", kind: Kind::Text },
     Field { key: "models.embedder", kind: Kind::Text },
     integer("engine.threads", 0, 4_096),

@@ -92,6 +92,8 @@ pub struct Paths {
     pub registry: PathBuf,
     /// Folder of retained prefixes.
     pub prefixes: PathBuf,
+    /// File with passwords of encrypted documents; empty means none. See [`Paths::passwords_file`].
+    pub passwords: PathBuf,
 }
 
 impl Default for Paths {
@@ -103,6 +105,7 @@ impl Default for Paths {
             ledger: PathBuf::new(),
             registry: PathBuf::new(),
             prefixes: PathBuf::new(),
+            passwords: PathBuf::new(),
         }
     }
 }
@@ -113,6 +116,11 @@ impl Paths {
         Some(self.prompts.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// The file with passwords of encrypted documents, if any.
+    pub fn passwords_file(&self) -> Option<&Path> {
+        Some(self.passwords.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// The additional model registry, if any.
     pub fn registry_file(&self) -> Option<&Path> {
         Some(self.registry.as_path()).filter(|path| !path.as_os_str().is_empty())
@@ -120,8 +128,8 @@ impl Paths {
 
     /// Fills in the empty paths that have a computed default, and expands `~/`.
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
-        let Self { data, models, prompts, ledger, registry, prefixes } = self;
-        for path in [data, models, prompts, ledger, registry, prefixes] {
+        let Self { data, models, prompts, ledger, registry, prefixes, passwords } = self;
+        for path in [data, models, prompts, ledger, registry, prefixes, passwords] {
             if let Ok(rest) = path.strip_prefix("~") {
                 let home = lookup(env::HOME).filter(|home| !home.is_empty()).ok_or(SettingsError::NoHome)?;
                 *path = Path::new(&home).join(rest);

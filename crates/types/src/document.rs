@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ChunkId, ContentHash, DocumentId, Metadata, Span};
+use crate::{ChunkId, ContentHash, DocumentId, Metadata, PageRange, Span};
 
 /// How far a document has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -55,6 +55,12 @@ pub struct Chunk {
     pub span: Span,
     /// Titles of the sections it stands in, outermost first.
     pub heading_path: Vec<String>,
+    /// The smallest section, subsections included, that holds this chunk and more; the whole text where there is none.
+    /// Chunks of one section have the same span here and follow each other by [`Self::ordinal`].
+    pub section: Span,
+    /// Pages it stands on; absent for formats without pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<PageRange>,
     /// The text of the span.
     pub text: String,
     /// Length of heading path and text in the embedder's tokens.

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use edgewise_catalog::{Batch, Catalog, CatalogError, OpenMode};
-use edgewise_types::{Generation, MetadataValue, Span};
+use edgewise_types::{Generation, MetadataValue, PageMap, Span};
 
 use super::{Change, document, meta};
 
@@ -156,4 +156,60 @@ fn is_found_damaged(path: &Path) -> bool {
             true
         }
     }
+}
+
+/// What version 1 lacked is taken away: what is left is a file as that version wrote it.
+fn back_to_version_1(path: &Path) {
+    let statements = "ALTER TABLE texts DROP COLUMN pages; ALTER TABLE chunks DROP COLUMN section_start; \
+         ALTER TABLE chunks DROP COLUMN section_end; PRAGMA user_version = 1;";
+    rusqlite::Connection::open(path).unwrap().execute_batch(statements).unwrap();
+}
+
+#[test]
+fn a_catalog_of_the_first_version_is_brought_to_this_one_in_place() {
+    let folder = tempfile::tempdir().unwrap();
+    for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
+        let path = folder.path().join(format!("{mode:?}"));
+        let before = filled(&path, 3);
+        let (id, chunks) = (before.id().to_owned(), before.chunks_of(&document("1.md", "", 1).id()).unwrap());
+        drop(before);
+        back_to_version_1(&path);
+
+        let catalog = Catalog::open(&path, mode).unwrap();
+        assert_eq!((catalog.id(), catalog.stats().unwrap().documents), (id.as_str(), 3));
+        assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
+        let name = document("1.md", "", 1).id();
+        assert_eq!(catalog.document_pages(&name).unwrap(), Some(PageMap::default()));
+        let text = catalog.document_text(&name).unwrap().unwrap();
+        for (found, before) in catalog.chunks_of(&name).unwrap().iter().zip(&chunks) {
+            assert_eq!((found.id, found.span, &found.text), (before.id, before.span, &before.text));
+            assert_eq!((found.section, &found.pages), (Span::new(0, text.len()), &None));
+        }
+        catalog.content_fingerprint().unwrap();
+        drop(catalog);
+
+        // From then on it takes what the first version could not hold.
+        let catalog = Catalog::open(&path, OpenMode::ReadWrite).unwrap();
+        let paged = document("paged", "odd", 2);
+        assert!(!paged.pages.is_empty());
+        catalog.commit(&Batch { upserts: vec![paged.clone()], deletes: Vec::new() }).unwrap();
+        assert_eq!(catalog.document_pages(&paged.id()).unwrap(), Some(paged.pages));
+        assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_catalog_of_the_first_version_that_cannot_be_written_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.sqlite");
+    drop(filled(&path, 1));
+    back_to_version_1(&path);
+    // Another process keeps the write lock: the catalog stays as it is.
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let Err(error) = Catalog::open(&path, OpenMode::ReadOnly) else { panic!("it was migrated") };
+    let said = error.to_string();
+    assert!(said.contains("version 1") && said.contains("ingest the documents again"), "{said}");
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(Catalog::open(&path, OpenMode::ReadOnly).unwrap());
 }

@@ -6,7 +6,7 @@ mod faults;
 mod model;
 
 use edgewise_catalog::{CatalogMeta, EmbedderIdentity, NewChunk, NewDocument};
-use edgewise_types::{ContentHash, Metadata, MetadataValue, Span};
+use edgewise_types::{ContentHash, Metadata, MetadataValue, PageMap, Span};
 use jiff::Timestamp;
 
 const DIMENSION: usize = 3;
@@ -35,6 +35,7 @@ fn document(uri: &str, text: &str, chunk_chars: usize) -> NewDocument {
             let angle = (ordinal + text.len()) as f32;
             NewChunk {
                 span: Span::new(pair[0], pair[1]),
+                section: Span::new(if ordinal % 2 == 0 { 0 } else { pair[0] }, text.len()),
                 heading_path: vec![uri.to_uppercase(); ordinal % 3],
                 embedder_tokens: ordinal + 3,
                 generator_tokens: ordinal + 2,
@@ -51,6 +52,8 @@ fn document(uri: &str, text: &str, chunk_chars: usize) -> NewDocument {
         metadata: Metadata::from([("length".to_owned(), MetadataValue::Integer(text.len() as i64))]),
         updated_at: Timestamp::from_second(1_700_000_000 + text.len() as i64).unwrap(),
         text: text.to_owned(),
+        // Every other document has pages, as long as a chunk and a half.
+        pages: PageMap::new((0..text.len() * (text.len() % 2)).step_by(chunk_chars + chunk_chars / 2).collect()),
         chunks,
     }
 }

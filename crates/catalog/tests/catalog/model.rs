@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use edgewise_catalog::{Batch, Catalog, NewDocument, OpenMode};
-use edgewise_types::{ChunkId, DocumentId, Generation};
+use edgewise_types::{ChunkId, DocumentId, Generation, PageMap};
 use proptest::prelude::*;
 
 use super::{Change, document, meta};
@@ -101,12 +101,16 @@ fn compare(catalog: &Catalog, model: &Model) {
         assert_eq!(catalog.document_by_uri(&found.uri).unwrap().as_ref(), Some(found));
         assert_eq!(catalog.document_text(&found.id).unwrap().as_ref(), Some(&expected.text));
 
+        assert_eq!(catalog.document_pages(&found.id).unwrap().as_ref(), Some(&expected.pages));
+
         let chunks = catalog.chunks_of(&found.id).unwrap();
         assert_eq!(chunks.len(), expected.chunks.len());
         for (ordinal, (chunk, expected_chunk)) in chunks.iter().zip(&expected.chunks).enumerate() {
             assert_eq!((chunk.ordinal, &chunk.document, chunk.span), (ordinal, &found.id, expected_chunk.span));
             assert_eq!(chunk.text, expected.text[chunk.span.start..chunk.span.end]);
             assert_eq!(chunk.heading_path, expected_chunk.heading_path);
+            assert_eq!(chunk.section, expected_chunk.section);
+            assert_eq!(chunk.pages, expected.pages.pages(chunk.span));
             assert_eq!(chunk.embedder_tokens, expected_chunk.embedder_tokens);
             assert_eq!(chunk.generator_tokens, expected_chunk.generator_tokens);
             assert_eq!(embeddings.remove(&chunk.id).as_ref(), Some(&expected_chunk.embedding));
@@ -194,12 +198,14 @@ fn the_fingerprint_sees_every_part_of_the_content() {
         catalog.content_fingerprint().unwrap()
     };
     let reference = fingerprint("reference", base.clone());
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 10] = [
         ("uri", |d| d.uri.push('x')),
         ("title", |d| d.title.push('x')),
         ("text", |d| d.text = d.text.to_uppercase()),
         ("span", |d| d.chunks[1].span.start += 1),
         ("heading", |d| d.chunks[1].heading_path.push("x".to_owned())),
+        ("section", |d| d.chunks[1].section.end -= 1),
+        ("pages", |d| d.pages = PageMap::new(vec![0, 1])),
         ("tokens", |d| d.chunks[1].generator_tokens += 1),
         ("metadata", |d| d.metadata.clear()),
         ("fewer chunks", |d| d.chunks.truncate(1)),

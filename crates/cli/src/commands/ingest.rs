@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::json;
 
-use edgewise_documents::IndexProfile;
+use edgewise_documents::{IndexProfile, Passwords};
 use edgewise_retrieval::{
     Collection, Discovered, IngestOptions, IngestProgress, IngestReport, Outcome, Source, SourceContent, SourceReport,
     discover,
@@ -32,12 +32,13 @@ use crate::{
 const UPLOAD_BYTES: u64 = 8 << 20;
 
 pub(crate) fn run(args: &Ingest, app: &App) -> Result<(), CliError> {
+    let passwords = passwords(args, app)?;
     let target = match server(&args.place, app) {
         Some(client) => Target::open_remote(args, client)?,
         None => Target::open_local(args, app)?,
     };
     let interrupted = interrupt::watch()?;
-    let outcome = once(args, app, &target, interrupted.flag());
+    let outcome = once(args, app, &target, &passwords, interrupted.flag());
     if !args.watch {
         return outcome;
     }
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &Ingest, app: &App) -> Result<(), CliError> {
         Err(error) => return Err(error),
     }
     output::note(&format!("watching {} (Ctrl-C ends)", names(&args.paths)));
-    watch::changes(&args.paths, &interrupted, || match once(args, app, &target, interrupted.flag()) {
+    watch::changes(&args.paths, &interrupted, || match once(args, app, &target, &passwords, interrupted.flag()) {
         Err(CliError::Partial { .. }) | Ok(()) => Ok(()),
         Err(error) => Err(error),
     })
@@ -58,7 +59,13 @@ fn names(paths: &[PathBuf]) -> String {
 }
 
 /// Discovers, ingests, prints.
-fn once(args: &Ingest, app: &App, target: &Target, cancel: Arc<AtomicBool>) -> Result<(), CliError> {
+fn once(
+    args: &Ingest,
+    app: &App,
+    target: &Target,
+    passwords: &Passwords,
+    cancel: Arc<AtomicBool>,
+) -> Result<(), CliError> {
     let found = discover(&args.paths, &args.include, &args.exclude, &target.profile())?;
     let skipped: Vec<(String, String)> =
         found.skipped.iter().map(|s| (s.path.display().to_string(), s.reason.clone())).collect();
@@ -68,8 +75,14 @@ fn once(args: &Ingest, app: &App, target: &Target, cancel: Arc<AtomicBool>) -> R
     }
     let bar = IngestBar::new(progress::visible(app.quiet() || args.json));
     let report = match target {
-        Target::Local(collection, profile) => local(collection, profile.clone(), found, prune, cancel, &bar),
-        Target::Remote(client, name) => remote(client, name, found, prune, &bar),
+        Target::Local(collection, profile) => {
+            let remove_missing = (prune && found.complete).then(String::new);
+            let (profile, passwords) = (profile.clone(), passwords.clone());
+            let cancel = Some(cancel);
+            let options = IngestOptions { remove_missing, cancel, profile, passwords, ..IngestOptions::default() };
+            collection.ingest(found.sources, &options, &bar).map_err(CliError::from)
+        }
+        Target::Remote(client, name) => remote(client, name, found, passwords, prune, &bar),
     };
     bar.finish();
     let report = report?;
@@ -124,17 +137,17 @@ impl Target {
     }
 }
 
-fn local(
-    collection: &Collection,
-    profile: Option<IndexProfile>,
-    found: Discovered,
-    prune: bool,
-    cancel: Arc<AtomicBool>,
-    bar: &IngestBar,
-) -> Result<IngestReport, CliError> {
-    let remove_missing = (prune && found.complete).then(String::new);
-    let options = IngestOptions { remove_missing, cancel: Some(cancel), profile, ..IngestOptions::default() };
-    Ok(collection.ingest(found.sources, &options, bar)?)
+/// The passwords of `--password-file`, of `paths.passwords` and of the environment, in this order.
+fn passwords(args: &Ingest, app: &App) -> Result<Passwords, CliError> {
+    let mut all = Passwords::default();
+    for path in args.password_file.as_deref().into_iter().chain(app.settings().paths.passwords_file()) {
+        let unreadable = |source| CliError::Io { what: "cannot read the passwords in", path: path.to_owned(), source };
+        all = all.and(&Passwords::from_lines(&fs::read_to_string(path).map_err(unreadable)?));
+    }
+    match std::env::var(edgewise_settings::env::DOCUMENT_PASSWORD) {
+        Ok(password) => Ok(all.and(&Passwords::new([password]))),
+        Err(_) => Ok(all),
+    }
 }
 
 /// Uploads in batches; the server decides what is new by content.
@@ -142,6 +155,7 @@ fn remote(
     client: &Client,
     name: &str,
     found: Discovered,
+    passwords: &Passwords,
     prune: bool,
     bar: &IngestBar,
 ) -> Result<IngestReport, CliError> {
@@ -166,7 +180,7 @@ fn remote(
             }
         }
         if !batch.is_empty() && (size >= UPLOAD_BYTES || batch.len() >= 64 || sources.peek().is_none()) {
-            let report: IngestReport = client.upload(&path, &std::mem::take(&mut batch))?;
+            let report: IngestReport = client.upload(&path, &std::mem::take(&mut batch), passwords)?;
             size = 0;
             bar.chunks_embedded(report.chunks_embedded);
             report.sources.iter().for_each(|s| bar.source_done(s));

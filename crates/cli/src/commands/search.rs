@@ -54,10 +54,9 @@ pub(crate) fn run(args: &Search, app: &App) -> Result<(), CliError> {
 fn print(results: &SearchResults) -> Result<(), CliError> {
     let arm = |score: &Option<ArmScore>| score.map_or("–".to_owned(), |s| format!("{:.3} (#{})", s.score, s.rank));
     for (rank, hit) in results.hits.iter().enumerate() {
-        let mut path: Vec<&str> = vec![&hit.uri];
-        path.extend(hit.chunk.heading_path.iter().map(String::as_str));
+        let path = output::place(&hit.uri, &hit.chunk.heading_path, hit.chunk.pages.as_ref());
         let scores = format!("{:.3}  BM25 {}  cosine {}", hit.score, arm(&hit.lexical), arm(&hit.vector));
-        output::line(&format!("{}. {}  {}", rank + 1, output::bold(&path.join(" › ")), output::dim(&scores)))?;
+        output::line(&format!("{}. {}  {}", rank + 1, output::bold(&path), output::dim(&scores)))?;
         let text = hit.chunk.text.split_whitespace().collect::<Vec<_>>().join(" ");
         let mut shown: String = text.chars().take(SHOWN).collect();
         if shown.len() < text.len() {

@@ -241,3 +241,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn parts_of_a_cut_table_carry_its_column_names() {
+    let rows: String = (0..40).map(|n| format!("| plant number {n} | every {n} days |\n")).collect();
+    let document = markdown(&format!("# Garden\n\n| Plant | Water |\n|---|---|\n{rows}\nAfter the table.\n"));
+    let chunks = chunk(&document, &Words, &options(60, 50, 0)).unwrap();
+    assert!(chunks.len() > 4, "{chunks:?}");
+    assert_eq!(chunks[0].heading_path, ["Garden"], "its text has the names already");
+    for part in &chunks[1..] {
+        let text = part.span.slice(&document.text).unwrap();
+        assert_eq!(part.heading_path, ["Garden", "Plant | Water"], "{text}");
+        assert!(!text.contains("Plant | Water"));
+        assert!(part.embedder_tokens <= 60);
+    }
+    // Numbers at the top are no names.
+    let rows: String = (0..80).map(|n| format!("| {n} | {n} |\n")).collect();
+    let document = markdown(&format!("| 2024 | 2025 |\n|---|---|\n{rows}"));
+    let chunks = chunk(&document, &Words, &options(60, 50, 0)).unwrap();
+    assert!(chunks.len() > 2 && chunks.iter().all(|part| part.heading_path.is_empty()));
+}

@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn bombs_are_found_and_pictures_passed_over() {
         let limits = crate::Limits { max_unpacked_bytes: 1000, ..crate::IndexProfile::default().limits };
-        let work = Work::new(limits, std::sync::Arc::default());
+        let work = Work::new(limits, crate::Passwords::default());
         let source = SourceInfo::new("a.pdf");
         let verdict = |bytes: &[u8]| check(bytes, &source, &work).is_ok();
         let flate = "/Filter /FlateDecode";

@@ -139,3 +139,22 @@ async fn what_was_uploaded_can_be_asked_for() {
         .await;
     assert_eq!(answer.ok()["citations"][0]["uri"], "harbour.md", "{}", answer.text());
 }
+
+#[tokio::test]
+async fn an_upload_brings_the_passwords_of_its_files() {
+    const ENCRYPTED: &[u8] = include_bytes!("../../../documents/tests/fixtures/encrypted.pdf");
+    let gateway = empty().await;
+    let files = [("cave.pdf", ENCRYPTED)];
+    let reason = |report: &Value| report["sources"][0]["reason"].as_str().unwrap_or_default().to_owned();
+    let without = gateway.upload("notes", &files).await.ok();
+    assert!(reason(&without).contains("no password was given") && reason(&without).contains("`password`"), "{without}");
+    let wrong = gateway.upload_with("notes", &files, &["wrong"]).await.ok();
+    assert!(reason(&wrong).contains("none of the given passwords opens it"), "{wrong}");
+    assert!(!wrong.to_string().contains("`wrong`"), "{wrong}");
+    let right = gateway.upload_with("notes", &files, &["wrong", "open sesame"]).await.ok();
+    assert_eq!(outcomes(&right), [("cave.pdf".to_owned(), "added".to_owned())]);
+    let question = json!({"query": "behind the rock", "limit": 1});
+    let hits = gateway.post("/v1/collections/notes/search", &question).await.ok();
+    assert_eq!(hits["hits"][0]["chunk"]["pages"], json!({"first": 1, "last": 1}), "{hits}");
+    gateway.upload_with("notes", &[], &["open sesame"]).await.error(ErrorKind::InvalidRequest);
+}

@@ -149,8 +149,13 @@ impl Gateway {
     }
 
     pub async fn upload(&self, collection: &str, files: &[(&str, &[u8])]) -> Reply {
+        self.upload_with(collection, files, &[]).await
+    }
+
+    /// An upload that brings passwords for its files.
+    pub async fn upload_with(&self, collection: &str, files: &[(&str, &[u8])], passwords: &[&str]) -> Reply {
         let path = format!("/v1/collections/{collection}/documents");
-        let mut request = request(Method::POST, &path, Body::from(form(files)));
+        let mut request = request(Method::POST, &path, Body::from(form(files, passwords)));
         let media_type = format!("multipart/form-data; boundary={BOUNDARY}");
         request.headers_mut().insert(header::CONTENT_TYPE, media_type.parse().unwrap());
         self.send(request).await
@@ -163,8 +168,8 @@ pub fn request(method: Method, path: &str, body: Body) -> Request<Body> {
 
 const BOUNDARY: &str = "boundary-of-a-test";
 
-/// Files as a multipart form (RFC 7578).
-fn form(files: &[(&str, &[u8])]) -> Vec<u8> {
+/// Files and passwords as a multipart form (RFC 7578).
+fn form(files: &[(&str, &[u8])], passwords: &[&str]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, bytes) in files {
         let head = format!(
@@ -174,6 +179,10 @@ fn form(files: &[(&str, &[u8])]) -> Vec<u8> {
         body.extend_from_slice(head.as_bytes());
         body.extend_from_slice(bytes);
         body.extend_from_slice(b"\r\n");
+    }
+    for password in passwords {
+        let part = format!("--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"password\"\r\n\r\n{password}\r\n");
+        body.extend_from_slice(part.as_bytes());
     }
     body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
     body

@@ -104,6 +104,8 @@ pub(crate) fn cite(
                 uri: source.uri.clone(),
                 title: source.title.clone(),
                 heading_path: source.heading_path.clone(),
+                // The caller knows the documents.
+                pages: None,
                 span: passage.span,
                 quote: passage.text.clone(),
                 method,

@@ -59,6 +59,9 @@ fn predicates_hold_as_the_grammar_says() {
         ("uri not like '**/b.*'", false),
         ("date = 2024-05", true),
         ("date = 2024-05-31", true),
+        ("date = 2024 and date >= 2020 and date < 2025", true),
+        ("date < 2024 or date > 2024", false),
+        ("lang >= 2020", false),
         ("date > 2024-05", false),
         ("date >= 2024-05-31 and date < 2024-06", true),
         // 23:30 two hours behind UTC is 01:30 of the next day.
