@@ -9,7 +9,7 @@ use crate::{
     connections::{Connections, open_reader, open_writer},
     error::Fault,
     rows,
-    schema::{FileKind, SCHEMA_VERSION, file_kind, initialise},
+    schema::{FileKind, OLDEST_VERSION, SCHEMA_VERSION, file_kind, initialise, migrate},
 };
 
 /// What a catalog is opened for.
@@ -65,7 +65,7 @@ impl Catalog {
             Ok(false) => return Err(CatalogError::Missing { path: path.to_owned() }),
             Err(error) => return Err(CatalogError::CannotOpen { path: path.to_owned(), detail: error.to_string() }),
         }
-        let connection = match mode {
+        let mut connection = match mode {
             OpenMode::ReadOnly => open_reader(path)?,
             OpenMode::ReadWrite => open_writer(path, false)?,
         };
@@ -78,6 +78,11 @@ impl Catalog {
                 });
             }
             FileKind::Catalog(SCHEMA_VERSION) => {}
+            FileKind::Catalog(version) if version >= OLDEST_VERSION => {
+                if mode == OpenMode::ReadWrite {
+                    migrate(&mut connection, version).map_err(|fault| fault.at(path))?;
+                }
+            }
             FileKind::Catalog(version) => {
                 return Err(Fault::Damaged(format!("schema version {version} never existed")).at(path));
             }

@@ -9,20 +9,25 @@ use crate::{
     Catalog, CatalogError, ContentFingerprint,
     error::Fault,
     rows::{self, DOCUMENT_COLUMNS, decode_vector, unsigned},
+    schema, seals,
 };
 
 /// `integrity_check` stops after this many findings, and so do we.
 const MAX_FINDINGS: usize = 100;
 
 impl Catalog {
-    /// Checks the file format, foreign keys and every invariant of this crate, and returns one sentence per finding
-    /// (at most about 100): none if the catalog is sound. Reads everything.
+    /// Checks the file format, foreign keys, every invariant of this crate and the checksums of all content, and returns
+    /// one sentence per finding (at most about 100): none if the catalog is sound. Reads everything. A catalog of an
+    /// older version has no checksums until it is opened for writing.
     pub fn check(&self) -> Result<Vec<String>, CatalogError> {
         self.connections.read(|transaction| {
             let mut findings = Vec::new();
             file_findings(transaction, &mut findings)?;
             if findings.is_empty() {
                 self.content_findings(transaction, &mut findings)?;
+            }
+            if findings.is_empty() && schema::version(transaction)? >= 2 {
+                findings = seals::findings(transaction, MAX_FINDINGS)?;
             }
             findings.truncate(MAX_FINDINGS);
             Ok(findings)
@@ -147,6 +152,10 @@ fn file_findings(transaction: &Transaction<'_>, findings: &mut Vec<String>) -> R
         if line != "ok" {
             findings.push(line);
         }
+    }
+    let mode: String = transaction.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        findings.push(format!("it is in journal mode `{mode}`, expected `wal`"));
     }
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut statement = transaction.prepare("PRAGMA foreign_key_check")?;

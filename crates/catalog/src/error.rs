@@ -157,7 +157,9 @@ fn from_sqlite(path: &Path, error: &rusqlite::Error) -> CatalogError {
         | E::IntegralValueOutOfRange(..)
         | E::InvalidColumnType(..)
         | E::Utf8Error(..)
-        | E::QueryReturnedNoRows => return CatalogError::Damaged { path, detail },
+        | E::QueryReturnedNoRows
+        // Our statements never change: one that does not compile meets a schema that is not ours.
+        | E::SqlInputError { .. } => return CatalogError::Damaged { path, detail },
         _ => return CatalogError::Sqlite { path, detail },
     };
     match failure.code {

@@ -9,20 +9,24 @@ use crate::{
     Catalog, CatalogError, OpenMode,
     connections::{open_reader, open_writer},
     error::Fault,
+    seals,
 };
 
 impl Catalog {
-    /// Rewrites the file without the room that deleted documents left, and empties the write-ahead log. Needs as much free
-    /// space as the file has; a kill leaves the file as it was.
+    /// Rewrites the file without the room that deleted documents left, and empties the write-ahead log: only then has the
+    /// disk its room back. Needs up to twice as much free space as the file has; a kill leaves the content as it was.
+    ///
+    /// Returns whether the log could be emptied. Where another process keeps reading an old state for longer than the
+    /// time-out, it can't: the room comes back with a later commit or compaction.
     ///
     /// # Errors
     /// [`CatalogError::ReadOnly`], [`CatalogError::DiskFull`], [`CatalogError::Busy`].
-    pub fn compact(&self) -> Result<(), CatalogError> {
+    pub fn compact(&self) -> Result<bool, CatalogError> {
         self.connections.with_writer(|connection| {
             connection.execute_batch("VACUUM")?;
-            // Readers in other processes may keep the log from being emptied: then it is reused instead.
-            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-            Ok(())
+            // The new file stands in the log until this: https://sqlite.org/pragma.html#pragma_wal_checkpoint
+            let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+            Ok(busy == 0)
         })
     }
 
@@ -36,24 +40,48 @@ impl Catalog {
     }
 
     /// Makes the catalog at `path`, where there must be no file, from the export at `from`, under another identity and
-    /// for the collection `name`. The export stays as it is; the caller checks what came of it.
+    /// for the collection `name`. The export stays as it is. What is left of a failed import is for the caller to remove.
     ///
     /// # Errors
-    /// As [`Self::open`] for `from`, and as [`Self::export`].
+    /// As [`Self::open`] for `from`, and as [`Self::export`]; [`CatalogError::Damaged`] if [`Self::check`] finds
+    /// anything in it.
     pub fn import(from: &Path, path: &Path, name: &CollectionName) -> Result<Self, CatalogError> {
         // Is it a catalog that this version reads?
         Self::open(from, OpenMode::ReadOnly)?;
         copy(from, path)?;
         let connection = open_writer(path, false)?;
-        let adopt = || -> Result<(), Fault> {
-            connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-            connection
-                .execute("UPDATE meta SET id = lower(hex(randomblob(16))), collection = ?1", params![name.as_str()])?;
-            Ok(())
-        };
-        adopt().map_err(|fault| fault.at(path))?;
+        connection
+            .query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
+            .map_err(|error| Fault::from(error).at(path))?;
         drop(connection);
+        // Before anything is sealed anew, which would hide that it was damaged.
+        let copied = Self::open(path, OpenMode::ReadWrite)?;
+        if let Some(finding) = copied.check()?.into_iter().next() {
+            return Err(CatalogError::Damaged { path: from.to_owned(), detail: finding });
+        }
+        copied.describe(name, true)?;
+        drop(copied);
         Self::open(path, OpenMode::ReadWrite)
+    }
+
+    /// Records another name of the collection. The identity stays, so derived indexes stay valid; [`Self::meta`] keeps the
+    /// old name until the catalog is opened again.
+    ///
+    /// # Errors
+    /// [`CatalogError::ReadOnly`], [`CatalogError::DiskFull`], [`CatalogError::Busy`].
+    pub fn rename(&self, name: &CollectionName) -> Result<(), CatalogError> {
+        self.describe(name, false)
+    }
+
+    fn describe(&self, name: &CollectionName, new_identity: bool) -> Result<(), CatalogError> {
+        self.connections.write(|transaction| {
+            if new_identity {
+                transaction.execute("UPDATE meta SET id = lower(hex(randomblob(16)))", [])?;
+            }
+            transaction.execute("UPDATE meta SET collection = ?1", params![name.as_str()])?;
+            seals::seal_meta(&transaction)?;
+            Ok(transaction.commit()?)
+        })
     }
 }
 
@@ -126,10 +154,13 @@ mod tests {
         assert_ne!(second.id(), catalog.id());
         second.commit(&Batch { upserts: vec![document("new")], deletes: Vec::new() }).unwrap();
 
-        let size = |name: &str| std::fs::metadata(at(name)).unwrap().len();
-        let before = size("catalog");
-        catalog.compact().unwrap();
-        assert!(size("catalog") * 2 < before);
+        // What was committed stands in the log until a checkpoint, so both files count.
+        let size = |name: &str| std::fs::metadata(at(name)).map_or(0, |file| file.len());
+        let before = size("catalog") + size("catalog-wal");
+        assert!(before > 2_000_000, "{before}");
+        assert!(catalog.compact().unwrap());
+        assert_eq!(size("catalog-wal"), 0);
+        assert!(size("catalog") < 200_000, "{} bytes for one document of 10 kB", size("catalog"));
         assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
         assert_eq!(catalog.stats().unwrap().documents, 1);
 

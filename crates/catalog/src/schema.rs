@@ -1,16 +1,20 @@
 //! The tables, and the checks that a file is a catalog this program can read.
 //!
-//! Schema versions only grow. Version 1 is the first; a later one brings its migration here.
+//! Schema versions only grow; [`migrate`] brings a catalog of an older one up to date when it is opened for writing.
+//! Version 2 added the checksums of `seals`.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::{CatalogMeta, error::Fault};
+use crate::{CatalogMeta, error::Fault, seals};
 
 /// Marks the file as ours (`EDGW`): https://sqlite.org/pragma.html#pragma_application_id
 pub(crate) const APPLICATION_ID: i64 = 0x4544_4757;
 
 /// The version this program writes and the newest it reads.
-pub(crate) const SCHEMA_VERSION: i64 = 1;
+pub(crate) const SCHEMA_VERSION: i64 = 2;
+
+/// The oldest it reads.
+pub(crate) const OLDEST_VERSION: i64 = 1;
 
 const TABLES: &str = "
 CREATE TABLE meta (
@@ -86,6 +90,11 @@ pub(crate) enum FileKind {
     Foreign(&'static str),
 }
 
+/// The schema version of a catalog.
+pub(crate) fn version(connection: &Connection) -> Result<i64, Fault> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
 /// Looks at a file without changing it.
 pub(crate) fn file_kind(connection: &Connection) -> Result<FileKind, Fault> {
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -116,6 +125,7 @@ pub(crate) fn initialise(connection: &mut Connection, meta: &CatalogMeta) -> Res
         return Ok(false);
     }
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(seals::TABLES)?;
     let dimension = i64::try_from(meta.embedder.dimension).unwrap_or(i64::MAX);
     transaction.execute(
         "INSERT INTO meta VALUES (1, lower(hex(randomblob(16))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
@@ -129,8 +139,20 @@ pub(crate) fn initialise(connection: &mut Connection, meta: &CatalogMeta) -> Res
             meta.generator_tokenizer
         ],
     )?;
+    seals::seal_meta(&transaction)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()?;
     Ok(true)
+}
+
+/// Brings a catalog of schema version `from` up to date, completely or not at all.
+pub(crate) fn migrate(connection: &mut Connection, from: i64) -> Result<(), Fault> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if from < 2 {
+        seals::migrate(&transaction)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()?;
+    Ok(())
 }

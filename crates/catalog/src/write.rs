@@ -9,6 +9,7 @@ use crate::{
     Batch, Catalog, CatalogError, Committed, NewDocument,
     error::Fault,
     rows::{chunk_id, encode_vector, generation, signed, status_text},
+    seals::{seal_document, seal_generation},
 };
 
 /// How far from 1 the length of a unit vector may be: room for `f32` rounding, none for a missing normalisation.
@@ -42,6 +43,7 @@ impl Catalog {
                 return Ok(Committed { generation: before, added, removed });
             }
             transaction.prepare_cached("UPDATE meta SET generation = ?1")?.execute([signed(next as usize)])?;
+            seal_generation(&transaction, next)?;
             transaction.commit()?;
             removed.sort_unstable();
             Ok(Committed { generation: edgewise_types::Generation(next), added, removed })
@@ -168,7 +170,7 @@ fn insert(
         insert_embedding.execute(params![id, encode_vector(&chunk.embedding)])?;
         added.push(ChunkId(id.unsigned_abs()));
     }
-    Ok(())
+    seal_document(transaction, key)
 }
 
 #[cfg(test)]
