@@ -20,6 +20,20 @@ impl Catalog {
     /// one sentence per finding (at most about 100): none if the catalog is sound. Reads everything. A catalog of an
     /// older version has no checksums until it is opened for writing.
     pub fn check(&self) -> Result<Vec<String>, CatalogError> {
+        let mut findings = self.check_content()?;
+        if findings.is_empty() {
+            let mode: String = self
+                .connections
+                .read(|transaction| Ok(transaction.pragma_query_value(None, "journal_mode", |row| row.get(0))?))?;
+            if !mode.eq_ignore_ascii_case("wal") {
+                findings.push(format!("it is in journal mode `{mode}`, expected `wal`"));
+            }
+        }
+        Ok(findings)
+    }
+
+    /// As [`Self::check`], for a catalog that may be a copy: without what makes it fit for use in place.
+    pub(crate) fn check_content(&self) -> Result<Vec<String>, CatalogError> {
         self.connections.read(|transaction| {
             let mut findings = Vec::new();
             file_findings(transaction, &mut findings)?;
@@ -152,10 +166,6 @@ fn file_findings(transaction: &Transaction<'_>, findings: &mut Vec<String>) -> R
         if line != "ok" {
             findings.push(line);
         }
-    }
-    let mode: String = transaction.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-    if !mode.eq_ignore_ascii_case("wal") {
-        findings.push(format!("it is in journal mode `{mode}`, expected `wal`"));
     }
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut statement = transaction.prepare("PRAGMA foreign_key_check")?;

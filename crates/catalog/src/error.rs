@@ -173,6 +173,8 @@ fn from_sqlite(path: &Path, error: &rusqlite::Error) -> CatalogError {
             rusqlite::ffi::SQLITE_IOERR_SHORT_READ | rusqlite::ffi::SQLITE_IOERR_CORRUPTFS => {
                 CatalogError::Damaged { path, detail }
             }
+            // The log's shared memory can't grow: SQLite tells that apart from other failures, but not as a full disk.
+            rusqlite::ffi::SQLITE_IOERR_SHMSIZE => CatalogError::DiskFull { path },
             _ => CatalogError::Io { path, detail },
         },
         _ => CatalogError::Sqlite { path, detail },

@@ -1,12 +1,17 @@
 //! Copies and compaction: what works on the whole file.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use edgewise_types::CollectionName;
 use rusqlite::{Connection, params};
 
 use crate::{
     Catalog, CatalogError, OpenMode,
+    catalog::sync_parent,
     connections::{open_reader, open_writer},
     error::Fault,
     seals,
@@ -23,7 +28,11 @@ impl Catalog {
     /// [`CatalogError::ReadOnly`], [`CatalogError::DiskFull`], [`CatalogError::Busy`].
     pub fn compact(&self) -> Result<bool, CatalogError> {
         self.connections.with_writer(|connection| {
-            connection.execute_batch("VACUUM")?;
+            if let Err(error) = connection.execute_batch("VACUUM") {
+                // What was written of it stands in the log: give that room back, or a full disk stays full.
+                let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+                return Err(error.into());
+            }
             // The new file stands in the log until this: https://sqlite.org/pragma.html#pragma_wal_checkpoint
             let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
             Ok(busy == 0)
@@ -31,12 +40,39 @@ impl Catalog {
     }
 
     /// Writes a copy of the catalog as it is now to `path`, where there must be no file: one file that holds everything
-    /// of the collection. Writers may go on meanwhile. When it returns, the copy is on disk.
+    /// of the collection. Writers may go on meanwhile. When it returns, the copy is on disk and checked.
     ///
     /// # Errors
-    /// [`CatalogError::AlreadyExists`], [`CatalogError::DiskFull`]; a part of a copy is removed.
+    /// [`CatalogError::AlreadyExists`], [`CatalogError::DiskFull`], [`CatalogError::Damaged`]; a part of a copy is
+    /// removed.
     pub fn export(&self, path: &Path) -> Result<(), CatalogError> {
-        copy(self.path(), path)
+        let io = |error: std::io::Error| CatalogError::Io { path: path.to_owned(), detail: error.to_string() };
+        if path.try_exists().map_err(io)? {
+            return Err(CatalogError::AlreadyExists { path: path.to_owned() });
+        }
+        // Written aside, so that a kill leaves no half of a copy under the name asked for.
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".part");
+        let aside = PathBuf::from(aside);
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
+            _ => copy(self.path(), &aside)?,
+        }
+        let sound = Self::open(&aside, OpenMode::ReadOnly).and_then(|copy| copy.check_copy());
+        let published = sound.and_then(|()| fs::rename(&aside, path).map_err(io)).and_then(|()| sync_parent(path));
+        if published.is_err() {
+            // If this fails too, the error at hand says more.
+            let _ = fs::remove_file(&aside);
+        }
+        published
+    }
+
+    /// As [`Self::check`], with the first finding as an error.
+    fn check_copy(&self) -> Result<(), CatalogError> {
+        match self.check_content()?.into_iter().next() {
+            Some(detail) => Err(CatalogError::Damaged { path: self.path().to_owned(), detail }),
+            None => Ok(()),
+        }
     }
 
     /// Makes the catalog at `path`, where there must be no file, from the export at `from`, under another identity and
@@ -56,9 +92,7 @@ impl Catalog {
         drop(connection);
         // Before anything is sealed anew, which would hide that it was damaged.
         let copied = Self::open(path, OpenMode::ReadWrite)?;
-        if let Some(finding) = copied.check()?.into_iter().next() {
-            return Err(CatalogError::Damaged { path: from.to_owned(), detail: finding });
-        }
+        copied.check_copy()?;
         copied.describe(name, true)?;
         drop(copied);
         Self::open(path, OpenMode::ReadWrite)
