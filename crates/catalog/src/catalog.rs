@@ -136,7 +136,7 @@ fn foreign(path: &Path, detail: &str) -> CatalogError {
 }
 
 /// Makes the new file's name durable.
-fn sync_parent(path: &Path) -> Result<(), CatalogError> {
+pub(crate) fn sync_parent(path: &Path) -> Result<(), CatalogError> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -9,20 +9,38 @@ use crate::{
     Catalog, CatalogError, ContentFingerprint,
     error::Fault,
     rows::{self, DOCUMENT_COLUMNS, decode_vector, unsigned},
+    seals,
 };
 
 /// `integrity_check` stops after this many findings, and so do we.
 const MAX_FINDINGS: usize = 100;
 
 impl Catalog {
-    /// Checks the file format, foreign keys and every invariant of this crate, and returns one sentence per finding
-    /// (at most about 100): none if the catalog is sound. Reads everything.
+    /// Checks the file format, foreign keys, every invariant of this crate and the checksums of all content, and returns
+    /// one sentence per finding (at most about 100): none if the catalog is sound. Reads everything.
     pub fn check(&self) -> Result<Vec<String>, CatalogError> {
+        let mut findings = self.check_content()?;
+        if findings.is_empty() {
+            let mode: String = self
+                .connections
+                .read(|transaction| Ok(transaction.pragma_query_value(None, "journal_mode", |row| row.get(0))?))?;
+            if !mode.eq_ignore_ascii_case("wal") {
+                findings.push(format!("it is in journal mode `{mode}`, expected `wal`"));
+            }
+        }
+        Ok(findings)
+    }
+
+    /// As [`Self::check`], for a catalog that may be a copy: without what makes it fit for use in place.
+    pub(crate) fn check_content(&self) -> Result<Vec<String>, CatalogError> {
         self.connections.read(|transaction| {
             let mut findings = Vec::new();
             file_findings(transaction, &mut findings)?;
             if findings.is_empty() {
                 self.content_findings(transaction, &mut findings)?;
+            }
+            if findings.is_empty() {
+                findings = seals::findings(transaction, MAX_FINDINGS)?;
             }
             findings.truncate(MAX_FINDINGS);
             Ok(findings)

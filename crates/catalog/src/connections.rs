@@ -23,8 +23,9 @@ const MAX_IDLE_READERS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Connections {
     path: PathBuf,
-    writer: Option<Mutex<Connection>>,
+    // Dropped before the writer: the last connection to close empties the write-ahead log, which a reader can't.
     readers: Mutex<Vec<Connection>>,
+    writer: Option<Mutex<Connection>>,
 }
 
 impl Connections {

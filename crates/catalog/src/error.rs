@@ -172,7 +172,9 @@ fn from_sqlite(path: &Path, error: &rusqlite::Error) -> CatalogError {
         | E::IntegralValueOutOfRange(..)
         | E::InvalidColumnType(..)
         | E::Utf8Error(..)
-        | E::QueryReturnedNoRows => return CatalogError::Damaged { path, detail },
+        | E::QueryReturnedNoRows
+        // Our statements never change: one that does not compile meets a schema that is not ours.
+        | E::SqlInputError { .. } => return CatalogError::Damaged { path, detail },
         _ => return CatalogError::Sqlite { path, detail },
     };
     match failure.code {
@@ -186,6 +188,8 @@ fn from_sqlite(path: &Path, error: &rusqlite::Error) -> CatalogError {
             rusqlite::ffi::SQLITE_IOERR_SHORT_READ | rusqlite::ffi::SQLITE_IOERR_CORRUPTFS => {
                 CatalogError::Damaged { path, detail }
             }
+            // The log's shared memory can't grow: SQLite tells that apart from other failures, but not as a full disk.
+            rusqlite::ffi::SQLITE_IOERR_SHMSIZE => CatalogError::DiskFull { path },
             _ => CatalogError::Io { path, detail },
         },
         _ => CatalogError::Sqlite { path, detail },

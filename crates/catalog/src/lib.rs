@@ -11,11 +11,12 @@
 //! - Every chunk's span is a range of whole characters of its document's text; every chunk has an embedding of the
 //!   catalog's dimension; ordinals of a document are 0, 1, 2, …
 //! - A [`ChunkId`](edgewise_types::ChunkId) is never used twice.
+//! - All content is sealed with checksums, which [`Catalog::check`] verifies.
 //! - Each read sees one committed state; a read of several tables does not mix two.
 //!
 //! Deliberately not here: parsing, chunking, embedding, search, the lock that keeps a second writing process out
-//! (SQLite serialises single commits, but two ingests would still interleave), clocks, and checksums of content:
-//! [`Catalog::check`] finds a damaged file structure and broken invariants, not a letter that flipped on the disk.
+//! (SQLite serialises single commits, but two ingests would still interleave), clocks, and telling a write-ahead log whose
+//! end is lost from one that ended there: whoever followed the catalog knows the generation it had reached.
 
 mod catalog;
 mod check;
@@ -26,6 +27,7 @@ mod read;
 mod records;
 mod rows;
 mod schema;
+mod seals;
 mod write;
 
 pub use catalog::{Catalog, OpenMode};

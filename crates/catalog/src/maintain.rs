@@ -1,58 +1,120 @@
 //! Copies and compaction: what works on the whole file.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use edgewise_types::CollectionName;
 use rusqlite::{Connection, params};
 
 use crate::{
     Catalog, CatalogError, OpenMode,
+    catalog::sync_parent,
     connections::{open_reader, open_writer},
     error::Fault,
+    seals,
 };
 
 impl Catalog {
-    /// Rewrites the file without the room that deleted documents left, and empties the write-ahead log. Needs as much free
-    /// space as the file has; a kill leaves the file as it was.
+    /// Rewrites the file without the room that deleted documents left, and empties the write-ahead log: only then has the
+    /// disk its room back. Needs up to twice as much free space as the file has; a kill leaves the content as it was.
+    ///
+    /// Returns whether the log could be emptied. Where another process keeps reading an old state for longer than the
+    /// time-out, it can't: the room comes back with a later commit or compaction.
     ///
     /// # Errors
     /// [`CatalogError::ReadOnly`], [`CatalogError::DiskFull`], [`CatalogError::Busy`].
-    pub fn compact(&self) -> Result<(), CatalogError> {
+    pub fn compact(&self) -> Result<bool, CatalogError> {
         self.connections.with_writer(|connection| {
-            connection.execute_batch("VACUUM")?;
-            // Readers in other processes may keep the log from being emptied: then it is reused instead.
-            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-            Ok(())
+            if let Err(error) = connection.execute_batch("VACUUM") {
+                // What was written of it stands in the log: give that room back, or a full disk stays full.
+                let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+                return Err(error.into());
+            }
+            // The new file stands in the log until this: https://sqlite.org/pragma.html#pragma_wal_checkpoint
+            let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+            Ok(busy == 0)
         })
     }
 
     /// Writes a copy of the catalog as it is now to `path`, where there must be no file: one file that holds everything
-    /// of the collection. Writers may go on meanwhile. When it returns, the copy is on disk.
+    /// of the collection. Writers may go on meanwhile. When it returns, the copy is on disk and checked.
     ///
     /// # Errors
-    /// [`CatalogError::AlreadyExists`], [`CatalogError::DiskFull`]; a part of a copy is removed.
+    /// [`CatalogError::AlreadyExists`], [`CatalogError::DiskFull`], [`CatalogError::Damaged`]; a part of a copy is
+    /// removed.
     pub fn export(&self, path: &Path) -> Result<(), CatalogError> {
-        copy(self.path(), path)
+        let io = |error: std::io::Error| CatalogError::Io { path: path.to_owned(), detail: error.to_string() };
+        if path.try_exists().map_err(io)? {
+            return Err(CatalogError::AlreadyExists { path: path.to_owned() });
+        }
+        // Written aside, so that a kill leaves no half of a copy under the name asked for.
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".part");
+        let aside = PathBuf::from(aside);
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
+            _ => copy(self.path(), &aside)?,
+        }
+        let sound = Self::open(&aside, OpenMode::ReadOnly).and_then(|copy| copy.check_copy());
+        let published = sound.and_then(|()| fs::rename(&aside, path).map_err(io)).and_then(|()| sync_parent(path));
+        if published.is_err() {
+            // If this fails too, the error at hand says more.
+            let _ = fs::remove_file(&aside);
+        }
+        published
+    }
+
+    /// As [`Self::check`], with the first finding as an error.
+    fn check_copy(&self) -> Result<(), CatalogError> {
+        match self.check_content()?.into_iter().next() {
+            Some(detail) => Err(CatalogError::Damaged { path: self.path().to_owned(), detail }),
+            None => Ok(()),
+        }
     }
 
     /// Makes the catalog at `path`, where there must be no file, from the export at `from`, under another identity and
-    /// for the collection `name`. The export stays as it is; the caller checks what came of it.
+    /// for the collection `name`. The export stays as it is. What is left of a failed import is for the caller to remove.
     ///
     /// # Errors
-    /// As [`Self::open`] for `from`, and as [`Self::export`].
+    /// As [`Self::open`] for `from`, and as [`Self::export`]; [`CatalogError::Damaged`] if [`Self::check`] finds
+    /// anything in it.
     pub fn import(from: &Path, path: &Path, name: &CollectionName) -> Result<Self, CatalogError> {
         Self::check_readable(from)?;
         copy(from, path)?;
         let connection = open_writer(path, false)?;
-        let adopt = || -> Result<(), Fault> {
-            connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-            connection
-                .execute("UPDATE meta SET id = lower(hex(randomblob(16))), collection = ?1", params![name.as_str()])?;
-            Ok(())
-        };
-        adopt().map_err(|fault| fault.at(path))?;
+        connection
+            .query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
+            .map_err(|error| Fault::from(error).at(path))?;
         drop(connection);
+        // Before anything is sealed anew, which would hide that it was damaged.
+        let copied = Self::open(path, OpenMode::ReadWrite)?;
+        copied.check_copy()?;
+        copied.describe(name, true)?;
+        drop(copied);
         Self::open(path, OpenMode::ReadWrite)
+    }
+
+    /// Records another name of the collection. The identity stays, so derived indexes stay valid; [`Self::meta`] keeps the
+    /// old name until the catalog is opened again.
+    ///
+    /// # Errors
+    /// [`CatalogError::ReadOnly`], [`CatalogError::DiskFull`], [`CatalogError::Busy`].
+    pub fn rename(&self, name: &CollectionName) -> Result<(), CatalogError> {
+        self.describe(name, false)
+    }
+
+    fn describe(&self, name: &CollectionName, new_identity: bool) -> Result<(), CatalogError> {
+        self.connections.write(|transaction| {
+            if new_identity {
+                transaction.execute("UPDATE meta SET id = lower(hex(randomblob(16)))", [])?;
+            }
+            transaction.execute("UPDATE meta SET collection = ?1", params![name.as_str()])?;
+            seals::seal_meta(&transaction)?;
+            Ok(transaction.commit()?)
+        })
     }
 }
 
@@ -126,14 +188,13 @@ mod tests {
         assert_ne!(second.id(), catalog.id());
         second.commit(&Batch { upserts: vec![document("new")], deletes: Vec::new() }).unwrap();
 
-        // What was committed may still be in the log, or have been moved to the file already.
-        let size = |name: &str| {
-            let of = |name: &str| std::fs::metadata(at(name)).map_or(0, |file| file.len());
-            of(name) + of(&format!("{name}-wal"))
-        };
-        let before = size("catalog");
-        catalog.compact().unwrap();
-        assert!(size("catalog") * 2 < before);
+        // What was committed stands in the log until a checkpoint, so both files count.
+        let size = |name: &str| std::fs::metadata(at(name)).map_or(0, |file| file.len());
+        let before = size("catalog") + size("catalog-wal");
+        assert!(before > 2_000_000, "{before}");
+        assert!(catalog.compact().unwrap());
+        assert_eq!(size("catalog-wal"), 0);
+        assert!(size("catalog") < 200_000, "{} bytes for one document of 10 kB", size("catalog"));
         assert_eq!(catalog.check().unwrap(), Vec::<String>::new());
         assert_eq!(catalog.stats().unwrap().documents, 1);
 

@@ -4,11 +4,11 @@
 //! one transaction; see [`migrate`].
 //!
 //! - Version 1 is the first.
-//! - Version 2 adds the section of each chunk and the pages of each document.
+//! - Version 2 adds the section of each chunk, the pages of each document, and the checksums of `seals`.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::{CatalogMeta, error::Fault};
+use crate::{CatalogMeta, error::Fault, seals};
 
 /// Marks the file as ours (`EDGW`): https://sqlite.org/pragma.html#pragma_application_id
 pub(crate) const APPLICATION_ID: i64 = 0x4544_4757;
@@ -83,8 +83,8 @@ CREATE INDEX tombstones_by_generation ON tombstones (removed_in);
 ";
 
 /// From version 1 to 2. Neither sections nor pages can be told without the source: a chunk's section is the document,
-/// and no document has pages, until they are ingested again. Adding a column rewrites no row, so this takes no time
-/// however large the catalog is: <https://sqlite.org/lang_altertable.html#alter_table_add_column>.
+/// and no document has pages, until they are ingested again. Adding a column rewrites no row, see
+/// <https://sqlite.org/lang_altertable.html#alter_table_add_column>; sealing reads them all.
 const FROM_1: &str = "
 ALTER TABLE texts ADD COLUMN pages TEXT;
 ALTER TABLE chunks ADD COLUMN section_start INTEGER;
@@ -100,6 +100,11 @@ pub(crate) enum FileKind {
     Catalog(i64),
     /// Something else; what it looks like.
     Foreign(&'static str),
+}
+
+/// The schema version of a catalog.
+pub(crate) fn version(connection: &Connection) -> Result<i64, Fault> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
 }
 
 /// Looks at a file without changing it.
@@ -132,6 +137,7 @@ pub(crate) fn initialise(connection: &mut Connection, meta: &CatalogMeta) -> Res
         return Ok(false);
     }
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(seals::TABLES)?;
     let dimension = i64::try_from(meta.embedder.dimension).unwrap_or(i64::MAX);
     transaction.execute(
         "INSERT INTO meta VALUES (1, lower(hex(randomblob(16))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
@@ -145,6 +151,7 @@ pub(crate) fn initialise(connection: &mut Connection, meta: &CatalogMeta) -> Res
             meta.generator_tokenizer
         ],
     )?;
+    seals::seal_meta(&transaction)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()?;
@@ -157,6 +164,7 @@ pub(crate) fn migrate(connection: &mut Connection) -> Result<(), Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if file_kind(&transaction)? == FileKind::Catalog(1) {
         transaction.execute_batch(FROM_1)?;
+        seals::migrate(&transaction)?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
     Ok(transaction.commit()?)

@@ -9,6 +9,7 @@ use crate::{
     Batch, Catalog, CatalogError, Committed, NewDocument,
     error::Fault,
     rows::{chunk_id, encode_vector, generation, signed, status_text},
+    seals::{seal_document, seal_generation},
 };
 
 /// How far from 1 the length of a unit vector may be: room for `f32` rounding, none for a missing normalisation.
@@ -42,6 +43,7 @@ impl Catalog {
                 return Ok(Committed { generation: before, added, removed });
             }
             transaction.prepare_cached("UPDATE meta SET generation = ?1")?.execute([signed(next as usize)])?;
+            seal_generation(&transaction, next)?;
             transaction.commit()?;
             removed.sort_unstable();
             Ok(Committed { generation: edgewise_types::Generation(next), added, removed })
@@ -151,9 +153,11 @@ fn insert(
         ])?;
     let key = transaction.last_insert_rowid();
     let pages = (!document.pages.is_empty()).then(|| serde_json::to_string(&document.pages));
-    transaction
-        .prepare_cached("INSERT INTO texts (document, text, pages) VALUES (?1, ?2, ?3)")?
-        .execute(params![key, document.text, pages.transpose().map_err(refuse)?])?;
+    transaction.prepare_cached("INSERT INTO texts (document, text, pages) VALUES (?1, ?2, ?3)")?.execute(params![
+        key,
+        document.text,
+        pages.transpose().map_err(refuse)?
+    ])?;
     let mut insert_chunk = transaction.prepare_cached(
         "INSERT INTO chunks \
          (document, ordinal, span_start, span_end, heading_path, embedder_tokens, generator_tokens, added_in, \
@@ -178,7 +182,7 @@ fn insert(
         insert_embedding.execute(params![id, encode_vector(&chunk.embedding)])?;
         added.push(ChunkId(id.unsigned_abs()));
     }
-    Ok(())
+    seal_document(transaction, key)
 }
 
 #[cfg(test)]

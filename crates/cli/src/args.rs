@@ -50,9 +50,12 @@ pub(crate) enum Command {
     Query(Query),
     /// Search a collection without asking a model
     Search(Search),
-    /// List, show or delete collections
+    /// List, show, check, mend, copy, rename or delete collections
     #[command(subcommand)]
     Collections(Collections),
+    /// List or remove documents of a collection
+    #[command(subcommand)]
+    Documents(Documents),
     /// List, pull, verify or remove models
     #[command(subcommand)]
     Models(Models),
@@ -135,9 +138,15 @@ pub(crate) struct Ingest {
     /// Remove documents of the collection whose files are gone
     #[arg(long)]
     pub(crate) prune: bool,
-    /// Stay running and ingest changes as they are saved
+    /// Stay running and keep the collection in step with the files, removals included
     #[arg(long)]
     pub(crate) watch: bool,
+    /// Show what would be done and how long it would take, and do nothing
+    #[arg(long, conflicts_with_all = ["watch", "server"])]
+    pub(crate) plan: bool,
+    /// Do not ask before a collection is made anew, for another profile or embedder
+    #[arg(short, long)]
+    pub(crate) yes: bool,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -323,6 +332,18 @@ pub(crate) enum Collections {
     Compact {
         /// The collection
         name: CollectionName,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a collection another name
+    Rename {
+        /// The collection
+        #[arg(value_name = "OLD")]
+        name: CollectionName,
+        /// Its new name
+        #[arg(value_name = "NEW")]
+        to: CollectionName,
     },
     /// Write everything of a collection to one file
     Export {
@@ -330,6 +351,9 @@ pub(crate) enum Collections {
         name: CollectionName,
         /// The new file
         file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Make a collection from an exported file
     Import {
@@ -337,6 +361,9 @@ pub(crate) enum Collections {
         file: PathBuf,
         /// The new collection
         name: CollectionName,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Delete a collection
     Delete {
@@ -345,6 +372,27 @@ pub(crate) enum Collections {
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
+    },
+}
+
+/// Commands on single documents.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Documents {
+    /// List the documents of a collection
+    List {
+        /// The collection
+        collection: CollectionName,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove documents from a collection; their files stay
+    Remove {
+        /// The collection
+        collection: CollectionName,
+        /// The documents, named as `documents list` shows them
+        #[arg(required = true, value_name = "DOCUMENT")]
+        uris: Vec<String>,
     },
 }
 

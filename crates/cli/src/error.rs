@@ -51,6 +51,9 @@ pub(crate) enum CliError {
     /// A mistake in the arguments that clap can't see.
     #[error("{0}")]
     Usage(String),
+    /// What was named does not exist.
+    #[error("{0}")]
+    NotFound(String),
     /// A check found something wrong; what it found has been printed.
     #[error("{0}")]
     Failed(String),
@@ -109,6 +112,11 @@ fn partial(failed: usize, total: usize) -> String {
 }
 
 impl CliError {
+    /// Whether the same may work later without anybody changing the command.
+    pub(crate) fn may_pass(&self) -> bool {
+        !matches!(self.exit_code(), exit::USAGE | exit::NOT_FOUND | exit::INTERRUPTED)
+    }
+
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
@@ -129,6 +137,7 @@ impl CliError {
             Self::Model(ModelError::Overloaded { .. }) => exit::BUSY,
             Self::Gateway(GatewayError::PortTaken { .. }) => exit::BUSY,
             Self::Busy(_) => exit::BUSY,
+            Self::NotFound(_) => exit::NOT_FOUND,
             Self::Server { status, .. } => match status {
                 400 => exit::USAGE,
                 404 => exit::NOT_FOUND,
@@ -151,6 +160,9 @@ fn retrieval_code(error: &RetrievalError) -> u8 {
         | RetrievalError::InvalidRequest(_)
         | RetrievalError::Filter(_)
         | RetrievalError::CollectionExists { .. }
+        | RetrievalError::FileExists { .. }
+        | RetrievalError::UnusableExport { .. }
+        | RetrievalError::NotCovered { .. }
         | RetrievalError::Discover(_) => exit::USAGE,
         RetrievalError::Cancelled => exit::INTERRUPTED,
         _ => exit::FAILED,

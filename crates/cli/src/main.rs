@@ -64,6 +64,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Query(args) => commands::query::run(args, &app),
         Command::Search(args) => commands::search::run(args, &app),
         Command::Collections(command) => commands::collections::run(command, &app),
+        Command::Documents(command) => commands::documents::run(command, &app),
         Command::Models(command) => commands::models::run(command, &app),
         Command::Usage(args) => commands::usage::run(args, &app),
         Command::Eval(command) => commands::eval::run(command, &app),

@@ -11,7 +11,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use owo_colors::{OwoColorize, Stream, Style};
 
 use edgewise_planner::{Answer, CitationMethod, Explanation, Route};
-use edgewise_retrieval::{IngestReport, Outcome};
+use edgewise_retrieval::{IngestReport, Outcome, Plan, SourceReport};
 use edgewise_types::{PageRange, Usage};
 
 /// Prints a line to standard output; a closed pipe ends the process quietly, as `head` expects.
@@ -267,6 +267,77 @@ fn failure(uri: &str, reason: &str) -> String {
 fn one_line(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
+}
+
+/// One line for a document that changed while its folder is watched.
+pub(crate) fn change(report: &SourceReport, as_json: bool) -> io::Result<()> {
+    let now = jiff::Zoned::now();
+    if as_json {
+        let time = now.timestamp().to_string();
+        let mut value = serde_json::to_value(report).map_err(io::Error::other)?;
+        value["time"] = time.into();
+        return line(&value.to_string());
+    }
+    let time = dim(&now.strftime("%H:%M:%S").to_string());
+    let uri = &report.uri;
+    let chunks = plural(report.chunks, "chunk");
+    match &report.outcome {
+        Outcome::Added => line(&format!("{time} {} {uri} ({chunks})", good("added"))),
+        Outcome::Changed => line(&format!("{time} {} {uri} ({chunks})", good("changed"))),
+        Outcome::Unchanged => line(&format!("{time} unchanged {uri}")),
+        Outcome::Removed => line(&format!("{time} removed {uri}")),
+        Outcome::Failed { reason } => line(&format!("{time} {} {uri}: {reason}", bad("failed"))),
+    }
+}
+
+/// What an ingest would do.
+pub(crate) fn plan(plan: &Plan) -> io::Result<()> {
+    line(&plan_text(plan))
+}
+
+/// As [`plan`], as text.
+pub(crate) fn plan_text(plan: &Plan) -> String {
+    let mut lines = Vec::new();
+    let name = bold(plan.collection.as_str());
+    match &plan.anew {
+        Some(reason) if plan.documents_now > 0 => {
+            lines.push(format!("collection {name} must be made anew, because {reason}"));
+        }
+        _ => lines.push(format!("collection {name}")),
+    }
+    let parts = [
+        (plan.recut, "to cut anew"),
+        (plan.added, "new"),
+        (plan.changed, "changed"),
+        (plan.unchanged, "as they are"),
+        (plan.removed, "to remove"),
+        (plan.failed, "that can't be ingested"),
+    ];
+    let mut documents: Vec<String> =
+        parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", count(*n))).collect();
+    if documents.is_empty() {
+        documents.push("none".to_owned());
+    }
+    lines.push(format!("  documents  {} now; {}", count(plan.documents_now), documents.join(", ")));
+    lines.push(format!(
+        "  chunks     {} now; {} to make, of which {} keep their vectors",
+        count(plan.chunks_now),
+        count(plan.chunks),
+        count(plan.chunks_kept)
+    ));
+    lines.push(format!(
+        "  embedding  {}, {}",
+        plural(plan.chunks_to_embed, "chunk"),
+        plural(plan.tokens_to_embed, "token")
+    ));
+    if let (Some(rate), Some(seconds)) = (plan.tokens_per_second, plan.seconds) {
+        let rate = count(rate as usize);
+        lines.push(format!("  time       about {} at {rate} tokens/s, measured just now", duration(seconds * 1e3)));
+    }
+    if plan.anew.is_some() && plan.documents_now > 0 {
+        lines.push("  meanwhile  the collection answers from what it has, until the new one is complete".to_owned());
+    }
+    lines.join("\n")
 }
 
 /// The summary of an ingest.

@@ -45,7 +45,7 @@ pub enum ErrorKind {
     MethodNotAllowed,
     /// The body did not arrive in time.
     RequestTimeout,
-    /// Another process writes to the collection, or it was made with another embedder.
+    /// Another process writes to the collection, it was made with another embedder, or its name is taken.
     Conflict,
     /// The body is larger than the server accepts.
     TooLarge,
@@ -322,9 +322,22 @@ impl From<RetrievalError> for ApiError {
                 Self::new(ErrorKind::UnknownDocument, format!("collection `{collection}` has no document `{document}`"))
                     .hint(format!("GET /v1/collections/{collection}/documents lists what there is"))
             }
-            RetrievalError::Locked { .. } | RetrievalError::EmbedderMismatch { .. } => {
-                Self::new(ErrorKind::Conflict, message)
-            }
+            RetrievalError::Locked { .. }
+            | RetrievalError::EmbedderMismatch { .. }
+            | RetrievalError::NotCovered { .. }
+            | RetrievalError::RebuildIncomplete { .. }
+            | RetrievalError::CollectionExists { .. } => Self::new(ErrorKind::Conflict, message),
+            // The server's own failures, but ones its user can do something about; the finding may name files.
+            RetrievalError::CatalogDamaged { collection, .. } => Self {
+                cause: Some(message),
+                ..Self::new(ErrorKind::Internal, format!("the catalog of collection `{collection}` is damaged"))
+                    .hint("import an export of it, or delete the collection and upload its documents again")
+            },
+            RetrievalError::ManifestDamaged { collection, .. } => Self {
+                cause: Some(message),
+                ..Self::new(ErrorKind::Internal, format!("the manifest of collection `{collection}` is damaged"))
+                    .hint(format!("POST /v1/collections/{collection}/repair mends it"))
+            },
             RetrievalError::EmptyQuery
             | RetrievalError::InvalidRequest(_)
             | RetrievalError::Filter(_)

@@ -26,6 +26,7 @@ mod record;
 mod serve;
 mod sse;
 mod state;
+mod upkeep;
 mod usage;
 
 pub use collections::{CollectionList, CollectionSearchRequest, CreateCollectionRequest, DamagedCollection};

@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{cache, collections, documents, health, middleware, pages, query, sse, state::AppState, usage};
+use crate::{cache, collections, documents, health, middleware, pages, query, sse, state::AppState, upkeep, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -51,6 +51,11 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(collections::list, collections::create))
         .routes(routes!(collections::get, collections::delete))
         .routes(routes!(collections::search))
+        .routes(routes!(upkeep::check))
+        .routes(routes!(upkeep::repair))
+        .routes(routes!(upkeep::compact))
+        .routes(routes!(upkeep::rename))
+        .routes(routes!(upkeep::export))
         .routes(routes!(documents::get, documents::delete))
         .routes(routes!(documents::text))
         .routes(routes!(usage::usage))

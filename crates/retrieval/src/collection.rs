@@ -204,12 +204,22 @@ impl Collection {
     /// # Errors
     /// [`RetrievalError::UnknownDocument`]; [`RetrievalError::Locked`] if another process writes.
     pub fn delete_document(&self, id: &DocumentId) -> Result<(), RetrievalError> {
+        self.delete_documents(std::slice::from_ref(id))
+    }
+
+    /// Deletes documents in one commit: all of them, or none if one is unknown.
+    ///
+    /// # Errors
+    /// [`RetrievalError::UnknownDocument`]; [`RetrievalError::Locked`] if another process writes.
+    pub fn delete_documents(&self, ids: &[DocumentId]) -> Result<(), RetrievalError> {
         let mut writer = self.writer();
         let (state, writer) = self.write(&mut writer)?;
-        if state.catalog().document(id).map_err(of(&self.name))?.is_none() {
-            return Err(self.unknown_document(id));
+        for id in ids {
+            if state.catalog().document(id).map_err(of(&self.name))?.is_none() {
+                return Err(self.unknown_document(id));
+            }
         }
-        let batch = Batch { upserts: Vec::new(), deletes: vec![id.clone()] };
+        let batch = Batch { upserts: Vec::new(), deletes: ids.to_vec() };
         writer.catalog.commit(&batch).map_err(of(&self.name))?;
         state.follow_as_writer()?;
         state.save_vectors(false)
@@ -244,6 +254,15 @@ impl Collection {
             Err(_) => self.closing.store(false, Ordering::Release),
         }
         deleted
+    }
+
+    /// Runs `work` after this process's running write, with the writer lock and the indexes' own locks given back.
+    pub(crate) fn aside<T>(&self, work: impl FnOnce() -> Result<T, RetrievalError>) -> Result<T, RetrievalError> {
+        let mut writer = self.writer();
+        if writer.take().is_some() {
+            self.state().release_lexical()?;
+        }
+        work()
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -15,6 +15,7 @@ use crate::{
     error::{io, of},
     folder::{self, Folder, Manifest},
     lock::WriterLock,
+    maintain::{self, Compacted, Repaired},
     state,
 };
 
@@ -150,6 +151,46 @@ impl Collections {
         Ok(())
     }
 
+    /// As [`maintain::repair`], also where this process itself has the collection open for writing.
+    pub fn repair(&self, name: &CollectionName) -> Result<Repaired, RetrievalError> {
+        self.aside(name, || maintain::repair(&self.root, name))
+    }
+
+    /// As [`maintain::compact`], also where this process itself has the collection open for writing. Searches go on
+    /// meanwhile.
+    pub fn compact(&self, name: &CollectionName) -> Result<Compacted, RetrievalError> {
+        self.aside(name, || maintain::compact(&self.root, name))
+    }
+
+    /// As [`maintain::rename`], also where this process itself has the collection open for writing.
+    pub fn rename(&self, name: &CollectionName, to: &CollectionName) -> Result<(), RetrievalError> {
+        let slot = self.slot(name);
+        let mut open = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.take() {
+            Some(collection) => collection.aside(|| maintain::rename(&self.root, name, to)),
+            None => maintain::rename(&self.root, name, to),
+        }
+    }
+
+    /// Runs `work`, which takes the writer lock itself, while this process does not hold it.
+    fn aside<T>(
+        &self,
+        name: &CollectionName,
+        work: impl FnOnce() -> Result<T, RetrievalError>,
+    ) -> Result<T, RetrievalError> {
+        let slot = self.slot(name);
+        let open = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match open {
+            Some(collection) => {
+                let done = collection.aside(work)?;
+                // What another process would have noticed by itself: the indexes are other files now.
+                collection.reopen()?;
+                Ok(done)
+            }
+            None => work(),
+        }
+    }
+
     fn slot(&self, name: &CollectionName) -> Slot {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone()
     }
@@ -197,7 +238,7 @@ pub(crate) fn create(
 /// Gives a collection made in `folder` its manifest, which makes it fit to be published.
 pub(crate) fn complete(folder: &Folder, name: &CollectionName, profile: &IndexProfile) -> Result<(), RetrievalError> {
     let catalog = Catalog::open(&folder.catalog(), edgewise_catalog::OpenMode::ReadOnly).map_err(of(name))?;
-    folder.write_manifest(&Manifest { catalog: catalog.id().to_owned(), profile: state::profile_text(name, profile)? })
+    folder.write_manifest(&Manifest::new(catalog.id(), state::profile_text(name, profile)?))
 }
 
 /// Refuses profiles this version or this embedder can't serve.

@@ -34,6 +34,8 @@ pub(crate) struct Committer<'a> {
     pub(crate) state: &'a State,
     /// The state's catalog, open for writing.
     pub(crate) catalog: &'a Catalog,
+    /// The catalog of the collection that is being replaced, if its vectors are of the same embedder.
+    pub(crate) former: Option<&'a Catalog>,
     pub(crate) options: &'a IngestOptions,
     pub(crate) progress: &'a dyn IngestProgress,
     /// Documents that are going to be removed, by content: what was renamed.
@@ -47,6 +49,24 @@ pub(crate) struct Settled {
     pub(crate) uri: String,
     /// Chunks committed, or why not.
     pub(crate) result: Result<usize, String>,
+}
+
+/// Adds the vectors a catalog has of texts that may come again in `draft`: those of the document's former self, and of the
+/// one of the same content that goes.
+pub(crate) fn add_known(
+    catalog: &Catalog,
+    moved: &HashMap<ContentHash, DocumentId>,
+    draft: &Draft,
+    known: &mut HashMap<String, Vec<f32>>,
+) -> Result<(), CatalogError> {
+    let same_content = moved.get(&draft.document.content_hash).cloned();
+    for id in [Some(draft.document.id()), same_content].into_iter().flatten() {
+        let chunks = catalog.chunk_ids_of(std::slice::from_ref(&id))?;
+        for record in catalog.chunk_records(&chunks)? {
+            known.insert(embedding_text(&record.chunk.heading_path, &record.chunk.text), record.embedding);
+        }
+    }
+    Ok(())
 }
 
 impl Committer<'_> {
@@ -173,16 +193,10 @@ impl Committer<'_> {
 
     /// Vectors the catalog has of texts that may come again: those of the documents' former selves.
     fn known(&self, drafts: &[Draft]) -> Result<HashMap<String, Vec<f32>>, RetrievalError> {
-        let fail = of(self.collection.name());
         let mut known = HashMap::new();
-        for draft in drafts {
-            let same_content = self.moved.get(&draft.document.content_hash).cloned();
-            let former = [Some(draft.document.id()), same_content];
-            for id in former.into_iter().flatten() {
-                let chunks = self.catalog.chunk_ids_of(std::slice::from_ref(&id)).map_err(&fail)?;
-                for record in self.catalog.chunk_records(&chunks).map_err(&fail)? {
-                    known.insert(embedding_text(&record.chunk.heading_path, &record.chunk.text), record.embedding);
-                }
+        for catalog in [Some(self.catalog), self.former].into_iter().flatten() {
+            for draft in drafts {
+                add_known(catalog, &self.moved, draft, &mut known).map_err(of(self.collection.name()))?;
             }
         }
         Ok(known)

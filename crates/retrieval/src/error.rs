@@ -97,6 +97,30 @@ pub enum RetrievalError {
         /// The first finding.
         finding: String,
     },
+    /// The manifest is damaged, which the catalog can mend.
+    #[error(
+        "the manifest of collection `{collection}` is damaged ({reason}): `edgewise collections repair {collection}` writes it anew from the catalog"
+    )]
+    ManifestDamaged {
+        /// The collection.
+        collection: CollectionName,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file to import is no export, or is damaged.
+    #[error("{} can't be imported: {reason}", file.display())]
+    UnusableExport {
+        /// The file.
+        file: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A file to write exists.
+    #[error("there is a file {} already: choose another name, or delete it first", path.display())]
+    FileExists {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is one of this name already.
     #[error("there is a collection `{name}` already: delete it first, or choose another name")]
     CollectionExists {
@@ -116,7 +140,7 @@ pub enum RetrievalError {
     #[error("{0}")]
     Discover(String),
     /// A file operation failed.
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {path}: {source}{}", advice(source))]
     Io {
         /// What was tried, such as `cannot create`.
         what: &'static str,
@@ -149,6 +173,16 @@ pub enum RetrievalError {
     },
 }
 
+/// What to do about an I/O error, where the system's own words leave it open.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ": free some space and run the same command again; what was committed is kept"
+        }
+        _ => "",
+    }
+}
+
 fn existing(known: &[CollectionName]) -> String {
     if known.is_empty() {
         return "none exists yet: ingest documents to create one".to_owned();
@@ -174,6 +208,8 @@ pub(crate) fn of<E: PartError>(collection: &CollectionName) -> impl Fn(E) -> Ret
         let collection = collection.clone();
         if error.disk_full() {
             RetrievalError::DiskFull { collection }
+        } else if let Some(finding) = error.catalog_damage() {
+            RetrievalError::CatalogDamaged { collection, finding }
         } else {
             RetrievalError::Part { collection, source: Box::new(error) }
         }
@@ -185,11 +221,23 @@ pub(crate) trait PartError: Error + Send + Sync + 'static {
     fn disk_full(&self) -> bool {
         false
     }
+
+    /// What is wrong with the catalog, if that is what the error says.
+    fn catalog_damage(&self) -> Option<String> {
+        None
+    }
 }
 
 impl PartError for CatalogError {
     fn disk_full(&self) -> bool {
         matches!(self, Self::DiskFull { .. })
+    }
+
+    fn catalog_damage(&self) -> Option<String> {
+        match self {
+            Self::Damaged { detail, .. } | Self::NotACatalog { detail, .. } => Some(detail.clone()),
+            _ => None,
+        }
     }
 }
 

@@ -20,9 +20,10 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use edgewise_types::CollectionName;
+use edgewise_types::{CollectionName, ContentHash};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -33,13 +34,42 @@ use crate::{
 const MANIFEST: &str = "collection.json";
 const CATALOG: &str = "catalog.sqlite";
 
+/// After this, an export that a server made for a download was left behind by a kill.
+const EXPORT_AGE: Duration = Duration::from_secs(24 * 3600);
+
 /// What `collection.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Manifest {
     /// Identity of the catalog it goes with.
     pub(crate) catalog: String,
     /// The profile in force, as TOML. May differ from the one the catalog was made with in what acts on queries only.
     pub(crate) profile: String,
+    /// BLAKE3 of the two, a line end between them. The first version wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<ContentHash>,
+}
+
+impl Manifest {
+    pub(crate) fn new(catalog: &str, profile: String) -> Self {
+        let checksum = Some(Self::sum(catalog, &profile));
+        Self { catalog: catalog.to_owned(), profile, checksum }
+    }
+
+    /// Reads what [`Folder::write_manifest`] wrote, or says what is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let manifest: Self = serde_json::from_str(text).map_err(|error| format!("it is unreadable: {error}"))?;
+        match &manifest.checksum {
+            Some(checksum) if *checksum != Self::sum(&manifest.catalog, &manifest.profile) => {
+                Err("its checksum is wrong".to_owned())
+            }
+            _ => Ok(manifest),
+        }
+    }
+
+    fn sum(catalog: &str, profile: &str) -> ContentHash {
+        ContentHash::of(format!("{catalog}\n{profile}").as_bytes())
+    }
 }
 
 /// Where the files of one collection are.
@@ -88,6 +118,10 @@ impl Folder {
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                let reason = "it is not text".to_owned();
+                Err(RetrievalError::ManifestDamaged { collection: self.name.clone(), reason })
+            }
             Err(error) => Err(io("cannot read", &path)(error)),
         }
     }
@@ -157,6 +191,14 @@ impl Folder {
         Ok(())
     }
 
+    /// Gives the collection in this folder another name, at once and for good. Nothing has that name.
+    pub(crate) fn rename_to(&self, name: &CollectionName) -> Result<Self, RetrievalError> {
+        let target = Self::of(&self.root, name);
+        fs::rename(&self.path, &target.path).map_err(io("cannot rename", &self.path))?;
+        sync(&self.root).map_err(io("cannot sync", &self.root))?;
+        Ok(target)
+    }
+
     /// Whether a kill between the two renames of [`Self::publish`] left the collection without its folder.
     pub(crate) fn needs_recovery(root: &Path, name: &CollectionName) -> bool {
         !Self::of(root, name).path.exists() && Self::next(root, name).path.join(MANIFEST).exists()
@@ -190,13 +232,19 @@ pub fn names(root: &Path) -> Result<Vec<CollectionName>, RetrievalError> {
     Ok(names.into_iter().collect())
 }
 
-/// Deletes what interrupted deletions left behind. Harmless beside a deletion that is going on.
+/// Deletes what interrupted deletions left behind, and exports that were never fetched. Harmless beside a deletion or an
+/// export that is going on.
 pub(crate) fn sweep(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(".trash-")) {
-            // A failure here costs disk space only, and the next start tries again.
+        let name = entry.file_name();
+        let starts_with = |prefix: &str| name.to_str().is_some_and(|name| name.starts_with(prefix));
+        let age = || entry.metadata().and_then(|file| file.modified()).ok().and_then(|time| time.elapsed().ok());
+        // A failure here costs disk space only, and the next start tries again.
+        if starts_with(".trash-") {
             let _ = fs::remove_dir_all(entry.path());
+        } else if starts_with(".export-") && age().is_some_and(|age| age > EXPORT_AGE) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 }

@@ -7,12 +7,14 @@
 //! **Making a collection anew.** A catalog holds vectors of one embedder over chunks of one profile, for life. When either
 //! changes, an ingest makes a second collection beside the first, which goes on serving, and puts it in its place at the
 //! end. A killed or cancelled one is continued by the next ingest. A document of the collection that is not among the
-//! sources would get lost that way, so this is refused, unless missing documents are to be removed.
+//! sources would get lost that way, so this is refused, unless missing documents are to be removed. What the first one has
+//! embedded with the same embedder is taken over where the new texts are the same. [`Collection::plan`] says beforehand
+//! what that comes to.
 //!
 //! Deliberately not here: finding files, watching them, retrying failed ones.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,6 +34,7 @@ use crate::{
     commit::Committer,
     error::of,
     folder::{Folder, Manifest},
+    plan::begun,
     prepare::{Prepared, Preparer, size_hint},
     state::{State, blueprint, index_hash, profile_text},
 };
@@ -62,7 +65,14 @@ pub struct IngestOptions {
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { remove_missing: None, batch_documents: 64, batch_chunks: 128, cancel: None, profile: None, passwords: Passwords::default() }
+        Self {
+            remove_missing: None,
+            batch_documents: 64,
+            batch_chunks: 128,
+            cancel: None,
+            profile: None,
+            passwords: Passwords::default(),
+        }
     }
 }
 
@@ -103,6 +113,33 @@ struct Job<'a> {
     missing: Vec<String>,
 }
 
+/// What an ingest comes to, decided before anything is done.
+pub(crate) struct Course {
+    /// The profile that applies from now on.
+    pub(crate) profile: IndexProfile,
+    /// What a catalog made now would say of itself.
+    pub(crate) wanted: CatalogMeta,
+    /// What the collection holds that others can see.
+    pub(crate) visible: BTreeMap<String, ContentHash>,
+    /// Of these, what is to be removed.
+    pub(crate) missing: Vec<String>,
+    /// Why everything is made anew.
+    pub(crate) anew: Option<String>,
+    /// Why it should be, when that is left for later.
+    later: Option<String>,
+}
+
+impl Course {
+    /// Documents that are going to be removed, by content: what was renamed.
+    pub(crate) fn moved(&self) -> HashMap<ContentHash, DocumentId> {
+        moved(&self.missing, &self.visible)
+    }
+}
+
+fn moved(missing: &[String], visible: &BTreeMap<String, ContentHash>) -> HashMap<ContentHash, DocumentId> {
+    missing.iter().filter_map(|uri| Some((visible.get(uri)?.clone(), DocumentId::from_uri(uri)))).collect()
+}
+
 /// What one pass over the sources did.
 struct Pass {
     reports: Vec<SourceReport>,
@@ -128,42 +165,22 @@ impl Collection {
         progress.total(sources.len());
         let mut slot = self.writer();
         let (state, writer) = self.write(&mut slot)?;
-        let profile = options.profile.clone().unwrap_or_else(|| (**state.profile()).clone());
-        check_profile(&profile, &self.models)?;
-        let visible = state.catalog().content_hashes().map_err(of(self.name()))?;
-        let given: BTreeSet<&str> = sources.iter().map(|source| source.uri.as_str()).collect();
-        let (missing, left): (Vec<String>, Vec<String>) =
-            visible.keys().filter(|uri| !given.contains(uri.as_str())).cloned().partition(|uri| {
-                options.remove_missing.as_ref().is_some_and(|prefix| uri.starts_with(prefix.as_str()))
-            });
+        let Course { profile, wanted, visible, missing, anew, later } = self.course(&state, &sources, options)?;
         let job = Job { sources, options, progress, visible, missing };
-
-        let wanted = blueprint(self.name(), &profile, &self.models)?;
-        let pass = match outdated(state.catalog().meta(), &wanted, options.profile.is_some()) {
-            Some(Outdated { reason, must }) if left.is_empty() || must => {
-                if let Some(example) = left.first() {
-                    return Err(RetrievalError::NotCovered {
-                        collection: self.name().clone(),
-                        reason,
-                        missing: left.len(),
-                        example: example.clone(),
-                    });
-                }
-                if !job.visible.is_empty() {
-                    progress.message(&format!("making the collection anew because {reason}"));
-                }
-                drop(state);
-                self.make_anew(&job, &profile, &wanted, writer)?
+        let pass = if let Some(reason) = anew {
+            if !job.visible.is_empty() {
+                progress.message(&format!("making the collection anew because {reason}"));
             }
-            outdated => {
-                if let Some(Outdated { reason, .. }) = outdated {
-                    progress.message(&format!(
-                        "{reason}; documents indexed before stay as they are until all sources are ingested together"
-                    ));
-                }
-                let state = self.put_profile_in_force(state, &profile)?;
-                self.pass(&job, &profile, &state, &writer.catalog)?
+            drop(state);
+            self.make_anew(&job, &profile, &wanted, writer)?
+        } else {
+            if let Some(reason) = later {
+                progress.message(&format!(
+                    "{reason}; documents indexed before stay as they are until all sources are ingested together"
+                ));
             }
+            let state = self.put_profile_in_force(state, &profile)?;
+            self.pass(&job, &profile, &state, &writer.catalog, None)?
         };
         let state = self.current()?;
         state.build_graph_in_background();
@@ -180,13 +197,44 @@ impl Collection {
         })
     }
 
+    /// Decides what an ingest comes to.
+    pub(crate) fn course(
+        &self,
+        state: &State,
+        sources: &[Source],
+        options: &IngestOptions,
+    ) -> Result<Course, RetrievalError> {
+        let profile = options.profile.clone().unwrap_or_else(|| (**state.profile()).clone());
+        check_profile(&profile, &self.models)?;
+        let visible = state.catalog().content_hashes().map_err(of(self.name()))?;
+        let given: BTreeSet<&str> = sources.iter().map(|source| source.uri.as_str()).collect();
+        let (missing, left): (Vec<String>, Vec<String>) =
+            visible.keys().filter(|uri| !given.contains(uri.as_str())).cloned().partition(|uri| {
+                options.remove_missing.as_ref().is_some_and(|prefix| uri.starts_with(prefix.as_str()))
+            });
+        let wanted = blueprint(self.name(), &profile, &self.models)?;
+        let (anew, later) = match outdated(state.catalog().meta(), &wanted, options.profile.is_some()) {
+            None => (None, None),
+            Some(Outdated { reason, must: true }) if !left.is_empty() => {
+                return Err(RetrievalError::NotCovered {
+                    collection: self.name().clone(),
+                    reason,
+                    missing: left.len(),
+                    example: left[0].clone(),
+                });
+            }
+            Some(Outdated { reason, .. }) if left.is_empty() => (Some(reason), None),
+            Some(Outdated { reason, .. }) => (None, Some(reason)),
+        };
+        Ok(Course { profile, wanted, visible, missing, anew, later })
+    }
+
     /// Records a profile that differs only in what acts on queries and on which files are read.
     fn put_profile_in_force(&self, state: Arc<State>, profile: &IndexProfile) -> Result<Arc<State>, RetrievalError> {
         if **state.profile() == *profile {
             return Ok(state);
         }
-        let manifest =
-            Manifest { catalog: state.catalog().id().to_owned(), profile: profile_text(self.name(), profile)? };
+        let manifest = Manifest::new(state.catalog().id(), profile_text(self.name(), profile)?);
         state.folder().write_manifest(&manifest)?;
         state.release_lexical()?;
         self.reopen()
@@ -201,16 +249,15 @@ impl Collection {
         writer: &mut Writer,
     ) -> Result<Pass, RetrievalError> {
         let next = Folder::next(self.root(), self.name());
-        let begun = next.exists()
-            && Catalog::open(&next.catalog(), OpenMode::ReadOnly).is_ok_and(|catalog| catalog.meta() == wanted);
-        if !begun {
+        if begun(&next, wanted).is_none() {
             create(&next, self.name(), profile, &self.models)?;
         }
         let pass = {
             let state = State::open(self.name(), next.clone())?;
             let catalog = Catalog::open(&next.catalog(), OpenMode::ReadWrite).map_err(of(self.name()))?;
             state.follow_as_writer()?;
-            let pass = self.pass(job, profile, &state, &catalog)?;
+            let former = Some(&writer.catalog).filter(|former| former.meta().embedder == wanted.embedder);
+            let pass = self.pass(job, profile, &state, &catalog, former)?;
             state.save_vectors(true)?;
             state.release_lexical()?;
             pass
@@ -242,6 +289,7 @@ impl Collection {
         profile: &IndexProfile,
         state: &State,
         catalog: &Catalog,
+        former: Option<&Catalog>,
     ) -> Result<Pass, RetrievalError> {
         let preparer = Preparer::new(profile, &self.models, &job.options.passwords);
         let held = catalog.content_hashes().map_err(of(self.name()))?;
@@ -249,13 +297,10 @@ impl Collection {
             collection: self,
             state,
             catalog,
+            former,
             options: job.options,
             progress: job.progress,
-            moved: job
-                .missing
-                .iter()
-                .filter_map(|uri| Some((held.get(uri)?.clone(), DocumentId::from_uri(uri))))
-                .collect(),
+            moved: moved(&job.missing, &job.visible),
             chunks_embedded: 0,
             tokens_embedded: 0,
         };
@@ -328,7 +373,7 @@ impl Collection {
 }
 
 /// Cuts the sources into runs that are prepared together.
-fn windows(sources: &[Source]) -> impl Iterator<Item = &[Source]> {
+pub(crate) fn windows(sources: &[Source]) -> impl Iterator<Item = &[Source]> {
     let mut rest = sources;
     std::iter::from_fn(move || {
         let mut bytes = 0;

@@ -128,7 +128,9 @@ impl State {
     pub(crate) fn open_quietly(name: &CollectionName, folder: Folder) -> Result<Self, RetrievalError> {
         let manifest = folder.manifest_text()?;
         let catalog = Catalog::open(&folder.catalog(), OpenMode::ReadOnly).map_err(of(name))?;
-        let in_force: Option<Manifest> = manifest.as_deref().map(serde_json::from_str).transpose().map_err(of(name))?;
+        let in_force = manifest.as_deref().map(Manifest::parse).transpose();
+        let in_force =
+            in_force.map_err(|reason| RetrievalError::ManifestDamaged { collection: name.clone(), reason })?;
         let profile = match &in_force {
             Some(manifest) => &manifest.profile,
             None => &catalog.meta().profile,

@@ -1,8 +1,14 @@
 //! `edgewise collections`.
+//!
+//! Listing, checking and exporting only read, and work beside a server or an ingest. Mending, compacting, renaming and
+//! deleting go through the server that serves the data folder, if there is one; otherwise they take the writer's lock.
+//! Importing makes a collection that nobody has open yet.
 
-use serde_json::Value;
+use std::path::Path;
 
-use edgewise_retrieval::{CheckReport, CollectionStats, Part};
+use serde_json::{Value, json};
+
+use edgewise_retrieval::{CheckReport, CollectionStats, Compacted, Part, Repaired};
 use edgewise_types::{CollectionName, Document};
 
 use crate::{
@@ -23,20 +29,10 @@ pub(crate) fn run(command: &Collections, app: &App) -> Result<(), CliError> {
         Collections::Info { name, json } => info(app, name, *json),
         Collections::Check { names, json } => check(app, names, *json),
         Collections::Repair { name, json } => repair(app, name, *json),
-        Collections::Compact { name } => {
-            let done = edgewise_retrieval::compact(app.data_root(), name)?;
-            let (before, after) = (output::bytes(done.bytes_before), output::bytes(done.bytes_after));
-            Ok(output::line(&format!("{name}: {before} before, {after} now"))?)
-        }
-        Collections::Export { name, file } => {
-            edgewise_retrieval::export(app.data_root(), name, file)?;
-            Ok(output::line(&format!("exported {name} to {}", file.display()))?)
-        }
-        Collections::Import { file, name } => {
-            let report = edgewise_retrieval::import(app.data_root(), name, file)?;
-            let documents = output::plural(report.documents, "document");
-            Ok(output::line(&format!("imported {name}: {documents}, {}", output::plural(report.chunks, "chunk")))?)
-        }
+        Collections::Compact { name, json } => compact(app, name, *json),
+        Collections::Rename { name, to } => rename(app, name, to),
+        Collections::Export { name, file, json } => export(app, name, file, *json),
+        Collections::Import { file, name, json } => import(app, file, name, *json),
         Collections::Delete { name, yes } => delete(app, name, *yes),
     }
 }
@@ -105,26 +101,85 @@ fn check(app: &App, names: &[CollectionName], json: bool) -> Result<(), CliError
     }
     match reports.iter().filter(|report| !report.findings.is_empty()).count() {
         0 => Ok(()),
-        damaged => Err(CliError::Failed(format!(
-            "{} not sound: edgewise collections repair NAME mends indexes from the catalog",
-            if damaged == 1 { "a collection is".to_owned() } else { format!("{damaged} collections are") }
-        ))),
+        damaged => {
+            let catalogs = reports.iter().any(|report| report.concerns(Part::Catalog));
+            let advice = match catalogs {
+                true => {
+                    "a damaged catalog can't be mended: import an export, or delete the collection and ingest again"
+                }
+                false => "edgewise collections repair NAME mends this from the catalog",
+            };
+            let which = if damaged == 1 { "a collection is".to_owned() } else { format!("{damaged} collections are") };
+            Err(CliError::Failed(format!("{which} not sound: {advice}")))
+        }
     }
 }
 
 fn repair(app: &App, name: &CollectionName, json: bool) -> Result<(), CliError> {
-    let repaired = edgewise_retrieval::repair(app.data_root(), name)?;
+    let repaired: Repaired = match Client::discover(app.data_root()) {
+        Some(server) => server.post(&format!("/v1/collections/{name}/repair"), &json!({}))?,
+        None => edgewise_retrieval::repair(app.data_root(), name)?,
+    };
     if json {
-        return output::json(&repaired);
+        output::json(&repaired)?;
+    } else {
+        for finding in &repaired.before.findings {
+            output::line(&format!("mended {}: {}", part_name(finding.part), finding.problem))?;
+        }
+        print_check(&repaired.after)?;
     }
-    for finding in &repaired.before.findings {
-        output::line(&format!("mended {}: {}", part_name(finding.part), finding.problem))?;
-    }
-    print_check(&repaired.after)?;
     match repaired.after.findings.is_empty() {
         true => Ok(()),
         false => Err(CliError::Failed(format!("{name} could not be mended: check the disk"))),
     }
+}
+
+fn compact(app: &App, name: &CollectionName, json: bool) -> Result<(), CliError> {
+    let done: Compacted = match Client::discover(app.data_root()) {
+        Some(server) => server.post(&format!("/v1/collections/{name}/compact"), &json!({}))?,
+        None => edgewise_retrieval::compact(app.data_root(), name)?,
+    };
+    if done.held_by_reader {
+        output::note("a process that is reading keeps some room: compact again once it has ended");
+    }
+    if json {
+        return output::json(&done);
+    }
+    let (before, after) = (output::bytes(done.bytes_before), output::bytes(done.bytes_after));
+    Ok(output::line(&format!("{name}: {before} before, {after} now"))?)
+}
+
+fn rename(app: &App, name: &CollectionName, to: &CollectionName) -> Result<(), CliError> {
+    match Client::discover(app.data_root()) {
+        Some(server) => {
+            let _: Value = server.post(&format!("/v1/collections/{name}/rename"), &json!({ "name": to }))?;
+        }
+        None => edgewise_retrieval::rename(app.data_root(), name, to)?,
+    }
+    Ok(output::line(&format!("renamed {name} to {to}"))?)
+}
+
+fn export(app: &App, name: &CollectionName, file: &Path, json: bool) -> Result<(), CliError> {
+    let report = edgewise_retrieval::export(app.data_root(), name, file)?;
+    let bytes = std::fs::metadata(file).map_or(0, |file| file.len());
+    if json {
+        return output::json(&json!({
+            "collection": name, "file": file, "bytes": bytes, "generation": report.generation,
+            "documents": report.documents, "chunks": report.chunks,
+        }));
+    }
+    let (documents, chunks) = (output::plural(report.documents, "document"), output::plural(report.chunks, "chunk"));
+    let size = output::bytes(bytes);
+    Ok(output::line(&format!("exported {name} to {}: {documents}, {chunks}, {size}", file.display()))?)
+}
+
+fn import(app: &App, file: &Path, name: &CollectionName, json: bool) -> Result<(), CliError> {
+    let report = edgewise_retrieval::import(app.data_root(), name, file)?;
+    if json {
+        return output::json(&report);
+    }
+    let (documents, chunks) = (output::plural(report.documents, "document"), output::plural(report.chunks, "chunk"));
+    Ok(output::line(&format!("imported {name}: {documents}, {chunks}"))?)
 }
 
 fn print_check(report: &CheckReport) -> Result<(), CliError> {
@@ -154,7 +209,7 @@ fn part_name(part: Part) -> &'static str {
     }
 }
 
-fn document_row(document: &Document) -> Vec<String> {
+pub(super) fn document_row(document: &Document) -> Vec<String> {
     vec![
         document.uri.clone(),
         document.title.clone(),

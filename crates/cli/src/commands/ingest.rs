@@ -1,7 +1,7 @@
 //! `edgewise ingest`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
@@ -15,7 +15,7 @@ use edgewise_retrieval::{
     Collection, Discovered, IngestOptions, IngestProgress, IngestReport, Outcome, Source, SourceContent, SourceReport,
     discover,
 };
-use edgewise_types::{Document, DocumentId, Generation};
+use edgewise_types::{ContentHash, Document, DocumentId, Generation};
 
 use super::query::server;
 use crate::{
@@ -25,76 +25,161 @@ use crate::{
     error::CliError,
     interrupt, output,
     progress::{self, IngestBar},
-    watch,
+    prompt, watch,
 };
 
 /// Bytes of files sent to a server in one request; far below its default limit of an upload.
 const UPLOAD_BYTES: u64 = 8 << 20;
 
 pub(crate) fn run(args: &Ingest, app: &App) -> Result<(), CliError> {
+    if args.plan {
+        return plan(args, app);
+    }
     let passwords = passwords(args, app)?;
     let target = match server(&args.place, app) {
         Some(client) => Target::open_remote(args, client)?,
         None => Target::open_local(args, app)?,
     };
     let interrupted = interrupt::watch()?;
-    let outcome = once(args, app, &target, &passwords, interrupted.flag());
+    let (found, report) = once(args, app, &target, &passwords, interrupted.flag(), true)?;
+    let skipped: Vec<(String, String)> =
+        found.skipped.iter().map(|s| (s.path.display().to_string(), s.reason.clone())).collect();
+    if args.json {
+        output::json(&json!({ "report": report, "skipped": skipped }))?;
+    } else {
+        output::ingest_report(&report, &skipped)?;
+    }
     if !args.watch {
-        return outcome;
+        return match output::outcome_counts(&report)[4] {
+            0 => Ok(()),
+            failed => Err(CliError::Partial { failed, total: report.sources.len() }),
+        };
     }
-    match outcome {
-        // A file that can't be read now may be mended while we watch.
-        Err(CliError::Partial { .. }) | Ok(()) => {}
-        Err(error) => return Err(error),
-    }
+    // A file that can't be read now may be mended while we watch.
+    let mut failing = failures(&report);
     output::note(&format!("watching {} (Ctrl-C ends)", names(&args.paths)));
-    watch::changes(&args.paths, &interrupted, || match once(args, app, &target, &passwords, interrupted.flag()) {
-        Err(CliError::Partial { .. }) | Ok(()) => Ok(()),
-        Err(error) => Err(error),
+    watch::changes(&args.paths, app.data_root(), &interrupted, || {
+        let (_, report) = once(args, app, &target, &passwords, interrupted.flag(), false)?;
+        let now = failures(&report);
+        for source in &report.sources {
+            let told = match &source.outcome {
+                Outcome::Unchanged => true,
+                Outcome::Failed { reason } => failing.get(&source.uri) == Some(reason),
+                Outcome::Added | Outcome::Changed | Outcome::Removed => false,
+            };
+            if !told {
+                output::change(source, args.json)?;
+            }
+        }
+        failing = now;
+        Ok(())
     })
+}
+
+/// What failed, and why.
+fn failures(report: &IngestReport) -> BTreeMap<String, String> {
+    let failed = report.sources.iter().filter_map(|source| match &source.outcome {
+        Outcome::Failed { reason } => Some((source.uri.clone(), reason.clone())),
+        _ => None,
+    });
+    failed.collect()
+}
+
+/// Shows what an ingest would do.
+fn plan(args: &Ingest, app: &App) -> Result<(), CliError> {
+    let collections = app.collections()?;
+    let profile = named_profile(args)?;
+    let existed = edgewise_retrieval::names(app.data_root())?.contains(&args.collection);
+    let collection = collections.get_or_create(&args.collection, &profile.clone().unwrap_or_default())?;
+    let target = Target::Local(Arc::clone(&collection), profile.clone());
+    let passwords = passwords(args, app)?;
+    let planned = discover(&args.paths, &args.include, &args.exclude, &target.profile()).and_then(|found| {
+        collection.plan(&found.sources, &options(args.prune && found.complete, profile, &passwords, None))
+    });
+    if !existed {
+        // Made for this question only.
+        collections.delete(&args.collection)?;
+    }
+    let planned = planned?;
+    if args.json { output::json(&planned) } else { Ok(output::plan(&planned)?) }
 }
 
 fn names(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Discovers, ingests, prints.
+/// Discovers and ingests. `first`: before anything is made anew, the plan is shown and agreed to.
 fn once(
     args: &Ingest,
     app: &App,
     target: &Target,
     passwords: &Passwords,
     cancel: Arc<AtomicBool>,
-) -> Result<(), CliError> {
-    let found = discover(&args.paths, &args.include, &args.exclude, &target.profile())?;
-    let skipped: Vec<(String, String)> =
-        found.skipped.iter().map(|s| (s.path.display().to_string(), s.reason.clone())).collect();
+    first: bool,
+) -> Result<(Discovered, IngestReport), CliError> {
+    let mut found = discover(&args.paths, &args.include, &args.exclude, &target.profile())?;
+    let sources = std::mem::take(&mut found.sources);
     let prune = args.prune || args.watch;
     if prune && !found.complete {
         output::note("some folders could not be read, so nothing is removed this time");
     }
+    let prune = prune && found.complete;
+    if let Target::Local(collection, profile) = target {
+        let options = options(prune, profile.clone(), passwords, Some(Arc::clone(&cancel)));
+        if first && collection.made_anew(&sources, &options)?.is_some() {
+            agree(args, collection, &sources, &options)?;
+        }
+    }
     let bar = IngestBar::new(progress::visible(app.quiet() || args.json));
     let report = match target {
         Target::Local(collection, profile) => {
-            let remove_missing = (prune && found.complete).then(String::new);
-            let (profile, passwords) = (profile.clone(), passwords.clone());
-            let cancel = Some(cancel);
-            let options = IngestOptions { remove_missing, cancel, profile, passwords, ..IngestOptions::default() };
-            collection.ingest(found.sources, &options, &bar).map_err(CliError::from)
+            let options = options(prune, profile.clone(), passwords, Some(cancel));
+            collection.ingest(sources, &options, &bar).map_err(CliError::from)
         }
-        Target::Remote(client, name) => remote(client, name, found, passwords, prune, &bar),
+        Target::Remote(client, name) => remote(client, name, sources, passwords, prune, &bar),
     };
     bar.finish();
-    let report = report?;
-    if args.json {
-        output::json(&json!({ "report": report, "skipped": skipped }))?;
-    } else {
-        output::ingest_report(&report, &skipped)?;
+    Ok((found, report?))
+}
+
+/// Shows what making the collection anew comes to, and asks.
+fn agree(args: &Ingest, collection: &Collection, sources: &[Source], options: &IngestOptions) -> Result<(), CliError> {
+    let plan = collection.plan(sources, options)?;
+    output::note(&output::plan_text(&plan));
+    if args.yes || prompt::confirm(&format!("Make collection {} anew?", args.collection))? {
+        return Ok(());
     }
-    match output::outcome_counts(&report)[4] {
-        0 => Ok(()),
-        failed => Err(CliError::Partial { failed, total: report.sources.len() }),
+    Err(CliError::Interrupted)
+}
+
+fn options(
+    prune: bool,
+    profile: Option<IndexProfile>,
+    passwords: &Passwords,
+    cancel: Option<Arc<AtomicBool>>,
+) -> IngestOptions {
+    let (remove_missing, passwords) = (prune.then(String::new), passwords.clone());
+    IngestOptions { remove_missing, cancel, profile, passwords, ..IngestOptions::default() }
+}
+
+/// The passwords of `--password-file`, of `paths.passwords` and of the environment, in this order.
+fn passwords(args: &Ingest, app: &App) -> Result<Passwords, CliError> {
+    let mut all = Passwords::default();
+    for path in args.password_file.as_deref().into_iter().chain(app.settings().paths.passwords_file()) {
+        let unreadable = |source| CliError::Io { what: "cannot read the passwords in", path: path.to_owned(), source };
+        all = all.and(&Passwords::from_lines(&fs::read_to_string(path).map_err(unreadable)?));
     }
+    match std::env::var(edgewise_settings::env::DOCUMENT_PASSWORD) {
+        Ok(password) => Ok(all.and(&Passwords::new([password]))),
+        Err(_) => Ok(all),
+    }
+}
+
+fn named_profile(args: &Ingest) -> Result<Option<IndexProfile>, CliError> {
+    args.profile
+        .as_ref()
+        .map(|path| IndexProfile::load(path).map_err(|error| CliError::Usage(error.to_string())))
+        .transpose()
 }
 
 /// Where documents go.
@@ -116,10 +201,7 @@ impl Target {
 
     fn open_local(args: &Ingest, app: &App) -> Result<Self, CliError> {
         let collections = app.collections()?;
-        let profile = match &args.profile {
-            Some(path) => Some(IndexProfile::load(path).map_err(|e| CliError::Usage(e.to_string()))?),
-            None => None,
-        };
+        let profile = named_profile(args)?;
         let collection = collections.get_or_create(&args.collection, &profile.clone().unwrap_or_default())?;
         Ok(Self::Local(collection, profile))
     }
@@ -137,47 +219,42 @@ impl Target {
     }
 }
 
-/// The passwords of `--password-file`, of `paths.passwords` and of the environment, in this order.
-fn passwords(args: &Ingest, app: &App) -> Result<Passwords, CliError> {
-    let mut all = Passwords::default();
-    for path in args.password_file.as_deref().into_iter().chain(app.settings().paths.passwords_file()) {
-        let unreadable = |source| CliError::Io { what: "cannot read the passwords in", path: path.to_owned(), source };
-        all = all.and(&Passwords::from_lines(&fs::read_to_string(path).map_err(unreadable)?));
-    }
-    match std::env::var(edgewise_settings::env::DOCUMENT_PASSWORD) {
-        Ok(password) => Ok(all.and(&Passwords::new([password]))),
-        Err(_) => Ok(all),
-    }
-}
-
-/// Uploads in batches; the server decides what is new by content.
+/// Uploads in batches what the server does not hold with the same content.
 fn remote(
     client: &Client,
     name: &str,
-    found: Discovered,
+    sources: Vec<Source>,
     passwords: &Passwords,
     prune: bool,
     bar: &IngestBar,
 ) -> Result<IngestReport, CliError> {
     let start = Instant::now();
-    let present: BTreeSet<String> = found.sources.iter().map(|s| s.uri.clone()).collect();
-    bar.total(found.sources.len());
+    let present: BTreeSet<String> = sources.iter().map(|s| s.uri.clone()).collect();
+    let held: BTreeMap<String, Document> =
+        all_documents(client, name)?.into_iter().map(|document| (document.uri.clone(), document)).collect();
+    bar.total(sources.len());
     let path = format!("/v1/collections/{name}/documents");
     let mut total: Option<IngestReport> = None;
-    let mut unreadable = Vec::new();
+    let mut settled = Vec::new();
     let (mut batch, mut size) = (Vec::new(), 0);
-    let mut sources = found.sources.into_iter().peekable();
+    let mut sources = sources.into_iter().peekable();
     while let Some(source) = sources.next() {
+        let mut settle = |outcome: Outcome| {
+            let chunks = held.get(&source.uri).map_or(0, |document| document.chunks);
+            let document = DocumentId::from_uri(&source.uri);
+            let report = SourceReport { uri: source.uri.clone(), document, outcome, chunks };
+            bar.source_done(&report);
+            settled.push(report);
+        };
         match bytes_of(&source) {
+            Ok(bytes) if held.get(&source.uri).is_some_and(|d| d.content_hash == ContentHash::of(&bytes)) => {
+                settle(Outcome::Unchanged);
+            }
             Ok(bytes) => {
                 size += bytes.len() as u64;
                 batch.push((source.uri, bytes));
             }
-            Err(error) => {
-                let outcome = Outcome::Failed { reason: error.to_string() };
-                let document = DocumentId::from_uri(&source.uri);
-                unreadable.push(SourceReport { uri: source.uri, document, outcome, chunks: 0 });
-            }
+            Err(error) => settle(Outcome::Failed { reason: error.to_string() }),
         }
         if !batch.is_empty() && (size >= UPLOAD_BYTES || batch.len() >= 64 || sources.peek().is_none()) {
             let report: IngestReport = client.upload(&path, &std::mem::take(&mut batch), passwords)?;
@@ -198,15 +275,13 @@ fn remote(
             seconds: 0.0,
         },
     };
-    total.sources.extend(unreadable);
-    if prune && found.complete {
-        for document in all_documents(client, name)? {
-            if !present.contains(&document.uri) {
-                client.delete(&format!("{path}/{}", document.id))?;
-                let removed =
-                    SourceReport { uri: document.uri, document: document.id, outcome: Outcome::Removed, chunks: 0 };
-                total.sources.push(removed);
-            }
+    total.sources.extend(settled);
+    if prune {
+        for document in held.into_values().filter(|document| !present.contains(&document.uri)) {
+            client.delete(&format!("{path}/{}", document.id))?;
+            let removed =
+                SourceReport { uri: document.uri, document: document.id, outcome: Outcome::Removed, chunks: 0 };
+            total.sources.push(removed);
         }
     }
     total.sources.sort_by(|a, b| a.uri.cmp(&b.uri));
@@ -233,7 +308,7 @@ fn merge(total: &mut Option<IngestReport>, report: IngestReport) {
     }
 }
 
-fn all_documents(client: &Client, name: &str) -> Result<Vec<Document>, CliError> {
+pub(super) fn all_documents(client: &Client, name: &str) -> Result<Vec<Document>, CliError> {
     const PAGE: usize = 500;
     #[derive(serde::Deserialize)]
     struct Page {

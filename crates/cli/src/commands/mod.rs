@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod collections;
 pub(crate) mod config;
+pub(crate) mod documents;
 pub(crate) mod eval;
 pub(crate) mod ingest;
 pub(crate) mod models;

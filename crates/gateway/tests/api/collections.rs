@@ -85,3 +85,75 @@ async fn a_collection_another_process_writes_to_is_a_conflict() {
     lock.unlock().unwrap();
     gateway.upload("guide", &[("new.md", b"# New\n\nText.")]).await.ok();
 }
+
+#[tokio::test]
+async fn a_collection_is_checked_compacted_renamed_and_downloaded() {
+    let gateway = Gateway::saying("yes").with_corpus().await;
+    let report = gateway.post("/v1/collections/guide/check", &json!({})).await.ok();
+    assert_eq!(report["findings"], json!([]), "{report}");
+    let documents = report["documents"].as_u64().unwrap();
+
+    // The server has written to it and holds its lock; it makes way for itself.
+    let compacted = gateway.post("/v1/collections/guide/compact", &json!({})).await.ok();
+    assert!(compacted["bytes_after"].as_u64().unwrap() > 0, "{compacted}");
+    std::fs::remove_dir_all(gateway.folder.path().join("guide/lexical")).unwrap();
+    let repaired = gateway.post("/v1/collections/guide/repair", &json!({})).await.ok();
+    assert_eq!(
+        (&repaired["before"]["findings"][0]["part"], &repaired["after"]["findings"]),
+        (&json!("lexical"), &json!([]))
+    );
+
+    let export = gateway.get("/v1/collections/guide/export").await;
+    assert_eq!(export.status, StatusCode::OK);
+    assert_eq!(export.headers["content-disposition"], "attachment; filename=\"guide.edgewise\"");
+    let file = gateway.folder.path().join("downloaded");
+    std::fs::write(&file, &export.body).unwrap();
+    let imported = edgewise_retrieval::import(gateway.folder.path(), &"copy".parse().unwrap(), &file).unwrap();
+    assert_eq!(imported.documents as u64, documents);
+    assert_eq!(gateway.get("/v1/collections/copy").await.ok()["documents"], documents);
+
+    let path = "/v1/collections/guide/rename";
+    gateway.post(path, &json!({"name": "copy"})).await.error(ErrorKind::Conflict);
+    gateway.post(path, &json!({"name": "no/name"})).await.error(ErrorKind::InvalidName);
+    assert_eq!(gateway.post(path, &json!({"name": "handbook"})).await.ok()["name"], "handbook");
+    gateway.get("/v1/collections/guide").await.error(ErrorKind::UnknownCollection);
+    let query = json!({"query": "lighthouse flashes"});
+    let found = gateway.post("/v1/collections/handbook/search", &query).await.ok();
+    assert_eq!(found["hits"][0]["uri"], "harbour.md");
+    gateway.upload("handbook", &[("new.md", b"# New\n\nText.")]).await.ok();
+    for path in ["check", "compact", "repair"] {
+        let path = format!("/v1/collections/guide/{path}");
+        gateway.post(&path, &json!({})).await.error(ErrorKind::UnknownCollection);
+    }
+    gateway.get("/v1/collections/guide/export").await.error(ErrorKind::UnknownCollection);
+    let left: Vec<String> = std::fs::read_dir(gateway.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(".export"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_catalog_says_what_to_do_and_names_no_file() {
+    let gateway = Gateway::saying("yes").with_corpus().await.restarted();
+    let catalog = gateway.folder.path().join("guide/catalog.sqlite");
+    let _ = std::fs::remove_file(gateway.folder.path().join("guide/catalog.sqlite-wal"));
+    let mut bytes = std::fs::read(&catalog).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..].fill(0x5a);
+    std::fs::write(&catalog, bytes).unwrap();
+    let report = gateway.post("/v1/collections/guide/check", &json!({})).await.ok();
+    assert_eq!(report["findings"][0]["part"], "catalog", "{report}");
+    let root = gateway.folder.path().to_str().unwrap();
+    assert!(!report.to_string().contains(root), "{report}");
+    let message = gateway.post("/v1/collections/guide/repair", &json!({})).await.error(ErrorKind::Internal);
+    assert!(message.contains("import an export") && !message.contains(root), "{message}");
+
+    let gateway = Gateway::saying("yes").with_corpus().await.restarted();
+    std::fs::write(gateway.folder.path().join("guide/collection.json"), "{").unwrap();
+    let message = gateway.get("/v1/collections/guide").await.error(ErrorKind::Internal);
+    assert!(message.contains("/v1/collections/guide/repair"), "{message}");
+    gateway.post("/v1/collections/guide/repair", &json!({})).await.ok();
+    gateway.get("/v1/collections/guide").await.ok();
+}

@@ -1,7 +1,9 @@
 //! Collections through their public interface, with an embedder without weights.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod damage;
 mod durability;
+mod fault_run;
 mod filter;
 mod ingest;
 mod maintain;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use edgewise_documents::IndexProfile;
-use edgewise_retrieval::{IngestOptions, Part, RetrievalError, Silent, check, compact, export, import, repair};
+use edgewise_retrieval::{IngestOptions, Part, RetrievalError, Silent, check, compact, export, import, rename, repair};
 use edgewise_types::DocumentId;
 
 use crate::support::*;
@@ -97,7 +97,10 @@ fn an_export_comes_back_as_it_was() {
     ingest(&guide_1, FILES);
     let file = root.join("guide.export");
     export(root, &name(), &file).unwrap();
-    assert!(export(root, &name(), &file).is_err(), "never overwritten");
+    let again = export(root, &name(), &file);
+    assert!(matches!(again, Err(RetrievalError::FileExists { .. })), "never overwritten: {again:?}");
+    let nowhere = export(root, &name(), &root.join("no/folder"));
+    assert!(matches!(nowhere, Err(RetrievalError::Io { .. })), "{nowhere:?}");
     guide_1.delete_document(&DocumentId::from_uri("bread.md")).unwrap();
     let copy = "copy".parse().unwrap();
     let report = import(root, &copy, &file).unwrap();
@@ -112,8 +115,61 @@ fn an_export_comes_back_as_it_was() {
     let middle = damaged.len() / 2;
     damaged[middle..].fill(7);
     fs::write(&file, damaged).unwrap();
-    assert!(import(root, &"third".parse().unwrap(), &file).is_err());
-    assert!(open(root).get(&"third".parse().unwrap()).is_err());
+    let third = "third".parse().unwrap();
+    let refused = |file: &Path, because: &str| {
+        let error = import(root, &third, file).unwrap_err();
+        assert!(matches!(error, RetrievalError::UnusableExport { .. }), "{error}");
+        assert!(error.to_string().contains(because), "{error}");
+        assert!(open(root).get(&third).is_err());
+        assert!(!root.join(".next-third").exists());
+    };
+    refused(&file, "damaged");
+    fs::write(&file, "").unwrap();
+    refused(&file, "empty");
+    fs::write(&file, "A letter, not a collection. ".repeat(500)).unwrap();
+    refused(&file, "not an export");
+    refused(&root.join("nothing"), "no such file");
+}
+
+#[test]
+fn a_renamed_collection_is_found_under_its_new_name_by_all() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let collections = open(root);
+    let before = collections.get_or_create_default(&name()).unwrap();
+    ingest(&before, FILES);
+    let elsewhere = guide(root);
+    let (handbook, other) = ("handbook".parse().unwrap(), "other".parse().unwrap());
+    collections.get_or_create_default(&other).unwrap();
+    assert!(matches!(rename(root, &name(), &handbook), Err(RetrievalError::Locked { .. })), "it has a writer");
+    assert!(matches!(collections.rename(&name(), &other), Err(RetrievalError::CollectionExists { .. })));
+    collections.rename(&name(), &handbook).unwrap();
+    assert!(matches!(elsewhere.generation(), Err(RetrievalError::UnknownCollection { .. })));
+    assert!(matches!(collections.get(&name()), Err(RetrievalError::UnknownCollection { .. })));
+    let renamed = collections.get(&handbook).unwrap();
+    assert_eq!(found(&renamed, "whales")[0], "whales.txt");
+    assert_eq!(ingest(&renamed, FILES).chunks_embedded, 0);
+    let report = check(root, &handbook).unwrap();
+    assert!(report.findings.is_empty() && report.notes.is_empty(), "{report:?}");
+    assert!(matches!(rename(root, &name(), &other), Err(RetrievalError::UnknownCollection { .. })));
+}
+
+#[test]
+fn a_process_that_writes_can_compact_and_repair_its_collection() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let collections = open(root);
+    let guide = collections.get_or_create_default(&name()).unwrap();
+    ingest(&guide, FILES);
+    guide.delete_document(&DocumentId::from_uri("bread.md")).unwrap();
+    collections.compact(&name()).unwrap();
+    assert_eq!(found(&guide, "whales")[0], "whales.txt");
+    fs::remove_dir_all(root.join("guide/lexical")).unwrap();
+    let repaired = collections.repair(&name()).unwrap();
+    assert!(repaired.before.concerns(Part::Lexical) && repaired.after.findings.is_empty());
+    assert!(search(&guide, "whales sing").hits[0].lexical.is_some());
+    ingest(&guide, &[FILES[0]]);
+    assert_eq!(found(&guide, "crust")[0], "bread.md");
 }
 
 #[test]

@@ -143,3 +143,42 @@ fn another_tokenizer_recounts_when_all_is_there_and_waits_otherwise() {
         [("bread.md", "changed"), ("engine.md", "changed"), ("new.md", "removed"), ("whales.txt", "changed")]
     );
 }
+
+#[test]
+fn a_plan_says_what_the_ingest_then_does() {
+    let root = tempfile::tempdir().unwrap();
+    let guide = guide(root.path());
+    let long = "Glaciers move by a few metres a year. ".repeat(60);
+    let files = [FILES[0], FILES[2], ("ice.txt", long.as_str())];
+    let first = guide.plan(&sources(&files), &IngestOptions::default()).unwrap();
+    assert_eq!((first.added, first.documents_now, &first.anew), (3, 0, &None));
+    let report = ingest(&guide, &files);
+    assert_eq!((first.chunks_to_embed, first.tokens_to_embed), (report.chunks_embedded, report.tokens_embedded));
+    let generation = guide.generation().unwrap();
+
+    // Smaller chunks: the short documents stay one chunk each, so their vectors are kept.
+    let mut profile = IndexProfile::default();
+    (profile.chunk.max_tokens, profile.chunk.target_tokens) = (48, 40);
+    let options = IngestOptions { profile: Some(profile), ..IngestOptions::default() };
+    let plan = guide.plan(&sources(&files), &options).unwrap();
+    assert!(plan.anew.as_ref().is_some_and(|reason| reason.contains("profile")), "{plan:?}");
+    assert_eq!((plan.recut, plan.added, plan.changed, plan.unchanged), (3, 0, 0, 0));
+    assert!(plan.chunks_kept >= 2 && plan.chunks_to_embed > 3, "{plan:?}");
+    assert_eq!(plan.chunks, plan.chunks_kept + plan.chunks_to_embed);
+    assert!(plan.tokens_per_second.is_some() && plan.seconds.is_some(), "{plan:?}");
+    assert_eq!(guide.generation().unwrap(), generation, "nothing is done yet");
+    assert!(guide.plan(&sources(&files[..1]), &options).is_err(), "as the ingest would refuse it");
+    let report = guide.ingest(sources(&files), &options, &Silent).unwrap();
+    assert_eq!((plan.chunks_to_embed, plan.tokens_to_embed), (report.chunks_embedded, report.tokens_embedded));
+    assert_eq!(plan.chunks, guide.stats().unwrap().chunks);
+    let done = guide.plan(&sources(&files), &options).unwrap();
+    assert_eq!((done.anew, done.unchanged, done.chunks_to_embed), (None, 3, 0));
+
+    // Another embedder keeps nothing.
+    let chunks = guide.stats().unwrap().chunks;
+    drop(guide);
+    let changed = reopened(root.path(), models_with(Arc::new(HashEmbedder::with_dimension(128))));
+    let plan = changed.plan(&sources(&files), &IngestOptions::default()).unwrap();
+    assert!(plan.anew.as_ref().is_some_and(|reason| reason.contains("embedder")), "{plan:?}");
+    assert_eq!((plan.chunks_kept, plan.chunks_to_embed), (0, chunks));
+}
