@@ -102,11 +102,6 @@ pub(crate) enum FileKind {
     Foreign(&'static str),
 }
 
-/// The schema version of a catalog.
-pub(crate) fn version(connection: &Connection) -> Result<i64, Fault> {
-    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
-}
-
 /// Looks at a file without changing it.
 pub(crate) fn file_kind(connection: &Connection) -> Result<FileKind, Fault> {
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));

@@ -119,7 +119,7 @@ impl Collection {
             catalogs.push(state.catalog());
         }
         let moved: HashMap<ContentHash, DocumentId> = course.moved();
-        let preparer = Preparer::new(&course.profile, &self.models);
+        let preparer = Preparer::new(&course.profile, &self.models, &options.passwords);
         let mut sample = Sample::default();
         for window in windows(sources) {
             check_cancelled(self, options)?;
