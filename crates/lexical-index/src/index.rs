@@ -24,12 +24,13 @@ use crate::{
     Language, LexicalError, LexicalUpdate,
     analyser::{ANALYSER, analyser},
     directory::CheckedDirectory,
+    lengths::Lengths,
     query,
     update::WRITER_MEMORY_BYTES,
 };
 
 /// Changes with the schema, the analyser or the meaning of a field; an index of another format is rebuilt.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Parameters of the score; see [`LexicalIndex::search`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -112,6 +113,7 @@ pub struct LexicalIndex {
     pub(crate) fields: Fields,
     pub(crate) reader: IndexReader,
     pub(crate) analyser: TextAnalyzer,
+    pub(crate) lengths: Lengths,
     /// Opened, and the lock file taken, by the first update.
     pub(crate) writer: Mutex<Option<IndexWriter>>,
     pub(crate) generation: AtomicU64,
@@ -217,6 +219,7 @@ impl LexicalIndex {
             fields,
             reader,
             analyser,
+            lengths: Lengths::default(),
             writer: Mutex::new(None),
             generation: AtomicU64::new(generation),
         })
