@@ -31,9 +31,9 @@ pub(crate) struct EvalBar {
 }
 
 impl EvalBar {
-    pub(crate) fn new(visible: bool, set: &str) -> Self {
+    pub(crate) fn new(visible: bool, what: &str) -> Self {
         let bar = bar(visible, "{bar:28.green} {pos}/{len} {msg}  {elapsed}");
-        bar.set_message(format!("documents of {set}"));
+        bar.set_message(what.to_owned());
         Self { bar }
     }
 

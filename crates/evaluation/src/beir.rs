@@ -14,6 +14,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::EvaluationError;
 
+/// What a folder must hold.
+const FILES: &str = "a folder with corpus.jsonl, queries.jsonl and qrels.tsv, in the format of BEIR";
+
 /// A document of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passage {
@@ -74,8 +77,8 @@ impl Dataset {
     pub fn load(folder: &Path) -> Result<Self, EvaluationError> {
         let name = folder.file_name().map_or_else(|| "set".to_owned(), |name| name.to_string_lossy().into_owned());
         let invalid = |reason: String| EvaluationError::Dataset { name: name.clone(), reason };
-        let passages: Vec<PassageLine> = json_lines(&folder.join("corpus.jsonl"))?;
-        let queries: Vec<QueryLine> = json_lines(&folder.join("queries.jsonl"))?;
+        let passages: Vec<PassageLine> = json_lines(&folder.join("corpus.jsonl"), FILES)?;
+        let queries: Vec<QueryLine> = json_lines(&folder.join("queries.jsonl"), FILES)?;
         let mut labels = labels(&folder.join("qrels.tsv"))?;
         let passages: Vec<Passage> =
             passages.into_iter().map(|p| Passage { id: p.id, title: p.title, text: p.text }).collect();
@@ -87,6 +90,13 @@ impl Dataset {
         }
         if let Some(document) = labels.values().flat_map(BTreeMap::keys).find(|id| !known.contains_key(id.as_str())) {
             return Err(invalid(format!("qrels.tsv names document `{document}`, which is not in corpus.jsonl")));
+        }
+        let mut asked = HashMap::with_capacity(queries.len());
+        if let Some(query) = queries.iter().find(|query| asked.insert(query.id.as_str(), ()).is_some()) {
+            return Err(invalid(format!("query `{}` is in queries.jsonl twice", query.id)));
+        }
+        if let Some(query) = labels.keys().filter(|id| !asked.contains_key(id.as_str())).min() {
+            return Err(invalid(format!("qrels.tsv names query `{query}`, which is not in queries.jsonl")));
         }
         let total = queries.len();
         let queries: Vec<LabelledQuery> = queries
@@ -104,8 +114,9 @@ impl Dataset {
     }
 }
 
-fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, EvaluationError> {
-    let text = fs::read_to_string(path).map_err(|source| EvaluationError::Read { path: path.to_owned(), source })?;
+/// One value a line; blank lines are skipped.
+pub(crate) fn json_lines<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<Vec<T>, EvaluationError> {
+    let text = fs::read_to_string(path).map_err(EvaluationError::read(path, expected))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(at, line)| {
@@ -120,7 +131,7 @@ fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, EvaluationErro
 
 /// Positive grades by query and document.
 fn labels(path: &Path) -> Result<HashMap<String, BTreeMap<String, u32>>, EvaluationError> {
-    let text = fs::read_to_string(path).map_err(|source| EvaluationError::Read { path: path.to_owned(), source })?;
+    let text = fs::read_to_string(path).map_err(EvaluationError::read(path, FILES))?;
     let mut labels: HashMap<String, BTreeMap<String, u32>> = HashMap::new();
     for (at, line) in text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
         let fail = |reason: &str| EvaluationError::Line {
@@ -176,6 +187,7 @@ mod tests {
             (CORPUS, "h\n1\ta\n", "qrels.tsv, line 2: not three columns"),
             (CORPUS, "h\n1\ta\tx\n", "no whole number"),
             (CORPUS, "h\n1\tz\t1\n", "document `z`"),
+            (CORPUS, "h\n9\ta\t1\n", "query `9`"),
             (CORPUS, "h\n", "no query has a relevant document"),
             (&CORPUS.replace("\"b\"", "\"a\""), "h\n1\ta\t1\n", "twice"),
         ] {

@@ -11,12 +11,14 @@ use edgewise_retrieval::RetrievalError;
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluationError {
     /// A file of the set can't be read.
-    #[error("cannot read {path} ({source}): the folder must hold corpus.jsonl, queries.jsonl and qrels.tsv")]
+    #[error("cannot read {path} ({source}): expected {expected}")]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
+        /// What should be there.
+        expected: &'static str,
     },
     /// A line of a file of the set is not what its format asks for.
     #[error("{path}, line {line}: {reason}")]
@@ -44,6 +46,17 @@ pub enum EvaluationError {
         /// Why.
         reason: String,
     },
+    /// A ranking can't be written.
+    #[error("cannot write {path} ({source}): name another folder for the rankings, or free some space")]
+    Runs {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Queries for a collection can't be used.
+    #[error("{0}")]
+    Queries(String),
     /// A folder for the collection can't be made.
     #[error("cannot make a temporary folder for the collection ({0}): free some space or set TMPDIR")]
     Folder(io::Error),
@@ -53,6 +66,11 @@ pub enum EvaluationError {
 }
 
 impl EvaluationError {
+    /// A file that can't be read, of those in `expected`.
+    pub(crate) fn read(path: &Path, expected: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Read { path: path.to_owned(), source, expected }
+    }
+
     pub(crate) fn cache(path: &Path, reason: impl ToString) -> Self {
         Self::Cache { path: path.to_owned(), reason: reason.to_string() }
     }

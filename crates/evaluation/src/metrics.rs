@@ -103,6 +103,79 @@ mod tests {
         assert_eq!(measure(Metric::Ndcg(3), &["a", "b", "c"], &relevant), 1.0);
     }
 
+    /// What pytrec_eval, the Python face of trec_eval, gives for the same rankings and grades. Its `recip_rank` has no
+    /// cut-off.
+    #[test]
+    fn figures_are_those_of_trec_eval() {
+        let many: Vec<(String, u32)> = (0..15).map(|n| (format!("r{n}"), 1)).collect();
+        let many: Vec<(&str, u32)> = many.iter().map(|(id, grade)| (id.as_str(), *grade)).collect();
+        let mixed: Vec<String> = (0..15).map(|n| if n % 3 == 0 { format!("n{n}") } else { format!("r{n}") }).collect();
+        let mixed: Vec<&str> = mixed.iter().map(String::as_str).collect();
+        // Grades, ranking; then nDCG@3, nDCG@10, recall@3, recall@10, recall@100, reciprocal rank.
+        let cases: [(&[(&str, u32)], &[&str], [f64; 6]); 4] = [
+            (
+                // Of different grades, one of them never found; `d` was judged and found wanting.
+                &[("a", 3), ("b", 2), ("c", 1), ("e", 1)],
+                &["d", "b", "u", "c", "a"],
+                [0.264_993_014_861_125_64, 0.549_460_697_255_856_3, 0.25, 0.75, 0.75, 0.5],
+            ),
+            (&[("x", 1)], &["p", "q", "x"], [0.5, 0.5, 1.0, 1.0, 1.0, 1.0 / 3.0]),
+            (
+                // More relevant documents than places: the ideal is cut too, recall is not.
+                &many,
+                &mixed,
+                [0.530_721_273_977_243_4, 0.548_135_159_034_057_3, 2.0 / 15.0, 0.4, 10.0 / 15.0, 0.5],
+            ),
+            (&[("z", 2)], &["a", "b"], [0.0; 6]),
+        ];
+        for (grades, ranking, expected) in cases {
+            let metrics = [
+                Metric::Ndcg(3),
+                Metric::Ndcg(10),
+                Metric::Recall(3),
+                Metric::Recall(10),
+                Metric::Recall(100),
+                Metric::Mrr(100),
+            ];
+            for (metric, expected) in metrics.into_iter().zip(expected) {
+                let value = measure(metric, ranking, &relevant(grades));
+                assert!((value - expected).abs() < 1e-12, "{metric} of {ranking:?}: {value}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_relevant_and_nothing_found_are_worth_nothing() {
+        for metric in [Metric::Ndcg(10), Metric::Recall(10), Metric::Mrr(10)] {
+            assert_eq!(measure(metric, &["a"], &relevant(&[])), 0.0, "{metric}");
+            assert_eq!(measure(metric, &[], &relevant(&[("a", 1)])), 0.0, "{metric}");
+        }
+        assert_eq!(measure(Metric::BothGold(10), &[], &relevant(&[("a", 1), ("b", 1)])), 0.0);
+        assert_eq!(measure(Metric::BothGold(1), &["a", "b"], &relevant(&[("a", 1), ("b", 1)])), 0.0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn metrics_stay_between_0_and_1_and_a_better_place_never_costs(
+            grades in proptest::collection::btree_map("[a-j]", 1u32..4, 1..6),
+            order in proptest::sample::subsequence(vec!["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"], 1..=10),
+            k in 1usize..12,
+            pick in proptest::prelude::any::<proptest::sample::Index>(),
+        ) {
+            let at = pick.index(order.len());
+            for metric in [Metric::Ndcg(k), Metric::Recall(k), Metric::Mrr(k), Metric::BothGold(k)] {
+                let value = measure(metric, &order, &grades);
+                proptest::prop_assert!((0.0..=1.0 + 1e-12).contains(&value), "{metric} {value}");
+                // One place up for a relevant document that follows an irrelevant one.
+                if at > 0 && grades.contains_key(order[at]) && !grades.contains_key(order[at - 1]) {
+                    let mut better = order.clone();
+                    better.swap(at - 1, at);
+                    proptest::prop_assert!(measure(metric, &better, &grades) >= value - 1e-12);
+                }
+            }
+        }
+    }
+
     #[test]
     fn names_round_trip() {
         for metric in [Metric::Ndcg(10), Metric::Recall(100), Metric::Mrr(10), Metric::BothGold(5)] {

@@ -1,63 +1,25 @@
-//! Retrieval on a labelled set: each arm by itself, and both fused in several ways.
+//! Retrieval on a labelled set, in a collection made of its passages.
 //!
-//! Both arms are read once per query, as deep as a search of the same limit reads them, and fused many times. A passage
-//! is ingested as Markdown with its title as heading, every sign of its text escaped, so that title and text are what
-//! they are in the set.
+//! A passage is ingested as Markdown with its title as heading, every sign of its text escaped, so that title and text
+//! are what they are in the set. A passage without text can't be found by anything and is left out; labels that name one
+//! still count, as a miss of every system.
 //!
 //! Deliberately not here: loading sets and models; showing the report.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use edgewise_documents::IndexProfile;
-use edgewise_model_api::{Embedder, EmbedderInfo, ModelError, Tokenizer};
-use edgewise_retrieval::{
-    Arm, Arms, Bm25, Collections, Fusion, IngestOptions, IngestProgress, Outcome, RetrievalError, RetrievalModels,
-    SearchRequest, Source, SourceContent, SourceReport, fuse,
-};
+use edgewise_model_api::Embedder;
+use edgewise_retrieval::{Bm25, Fusion, Source, SourceContent};
 use edgewise_types::{ChunkId, DocumentId};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Bootstrap, Dataset, Estimate, EvaluationError, LabelledQuery, Metric, Passage, measure};
-
-/// Documents in one commit: fewer commits than an interactive ingest, since nothing here outlives the process.
-const BATCH_DOCUMENTS: usize = 2048;
-const BATCH_CHUNKS: usize = 4096;
-/// Queries embedded together before they are asked one by one.
-const QUERY_BATCH: usize = 256;
-
-/// What ranks.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum System {
-    /// BM25 alone.
-    Lexical,
-    /// BM25 alone, with other parameters.
-    Bm25(Bm25),
-    /// Cosine alone.
-    Vector,
-    /// Both, fused.
-    Fused(Fusion),
-}
-
-impl System {
-    /// Name in tables.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Lexical => "bm25".to_owned(),
-            Self::Bm25(p) => {
-                let Bm25 { k1, b, title, heading_path, body, phrase } = p;
-                format!("bm25 k1={k1} b={b} title={title} heading={heading_path} body={body} phrase={phrase}")
-            }
-            Self::Vector => "vector".to_owned(),
-            Self::Fused(Fusion::Rrf { k }) => format!("rrf k={k}"),
-            Self::Fused(Fusion::Convex { lexical_weight }) => format!("convex w={lexical_weight:.2}"),
-        }
-    }
-}
+use crate::{
+    Bootstrap, Dataset, EvaluationError, LabelledQuery, Metric, Passage, System, SystemReport,
+    runs::Runs,
+    scratch::{Scratch, Unembedded},
+    systems::{Asked, Comparison},
+};
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +38,8 @@ pub struct RetrievalOptions {
     pub limit: usize,
     /// How intervals are made.
     pub bootstrap: Bootstrap,
+    /// Folder for one file of rankings a set and system; `None` writes none.
+    pub runs: Option<PathBuf>,
 }
 
 impl Default for RetrievalOptions {
@@ -89,21 +53,9 @@ impl Default for RetrievalOptions {
             recall_at: vec![5, 10, 20, 100],
             limit: 100,
             bootstrap: Bootstrap::default(),
+            runs: None,
         }
     }
-}
-
-/// One ranking system on a set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SystemReport {
-    /// Its name, as in tables.
-    pub name: String,
-    /// What it is.
-    pub system: System,
-    /// Metrics with intervals, in the order measured.
-    pub metrics: Vec<(Metric, Estimate)>,
-    /// nDCG@10 minus that of the better arm, query by query; of fused systems.
-    pub over_better_arm: Option<Estimate>,
 }
 
 /// All of a set's figures.
@@ -113,6 +65,8 @@ pub struct RetrievalReport {
     pub dataset: String,
     /// Its documents.
     pub documents: usize,
+    /// Documents left out for want of any text.
+    pub without_text: usize,
     /// Chunks they were cut into.
     pub chunks: usize,
     /// Queries measured.
@@ -142,82 +96,58 @@ pub trait Progress: Sync {
 /// Measures `embedder` and the profile in `options` on `dataset`. The collection is made in a temporary folder.
 ///
 /// # Errors
-/// [`EvaluationError::Dataset`] if a document can't be ingested; [`EvaluationError::Retrieval`].
+/// [`EvaluationError::Dataset`] if a document can't be ingested; [`EvaluationError::Runs`];
+/// [`EvaluationError::Retrieval`].
 pub fn evaluate_retrieval(
     dataset: &Dataset,
     embedder: &Arc<dyn Embedder>,
     options: &RetrievalOptions,
     progress: &dyn Progress,
 ) -> Result<RetrievalReport, EvaluationError> {
-    let folder = tempfile::tempdir().map_err(EvaluationError::Folder)?;
     let embedder: Arc<dyn Embedder> =
         if options.lexical_only { Arc::new(Unembedded::new(embedder)) } else { Arc::clone(embedder) };
-    let models = RetrievalModels {
-        embedder: Arc::clone(&embedder),
-        // Token counts of the generator play no part here, so that none needs to be installed.
-        tokenizer: Arc::new(EmbedderTokenizer(Arc::clone(&embedder))),
-        tokenizer_name: embedder.info().model.clone(),
-    };
-    let invalid = |reason: String| EvaluationError::Dataset { name: dataset.name.clone(), reason };
-    let name = "evaluation".parse().map_err(|error| invalid(format!("{error}")))?;
-    let collection = Collections::open(folder.path(), models)?.get_or_create(&name, &options.profile)?;
-    let sources = dataset.passages.iter().map(source).collect();
-    let ingest =
-        IngestOptions { batch_documents: BATCH_DOCUMENTS, batch_chunks: BATCH_CHUNKS, ..IngestOptions::default() };
-    let bar = IngestBar { progress, done: Default::default(), total: dataset.passages.len() };
-    let report = collection.ingest(sources, &ingest, &bar)?;
-    for source in &report.sources {
-        if let Outcome::Failed { reason } = &source.outcome {
-            return Err(invalid(format!("document `{}`: {reason}", source.uri)));
-        }
-    }
+    let with_text = || dataset.passages.iter().filter(|passage| !blank(passage));
+    let sources: Vec<Source> = with_text().map(source).collect();
+    let without_text = dataset.passages.len() - sources.len();
+    let scratch = Scratch::of(&dataset.name, sources, &embedder, &options.profile, progress)?;
     let passages: HashMap<DocumentId, &str> =
-        dataset.passages.iter().map(|passage| (DocumentId::from_uri(&passage.id), passage.id.as_str())).collect();
-    let owners: HashMap<ChunkId, &str> = collection
+        with_text().map(|passage| (DocumentId::from_uri(&passage.id), passage.id.as_str())).collect();
+    let owners: HashMap<ChunkId, &str> = scratch
+        .collection
         .chunk_documents()?
         .into_iter()
         .filter_map(|(chunk, document)| Some((chunk, *passages.get(&document)?)))
         .collect();
 
-    let deepest = options.recall_at.iter().copied().chain([10]).max().unwrap_or(10);
-    let limit = options.limit.max(deepest);
+    let systems = systems(options);
     let metrics = metrics(dataset, options);
-    let mut systems = vec![System::Lexical];
-    systems.extend(options.bm25.iter().copied().map(System::Bm25));
-    if !options.lexical_only {
-        systems.push(System::Vector);
-        systems.extend(options.fusions.iter().copied().map(System::Fused));
-    }
-    let mut values: Vec<Vec<Vec<f64>>> =
-        vec![vec![Vec::with_capacity(dataset.queries.len()); metrics.len()]; systems.len()];
-    for batch in dataset.queries.chunks(QUERY_BATCH) {
-        // One call, so that a caching embedder sorts and remembers them.
-        let texts: Vec<&str> = batch.iter().map(|query| query.text.as_str()).collect();
-        embedder.embed(&texts).map_err(RetrievalError::from)?;
-        let answered: Vec<(Arms, Vec<Arm>)> = batch
-            .par_iter()
-            .map(|query| {
-                let request = SearchRequest::new(&query.text, limit);
-                let others = options.bm25.iter().map(|bm25| collection.lexical_with(*bm25, &request));
-                Ok((collection.arms(&request)?, others.collect::<Result<_, RetrievalError>>()?))
-            })
-            .collect::<Result<_, RetrievalError>>()?;
-        for (query, (arms, others)) in batch.iter().zip(&answered) {
-            let mut others = others.iter();
-            for (system, values) in systems.iter().zip(&mut values) {
-                let arm = if matches!(system, System::Bm25(_)) { others.next() } else { None };
-                let ranking = ranking(*system, arms, arm.unwrap_or(&arms.lexical), &owners, deepest);
-                for (metric, values) in metrics.iter().zip(values) {
-                    values.push(measure(*metric, &ranking, &query.relevant));
-                }
-            }
-        }
-        let done = values.first().and_then(|system| system.first()).map_or(0, Vec::len);
-        progress.answered(done, dataset.queries.len());
+    let deepest = options.recall_at.iter().copied().chain([10]).max().unwrap_or(10);
+    let comparison = Comparison {
+        collection: &scratch.collection,
+        embedder: Some(&embedder),
+        systems: &systems,
+        metrics: &metrics,
+        limit: options.limit.max(deepest),
+    };
+    let questions: Vec<Asked<'_>> =
+        dataset.queries.iter().map(|query| Asked { text: &query.text, relevant: &query.relevant }).collect();
+    let mut runs = options.runs.as_deref().map(|folder| Runs::create(folder, &dataset.name, &systems)).transpose()?;
+    let values = comparison.run(
+        &questions,
+        &|_, chunk| owners.get(&chunk).copied(),
+        &mut |at, system, ranking| match (&mut runs, dataset.queries.get(at)) {
+            (Some(runs), Some(query)) => runs.write(&query.id, system, ranking),
+            _ => Ok(()),
+        },
+        progress,
+    )?;
+    if let Some(runs) = runs {
+        runs.finish()?;
     }
     Ok(RetrievalReport {
         dataset: dataset.name.clone(),
         documents: dataset.passages.len(),
+        without_text,
         chunks: owners.len(),
         queries: dataset.queries.len(),
         unlabelled: dataset.unlabelled,
@@ -225,8 +155,18 @@ pub fn evaluate_retrieval(
         embedder_digest: embedder.info().digest.clone(),
         profile: options.profile.hash(),
         bootstrap: options.bootstrap,
-        systems: reports(&systems, &metrics, &values, options.bootstrap),
+        systems: comparison.reports(&values, options.bootstrap),
     })
+}
+
+fn systems(options: &RetrievalOptions) -> Vec<System> {
+    let mut systems = vec![System::Lexical];
+    systems.extend(options.bm25.iter().copied().map(System::Bm25));
+    if !options.lexical_only {
+        systems.push(System::Vector);
+        systems.extend(options.fusions.iter().copied().map(System::Fused));
+    }
+    systems
 }
 
 /// What is measured on a set, nDCG@10 first.
@@ -240,46 +180,8 @@ fn metrics(dataset: &Dataset, options: &RetrievalOptions) -> Vec<Metric> {
     metrics
 }
 
-fn reports(
-    systems: &[System],
-    metrics: &[Metric],
-    values: &[Vec<Vec<f64>>],
-    bootstrap: Bootstrap,
-) -> Vec<SystemReport> {
-    let mean = |values: &[Vec<f64>]| values.first().map_or(0.0, |ndcg| ndcg.iter().sum::<f64>());
-    let arms = systems.iter().zip(values).filter(|(system, _)| matches!(system, System::Lexical | System::Vector));
-    let better = arms.map(|(_, values)| values).max_by(|a, b| mean(a).total_cmp(&mean(b)));
-    systems
-        .par_iter()
-        .zip(values)
-        .map(|(system, values)| SystemReport {
-            name: system.name(),
-            system: *system,
-            metrics: metrics.iter().zip(values).map(|(m, values)| (*m, bootstrap.estimate(values))).collect(),
-            over_better_arm: match (system, values.first(), better.and_then(|better| better.first())) {
-                (System::Fused(_), Some(fused), Some(better)) => Some(bootstrap.difference(fused, better)),
-                _ => None,
-            },
-        })
-        .collect()
-}
-
-/// Documents by their best chunk, at most `k`.
-fn ranking<'p>(
-    system: System,
-    arms: &Arms,
-    lexical: &Arm,
-    owners: &HashMap<ChunkId, &'p str>,
-    k: usize,
-) -> Vec<&'p str> {
-    let chunks: Vec<ChunkId> = match system {
-        System::Lexical | System::Bm25(_) => lexical.hits.iter().map(|(chunk, _)| *chunk).collect(),
-        System::Vector => arms.vector.hits.iter().map(|(chunk, _)| *chunk).collect(),
-        System::Fused(method) => fuse(method, &arms.lexical, &arms.vector).iter().map(|hit| hit.chunk).collect(),
-    };
-    let mut seen = HashSet::new();
-    let documents = chunks.iter().filter_map(|chunk| owners.get(chunk).copied());
-    documents.filter(|document| seen.insert(*document)).take(k).collect()
+fn blank(passage: &Passage) -> bool {
+    passage.title.trim().is_empty() && passage.text.trim().is_empty()
 }
 
 /// A passage as Markdown.
@@ -312,69 +214,6 @@ fn escape(text: &str, into: &mut String) {
             into.push('\\');
         }
         into.push(character);
-    }
-}
-
-struct IngestBar<'p> {
-    progress: &'p dyn Progress,
-    done: std::sync::atomic::AtomicUsize,
-    total: usize,
-}
-
-impl IngestProgress for IngestBar<'_> {
-    fn total(&self, _sources: usize) {}
-    fn source_done(&self, _report: &SourceReport) {
-        let done = self.done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        self.progress.ingested(done, self.total);
-    }
-}
-
-/// The embedder's tokenizer, shared.
-struct EmbedderTokenizer(Arc<dyn Embedder>);
-
-impl Tokenizer for EmbedderTokenizer {
-    fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        self.0.tokenizer().encode(text)
-    }
-
-    fn offsets(&self, text: &str) -> Result<Vec<std::ops::Range<usize>>, ModelError> {
-        self.0.tokenizer().offsets(text)
-    }
-
-    fn count(&self, text: &str) -> Result<usize, ModelError> {
-        self.0.tokenizer().count(text)
-    }
-
-    fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.0.tokenizer().decode(ids)
-    }
-}
-
-/// Cuts as an embedder's tokenizer says, and gives every text the same vector.
-struct Unembedded {
-    inner: Arc<dyn Embedder>,
-    info: EmbedderInfo,
-}
-
-impl Unembedded {
-    fn new(inner: &Arc<dyn Embedder>) -> Self {
-        let info =
-            EmbedderInfo { model: "none".to_owned(), digest: "none".to_owned(), dimension: 1, ..inner.info().clone() };
-        Self { inner: Arc::clone(inner), info }
-    }
-}
-
-impl Embedder for Unembedded {
-    fn info(&self) -> &EmbedderInfo {
-        &self.info
-    }
-
-    fn tokenizer(&self) -> &dyn Tokenizer {
-        self.inner.tokenizer()
-    }
-
-    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
-        Ok(vec![vec![1.0]; texts.len()])
     }
 }
 

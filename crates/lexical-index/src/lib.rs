@@ -8,14 +8,16 @@
 //! - Applying an update twice gives the same index as once.
 //! - Hits come by score, largest first, and by id where scores are equal.
 //! - User text is never parsed as a query language: every text is a valid query.
+//! - A score depends on the chunks that are there and on nothing else: not on what was removed, the order in which chunks
+//!   came, or how they are spread over segments.
 //!
-//! Deliberately not here: stored texts, snippets, fusion with other arms, and the decision when to rebuild. Average
-//! lengths count removed chunks until tantivy merges them away, as Lucene's do.
+//! Deliberately not here: stored texts, snippets, fusion with other arms, and the decision when to rebuild.
 
 mod analyser;
 mod directory;
 mod error;
 mod index;
+mod lengths;
 mod query;
 mod top;
 mod update;

@@ -6,7 +6,8 @@
 //! words. Neighbouring words of the question that are neighbours in a field too count as one more term, weighted by
 //! [`Bm25::phrase`] (the ordered pairs of the sequential dependence model, Metzler and Croft, SIGIR 2005).
 //!
-//! Every matching chunk is scored; there is no early termination. Removed chunks do not count in document frequencies.
+//! Every matching chunk is scored; there is no early termination. Removed chunks count in no statistic: not in document
+//! frequencies, not in the number of chunks, not in average lengths ([`crate::lengths`]).
 
 use std::collections::BTreeMap;
 
@@ -94,7 +95,6 @@ struct Scorer<'s> {
     bm25: Bm25,
     body: Field,
     segments: Vec<Segment<'s>>,
-    searcher: &'s Searcher,
     documents: f32,
 }
 
@@ -127,27 +127,19 @@ impl<'s> Scorer<'s> {
             (index.fields.body, bm25.body),
         ];
         let readers = searcher.segment_readers();
-        let indexed: u32 = readers.iter().map(SegmentReader::max_doc).sum();
-        let mut averages = Vec::with_capacity(fields.len());
-        for (field, _) in fields {
-            let mut tokens = 0;
-            for reader in readers {
-                tokens += reader.inverted_index(field)?.total_num_tokens();
-            }
-            averages.push((tokens as f32 / indexed.max(1) as f32).max(1.0));
-        }
+        let averages = index.lengths.averages(searcher, fields.map(|(field, _)| field))?;
         let mut segments = Vec::with_capacity(readers.len());
         for reader in readers {
             let mut norms = Vec::with_capacity(fields.len());
-            for ((field, weight), average) in fields.into_iter().zip(&averages).filter(|((_, weight), _)| *weight > 0.0)
+            for ((field, weight), average) in fields.into_iter().zip(averages).filter(|((_, weight), _)| *weight > 0.0)
             {
-                let (norm, average) = (reader.get_fieldnorms_reader(field)?, *average);
+                let norm = reader.get_fieldnorms_reader(field)?;
                 norms.push(FieldNorms { field, weight, norms: norm, b: bm25.b, average });
             }
             segments.push(Segment { reader, fields: norms });
         }
         let documents = searcher.num_docs() as f32;
-        Ok(Self { bm25, body: index.fields.body, segments, searcher, documents })
+        Ok(Self { bm25, body: index.fields.body, segments, documents })
     }
 
     /// How often each term of the question counts. Of very many, the rarest are kept.
@@ -159,13 +151,30 @@ impl<'s> Scorer<'s> {
         if counts.len() > MAX_TERMS {
             let mut frequencies = Vec::with_capacity(counts.len());
             for (term, count) in counts {
-                frequencies.push((self.searcher.doc_freq(&Term::from_field_text(self.body, term))?, term, count));
+                frequencies.push((self.frequency(term)?, term, count));
             }
             // Stable, and alphabetical before: the choice is the same each time.
             frequencies.sort_by_key(|(frequency, ..)| *frequency);
             counts = frequencies.into_iter().take(MAX_TERMS).map(|(_, term, count)| (term, count)).collect();
         }
         Ok(counts)
+    }
+
+    /// Number of live chunks with the term in their text.
+    fn frequency(&self, term: &str) -> Result<u64, TantivyError> {
+        let term = Term::from_field_text(self.body, term);
+        let mut frequency = 0;
+        for Segment { reader, .. } in &self.segments {
+            let index = reader.inverted_index(self.body)?;
+            frequency += u64::from(match reader.alive_bitset() {
+                None => index.doc_freq(&term)?,
+                Some(alive) => {
+                    let postings = index.read_postings(&term, IndexRecordOption::Basic)?;
+                    postings.map_or(0, |postings| postings.doc_freq_given_deletes(alive))
+                }
+            });
+        }
+        Ok(frequency)
     }
 
     /// What `collect` finds in each segment, by document.

@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, PoisonError, atomic::Ordering};
 use edgewise_types::{ChunkId, Generation};
 use tantivy::{IndexWriter, TantivyDocument, TantivyError, Term, indexer::LogMergePolicy};
 
-use crate::{LexicalEntry, LexicalError, LexicalIndex};
+use crate::{LexicalEntry, LexicalError, LexicalIndex, analyser::composed};
 
 /// Memory for documents that are not on disk yet; a fuller buffer is written as a segment.
 pub(crate) const WRITER_MEMORY_BYTES: usize = 64 << 20;
@@ -13,7 +13,7 @@ pub(crate) const WRITER_MEMORY_BYTES: usize = 64 << 20;
 /// One thread: embedding takes the others, and one segment per update keeps small updates small.
 const WRITER_THREADS: usize = 1;
 
-/// A segment is merged once this share of it is removed, so that removed chunks don't distort scores for long.
+/// A segment is merged once this share of it is removed: removed chunks cost space and time, though no score counts them.
 const REMOVED_BEFORE_MERGE: f32 = 0.2;
 
 /// Changes that become visible together, with [`Self::commit`]. Dropped without it, none of them happened.
@@ -64,11 +64,11 @@ impl<'i> LexicalUpdate<'i> {
         let fields = self.index.fields;
         let mut document = TantivyDocument::default();
         document.add_u64(fields.chunk, entry.chunk.0);
-        document.add_text(fields.title, &entry.title);
+        document.add_text(fields.title, composed(&entry.title));
         for heading in &entry.heading_path {
-            document.add_text(fields.heading_path, heading);
+            document.add_text(fields.heading_path, composed(heading));
         }
-        document.add_text(fields.body, &entry.body);
+        document.add_text(fields.body, composed(&entry.body));
         if let Err(error) = self.writer()?.add_document(document) {
             return Err(self.cause(&error));
         }

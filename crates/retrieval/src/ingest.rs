@@ -230,7 +230,11 @@ impl Collection {
     }
 
     /// Records a profile that differs only in what acts on queries and on which files are read.
-    fn put_profile_in_force(&self, state: Arc<State>, profile: &IndexProfile) -> Result<Arc<State>, RetrievalError> {
+    pub(crate) fn put_profile_in_force(
+        &self,
+        state: Arc<State>,
+        profile: &IndexProfile,
+    ) -> Result<Arc<State>, RetrievalError> {
         if **state.profile() == *profile {
             return Ok(state);
         }

@@ -51,7 +51,10 @@ pub(crate) fn diversified(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn fused(scores: &[f32]) -> Vec<Fused> {
@@ -79,5 +82,64 @@ mod tests {
         assert_eq!(order(0.5, 1), [0, 1, 2, 3], "beyond the limit the order stays");
         assert_eq!(order(0.2, 4), [0, 2, 1, 3]);
         assert!(diversified(Vec::new(), 5, 0.5, |_| None).is_empty());
+    }
+
+    /// Hits in falling order of score, each with a unit vector of one of a few directions, or none.
+    fn hits() -> impl Strategy<Value = (Vec<Fused>, Vec<Option<Vec<f32>>>)> {
+        let direction = prop_oneof![4 => (0u32..6).prop_map(Some), 1 => Just(None)];
+        proptest::collection::vec((1u32..1000, direction), 0..30).prop_map(|mut hits| {
+            hits.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
+            let scores: Vec<f32> = hits.iter().map(|(score, _)| *score as f32 / 1000.0).collect();
+            let vector = |direction: u32| {
+                let angle = direction as f32 * std::f32::consts::PI / 10.0;
+                vec![angle.cos(), angle.sin()]
+            };
+            (fused(&scores), hits.iter().map(|(_, direction)| direction.map(vector)).collect())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn without_diversity_nothing_changes((hits, vectors) in hits(), limit in 1usize..20) {
+            let same = diversified(hits.clone(), limit, 0.0, |chunk| vectors[chunk.0 as usize].clone());
+            prop_assert_eq!(same, hits);
+        }
+
+        #[test]
+        fn hits_are_moved_and_neither_lost_nor_changed(
+            (hits, vectors) in hits(), limit in 1usize..20, tenths in 0u32..=10,
+        ) {
+            let diversity = tenths as f32 / 10.0;
+            let moved = diversified(hits.clone(), limit, diversity, |chunk| vectors[chunk.0 as usize].clone());
+            prop_assert_eq!(moved.first(), hits.first(), "the best hit has nothing before it to be like");
+            let mut sorted = moved.clone();
+            sorted.sort_by_key(|hit| hit.chunk);
+            prop_assert_eq!(sorted, hits.clone(), "scores travel along");
+            // Of two hits that are the same in all but score, the better one comes first: no order is made up.
+            for (at, a) in moved.iter().enumerate().take(limit.min(moved.len())) {
+                for b in &moved[at + 1..] {
+                    if vectors[a.chunk.0 as usize] == vectors[b.chunk.0 as usize] {
+                        prop_assert!(a.score >= b.score, "{a:?} before {b:?}");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_copy_never_stands_above_a_different_hit_of_equal_score(
+            directions in proptest::collection::vec(0u32..6, 2..20), tenths in 1u32..10,
+        ) {
+            let vectors: Vec<Vec<f32>> =
+                directions.iter().map(|d| (0..6).map(|at| f32::from(u8::from(at == *d))).collect()).collect();
+            let hits = fused(&vec![0.5; vectors.len()]);
+            let kinds = directions.iter().collect::<std::collections::BTreeSet<_>>().len();
+            let limit = vectors.len();
+            let moved =
+                diversified(hits, limit, tenths as f32 / 10.0, |chunk| Some(vectors[chunk.0 as usize].clone()));
+            let first: std::collections::BTreeSet<u32> =
+                moved.iter().take(kinds).map(|hit| directions[hit.chunk.0 as usize]).collect();
+            // Candidates are those hits that a search of this limit compares.
+            prop_assert_eq!(first.len(), kinds);
+        }
     }
 }

@@ -105,6 +105,31 @@ impl Collection {
         Ok(self.lexical_arm(&state, bm25, &request.query, depth, scope.as_deref())?.arm)
     }
 
+    /// Makes `fusion` the collection's, for every search that names none; nothing is embedded or indexed again. It holds
+    /// until another is set or the collection is ingested with another profile. A weight is kept to three decimals, a
+    /// rank constant as a whole number.
+    ///
+    /// # Errors
+    /// [`RetrievalError::InvalidRequest`] for a weight outside 0 to 1 or a negative constant;
+    /// [`RetrievalError::Locked`] if another process writes.
+    pub fn set_fusion(&self, fusion: Fusion) -> Result<(), RetrievalError> {
+        validate_fusion(fusion)?;
+        let mut slot = self.writer();
+        let (state, _) = self.write(&mut slot)?;
+        let mut profile = (**state.profile()).clone();
+        match fusion {
+            Fusion::Convex { lexical_weight } => {
+                profile.fusion.method = FusionMethod::Convex;
+                profile.fusion.lexical_weight = (f64::from(lexical_weight) * 1000.0).round() / 1000.0;
+            }
+            Fusion::Rrf { k } => {
+                profile.fusion.method = FusionMethod::Rrf;
+                profile.fusion.rrf_k = k.round().max(1.0) as u32;
+            }
+        }
+        self.put_profile_in_force(state, &profile).map(drop)
+    }
+
     /// The state a request is answered from, brought up to the catalog.
     fn ready(&self, request: &SearchRequest) -> Result<Arc<State>, RetrievalError> {
         validate(request)?;
@@ -289,11 +314,16 @@ fn validate(request: &SearchRequest) -> Result<(), RetrievalError> {
     if let Some(diversity) = request.diversity.filter(|diversity| !(0.0..=1.0).contains(diversity)) {
         return invalid(format!("diversity is {diversity}, but must be between 0 and 1"));
     }
-    match request.fusion {
-        Some(Fusion::Convex { lexical_weight }) if !(0.0..=1.0).contains(&lexical_weight) => {
+    request.fusion.map_or(Ok(()), validate_fusion)
+}
+
+fn validate_fusion(fusion: Fusion) -> Result<(), RetrievalError> {
+    let invalid = |reason: String| Err(RetrievalError::InvalidRequest(reason));
+    match fusion {
+        Fusion::Convex { lexical_weight } if !(0.0..=1.0).contains(&lexical_weight) => {
             invalid(format!("lexical_weight is {lexical_weight}, but must be between 0 and 1"))
         }
-        Some(Fusion::Rrf { k }) if !(k.is_finite() && k >= 0.0) => {
+        Fusion::Rrf { k } if !(k.is_finite() && k >= 0.0) => {
             invalid(format!("k is {k}, but must be a number of at least 0"))
         }
         _ => Ok(()),

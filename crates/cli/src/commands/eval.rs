@@ -1,26 +1,35 @@
-//! `edgewise eval`: how good retrieval is on labelled sets.
+//! `edgewise eval`: how good retrieval and chunks are on labelled sets, and which fusion suits a collection.
 
-use std::sync::Arc;
+mod show;
 
-use edgewise_documents::IndexProfile;
+use std::{path::Path, sync::Arc};
+
+use serde_json::json;
+
+use edgewise_documents::{ChunkOptions, IndexProfile};
 use edgewise_evaluation::{
-    Bootstrap, CachedEmbedder, Dataset, Estimate, Metric, Progress, RetrievalOptions, RetrievalReport,
-    evaluate_retrieval,
+    Bootstrap, CachedEmbedder, ChunkingOptions, ChunkingSet, Dataset, Progress, Queries, RetrievalOptions, choose,
+    evaluate_chunking, evaluate_collection, evaluate_retrieval,
 };
 use edgewise_model_api::Embedder;
-use edgewise_retrieval::{Bm25, Fusion};
+use edgewise_retrieval::{Bm25, Fusion, MAX_LIMIT};
+use edgewise_types::CollectionName;
 
 use crate::{
     app::App,
-    args::{Eval, EvalRetrieval},
+    args::{Eval, EvalChunking, EvalRetrieval, Intervals},
     error::CliError,
-    output::{self, count, plural},
+    output,
     progress::{self, EvalBar},
 };
 
 pub(crate) fn run(command: &Eval, app: &App) -> Result<(), CliError> {
     match command {
-        Eval::Retrieval(args) => retrieval(args, app),
+        Eval::Retrieval(args) => match &args.collection {
+            Some(name) => collection(name, args, app),
+            None => retrieval(args, app),
+        },
+        Eval::Chunking(args) => chunking(args, app),
     }
 }
 
@@ -28,38 +37,120 @@ fn retrieval(args: &EvalRetrieval, app: &App) -> Result<(), CliError> {
     let options = options(args)?;
     // All sets are read before the first is measured: a mistake in the last should not cost the time of the first.
     let sets: Vec<Dataset> = args.data.iter().map(|folder| Dataset::load(folder)).collect::<Result<_, _>>()?;
-    let cached = CachedEmbedder::open(app.embedder()?, args.embeddings_cache.as_deref())?;
-    let embedder: Arc<dyn Embedder> = Arc::new(cached);
+    let embedder = embedder(args.embeddings_cache.as_deref(), app)?;
     let mut reports = Vec::with_capacity(sets.len());
     for set in &sets {
-        let bar = EvalBar::new(progress::visible(app.quiet() || args.json), &set.name);
+        let bar = bar(&args.intervals, &format!("documents of {}", set.name), app);
         let report = evaluate_retrieval(set, &embedder, &options, &bar as &dyn Progress)?;
         bar.finish();
-        if !args.json {
-            print(&report, args.intervals)?;
+        if !args.intervals.json {
+            show::retrieval(&report, &options.profile, args.intervals.intervals)?;
         }
         reports.push(report);
     }
-    if args.json { output::json(&reports) } else { Ok(()) }
+    let choices = choose(&reports);
+    if args.intervals.json {
+        return output::json(&json!({ "sets": reports, "choices": choices }));
+    }
+    show::choices(&choices)
+}
+
+fn collection(name: &CollectionName, args: &EvalRetrieval, app: &App) -> Result<(), CliError> {
+    let mut fusions = fusions(args)?;
+    // Either arm alone is a choice too.
+    for lexical_weight in [0.0, 1.0] {
+        let arm = Fusion::Convex { lexical_weight };
+        if !fusions.contains(&arm) {
+            fusions.push(arm);
+        }
+    }
+    let collection = app.collections()?.get(name)?;
+    let queries = match &args.queries {
+        Some(path) => Queries::read(path, &collection)?,
+        None => Queries::make(&collection, args.sample, args.intervals.seed)?,
+    };
+    let bar = bar(&args.intervals, "queries", app);
+    let report = evaluate_collection(&collection, &queries, &fusions, bootstrap(&args.intervals), &bar)?;
+    bar.finish();
+    let apply = args.apply && report.recommendation.change;
+    if apply {
+        collection.set_fusion(report.recommendation.fusion)?;
+    }
+    if args.intervals.json {
+        return output::json(&json!({ "report": report, "applied": apply }));
+    }
+    show::collection(&report, args.intervals.intervals)?;
+    let done = match (args.apply, apply) {
+        (true, true) => "applied: searches of this collection that name no fusion use it from now on",
+        (true, false) => "nothing was changed",
+        (false, _) if report.recommendation.change => "run it again with --apply to put it in force",
+        (false, _) => return Ok(()),
+    };
+    Ok(output::line(done)?)
+}
+
+fn chunking(args: &EvalChunking, app: &App) -> Result<(), CliError> {
+    let profile = profile(args.profile.as_deref())?;
+    let chunks = args.chunk.iter().map(|text| chunk_limits(text, profile.chunk)).collect::<Result<_, _>>()?;
+    if args.k == 0 || args.k > MAX_LIMIT {
+        return Err(CliError::Usage(format!("-k {}: expected 1 to {MAX_LIMIT}", args.k)));
+    }
+    let (k, budget, lexical_only) = (args.k, args.budget, args.lexical_only);
+    let bootstrap = bootstrap(&args.intervals);
+    let options = ChunkingOptions { profile, chunks, k, budget, lexical_only, bootstrap };
+    let set = ChunkingSet::load(&args.data, &args.corpus)?;
+    let embedder = embedder(args.embeddings_cache.as_deref(), app)?;
+    let bar = bar(&args.intervals, "documents", app);
+    let report = evaluate_chunking(&set, &embedder, &options, &bar)?;
+    bar.finish();
+    if args.intervals.json { output::json(&report) } else { show::chunking(&report, args.intervals.intervals) }
+}
+
+fn embedder(cache: Option<&Path>, app: &App) -> Result<Arc<dyn Embedder>, CliError> {
+    Ok(Arc::new(CachedEmbedder::open(app.embedder()?, cache)?))
+}
+
+fn bar(args: &Intervals, message: &str, app: &App) -> EvalBar {
+    EvalBar::new(progress::visible(app.quiet() || args.json), message)
+}
+
+fn bootstrap(args: &Intervals) -> Bootstrap {
+    Bootstrap { resamples: args.resamples, seed: args.seed, ..Bootstrap::default() }
+}
+
+fn profile(path: Option<&Path>) -> Result<IndexProfile, CliError> {
+    match path {
+        Some(path) => IndexProfile::load(path).map_err(|error| CliError::Usage(error.to_string())),
+        None => Ok(IndexProfile::default()),
+    }
 }
 
 fn options(args: &EvalRetrieval) -> Result<RetrievalOptions, CliError> {
-    let usage = |reason: String| CliError::Usage(reason);
-    let mut options = RetrievalOptions::default();
-    if let Some(path) = &args.profile {
-        options.profile = IndexProfile::load(path).map_err(|error| usage(error.to_string()))?;
+    if let Some(deep) = args.recall_at.iter().chain([&args.limit]).find(|n| !(1..=MAX_LIMIT).contains(*n)) {
+        return Err(CliError::Usage(format!("--limit and --recall-at: {deep} is not between 1 and {MAX_LIMIT}")));
     }
+    Ok(RetrievalOptions {
+        profile: profile(args.profile.as_deref())?,
+        bm25: args.bm25.iter().map(|text| bm25(text)).collect::<Result<_, _>>()?,
+        lexical_only: args.lexical_only,
+        fusions: fusions(args)?,
+        recall_at: args.recall_at.clone(),
+        limit: args.limit,
+        bootstrap: bootstrap(&args.intervals),
+        runs: args.runs.clone(),
+    })
+}
+
+fn fusions(args: &EvalRetrieval) -> Result<Vec<Fusion>, CliError> {
     if let Some(bad) = args.weights.iter().find(|weight| !(0.0..=1.0).contains(*weight)) {
-        return Err(usage(format!("--weights: {bad} is not between 0 and 1")));
+        return Err(CliError::Usage(format!("--weights: {bad} is not between 0 and 1")));
     }
-    options.lexical_only = args.lexical_only;
-    options.bm25 = args.bm25.iter().map(|text| bm25(text)).collect::<Result<_, _>>()?;
+    if let Some(bad) = args.rrf_k.iter().find(|k| !(k.is_finite() && **k >= 0.0)) {
+        return Err(CliError::Usage(format!("--rrf-k: {bad} is not a number of at least 0")));
+    }
     let constants = args.rrf_k.iter().map(|k| Fusion::Rrf { k: *k });
     let weights = args.weights.iter().map(|lexical_weight| Fusion::Convex { lexical_weight: *lexical_weight });
-    options.fusions = constants.chain(weights).collect();
-    options.recall_at.clone_from(&args.recall_at);
-    options.bootstrap = Bootstrap { resamples: args.resamples, seed: args.seed, ..Bootstrap::default() };
-    Ok(options)
+    Ok(constants.chain(weights).collect())
 }
 
 /// `k1=0.9,b=0.4`; what is not named is as in force.
@@ -74,7 +165,8 @@ fn bm25(text: &str) -> Result<Bm25, CliError> {
         let value: f32 = value.trim().parse().ok().filter(|v: &f32| v.is_finite() && *v >= 0.0).ok_or_else(wrong)?;
         match name.trim() {
             "k1" => parameters.k1 = value,
-            "b" => parameters.b = value.min(1.0),
+            "b" if value <= 1.0 => parameters.b = value,
+            "b" => return Err(CliError::Usage(format!("--bm25 {part}: b is at most 1"))),
             "title" => parameters.title = value,
             "heading" => parameters.heading_path = value,
             "body" => parameters.body = value,
@@ -85,51 +177,21 @@ fn bm25(text: &str) -> Result<Bm25, CliError> {
     Ok(parameters)
 }
 
-/// A row a system, a column a metric.
-fn print(report: &RetrievalReport, intervals: bool) -> Result<(), CliError> {
-    output::line(&format!(
-        "{}  {}, {}, {} labelled queries, embedder {}",
-        output::bold(&report.dataset),
-        plural(report.documents, "document"),
-        plural(report.chunks, "chunk"),
-        count(report.queries),
-        report.embedder
-    ))?;
-    if report.unlabelled > 0 {
-        let without = count(report.unlabelled);
-        output::line(&output::dim(&format!("{without} queries without a relevant document are left out")))?;
+/// `max=240,target=200,overlap=0`; what is not named is as in the profile.
+fn chunk_limits(text: &str, usual: ChunkOptions) -> Result<ChunkOptions, CliError> {
+    let mut limits = usual;
+    for part in text.split(',') {
+        let wrong =
+            || CliError::Usage(format!("--chunk {part}: expected NAME=TOKENS, NAME one of max, target, overlap"));
+        let (name, value) = part.split_once('=').ok_or_else(wrong)?;
+        let value: usize = value.trim().parse().map_err(|_| wrong())?;
+        match name.trim() {
+            "max" => limits.max_tokens = value,
+            "target" => limits.target_tokens = value,
+            "overlap" => limits.overlap_tokens = value,
+            _ => return Err(wrong()),
+        }
     }
-    let Some(first) = report.systems.first() else { return Ok(()) };
-    let columns: Vec<Metric> = first.metrics.iter().map(|(metric, _)| *metric).collect();
-    let names: Vec<String> = columns.iter().map(Metric::to_string).collect();
-    let mut header = vec!["system"];
-    header.extend(names.iter().map(String::as_str));
-    header.push("ndcg@10 over the better arm");
-    let rows = report
-        .systems
-        .iter()
-        .map(|system| {
-            let mut row = vec![system.name.clone()];
-            row.extend(system.metrics.iter().enumerate().map(|(at, (_, estimate))| {
-                // The first column always has its interval; all of them side by side are hard to read.
-                if at == 0 || intervals { with_interval(estimate) } else { format!("{:.3}", estimate.mean) }
-            }));
-            row.push(system.over_better_arm.as_ref().map_or_else(String::new, |difference| {
-                format!("{:+.3} [{:+.3}, {:+.3}]", difference.mean, difference.low, difference.high)
-            }));
-            row
-        })
-        .collect();
-    let right: Vec<usize> = (1..header.len()).collect();
-    output::line(&output::table(&header, &right, rows))?;
-    let percent = report.bootstrap.confidence * 100.0;
-    Ok(output::line(&output::dim(&format!(
-        "[…]: {percent:.0} % interval, bootstrap over queries, {} resamples, seed {}\n",
-        count(report.bootstrap.resamples),
-        report.bootstrap.seed
-    )))?)
-}
-
-fn with_interval(estimate: &Estimate) -> String {
-    format!("{:.3} [{:.3}, {:.3}]", estimate.mean, estimate.low, estimate.high)
+    limits.validate().map_err(|(name, rule)| CliError::Usage(format!("--chunk {text}: {name} {rule}")))?;
+    Ok(limits)
 }

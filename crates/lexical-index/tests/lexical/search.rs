@@ -143,6 +143,65 @@ proptest! {
     }
 }
 
+/// Hits of every word and of all together, with the bits of their scores.
+fn scores(index: &LexicalIndex) -> Vec<Vec<(u64, u32)>> {
+    let questions = WORDS.iter().map(|word| (*word).to_owned()).chain([WORDS.join(" ")]);
+    let hits = |question: String| index.search(&question, 100, None).unwrap();
+    questions.map(|q| hits(q).iter().map(|hit| (hit.chunk.0, hit.score.to_bits())).collect()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn scores_are_those_of_an_index_made_anew(
+        updates in updates(), fillers in prop::collection::vec(0usize..60, 8), compact: bool,
+    ) {
+        // Bodies of very different lengths, so that every removal changes the averages.
+        let text = |chunk: u64, words: &[&str]| {
+            let filler = "filler ".repeat(fillers[chunk as usize]);
+            entry(chunk, words.first().unwrap_or(&""), &["alpha"], &format!("{} {filler}", words.join(" ")))
+        };
+        let (changed, anew) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let index = LexicalIndex::open_or_create(changed.path(), config(Language::None)).unwrap();
+        let mut model: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+        for (generation, update) in updates.iter().enumerate() {
+            let added = update.added.iter().map(|(chunk, words)| text(*chunk, words));
+            let removed: Vec<ChunkId> = update.removed.iter().map(|chunk| ChunkId(*chunk)).collect();
+            index.apply(added, &removed, Generation(generation as u64 + 1)).unwrap();
+            model.retain(|chunk, _| !update.removed.contains(chunk));
+            model.extend(update.added.iter().cloned());
+            // Asked in between too: what is remembered of segments must not be believed for too long.
+            scores(&index);
+        }
+        if compact {
+            index.compact().unwrap();
+        }
+        let fresh = LexicalIndex::open_or_create(anew.path(), config(Language::None)).unwrap();
+        fresh.apply(model.iter().map(|(chunk, words)| text(*chunk, words)), &[], Generation(1)).unwrap();
+        prop_assert_eq!(scores(&index), scores(&fresh));
+    }
+}
+
+#[test]
+fn of_a_long_question_the_terms_that_are_rarest_now_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = LexicalIndex::open_or_create(folder.path(), config(Language::None)).unwrap();
+    // 520 words in two chunks each, and one that was in three until all but one were removed.
+    let words: String = (0..520).map(|n| format!("word{n} ")).collect();
+    let entries = [
+        entry(1, "", &[], &words),
+        entry(2, "", &[], &words),
+        entry(3, "", &[], "rare"),
+        entry(4, "", &[], "rare"),
+        entry(5, "", &[], "rare"),
+    ];
+    index.apply(entries, &[], Generation(1)).unwrap();
+    assert!(!found(&index, &format!("{words} rare")).contains(&3), "the 512 rarest are others");
+    index.apply([], &[ChunkId(4), ChunkId(5)], Generation(2)).unwrap();
+    assert!(found(&index, &format!("{words} rare")).contains(&3));
+}
+
 #[test]
 fn one_process_writes_and_others_read() {
     let folder = tempfile::tempdir().unwrap();

@@ -124,6 +124,34 @@ fn a_reranker_orders_the_first_hits() {
 }
 
 #[test]
+fn diversity_takes_near_copies_away_and_leaves_scores_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let guide = guide(root.path());
+    // Five releases of one page, and two other pages on the subject.
+    let page = "The engine evicts pages of prefixes by age, the least recently used ones first, in release";
+    let copies: Vec<(String, String)> = (0..5).map(|n| (format!("v{n}.txt"), format!("{page} {n}."))).collect();
+    let copies: Vec<(&str, &str)> = copies.iter().map(|(uri, text)| (uri.as_str(), text.as_str())).collect();
+    ingest(&guide, &copies);
+    ingest(&guide, FILES);
+    ingest(&guide, &[("cost.txt", "What it costs when pages are evicted: the prompt is computed once more.")]);
+    let ask = |diversity: Option<f32>| {
+        guide.search(&SearchRequest { limit: 3, diversity, ..request("which pages are evicted by age?") }).unwrap().hits
+    };
+    let copies_of = |hits: &[edgewise_retrieval::Hit]| hits.iter().filter(|hit| hit.uri.starts_with('v')).count();
+    let plain = ask(None);
+    assert_eq!(ask(Some(0.0)), plain, "no diversity is no change");
+    assert!(copies_of(&plain) >= 2, "{plain:?}");
+    let diverse = ask(Some(0.5));
+    assert_eq!((copies_of(&diverse), diverse.len()), (1, 3), "{diverse:?}");
+    assert_eq!(diverse[0], plain[0]);
+    let all = guide.search(&request("which pages are evicted by age?")).unwrap().hits;
+    for hit in &diverse {
+        let before = all.iter().find(|other| other.chunk.id == hit.chunk.id).unwrap();
+        assert_eq!((before.lexical, before.vector), (hit.lexical, hit.vector), "raw scores stay");
+    }
+}
+
+#[test]
 fn several_hits_of_a_section_lead_to_the_section() {
     let root = tempfile::tempdir().unwrap();
     let guide = guide(root.path());
