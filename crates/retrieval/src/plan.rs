@@ -174,7 +174,8 @@ impl Collection {
     /// # Errors
     /// As of [`Self::plan`].
     pub fn made_anew(&self, sources: &[Source], options: &IngestOptions) -> Result<Option<String>, RetrievalError> {
-        let course = self.course(&*self.current()?, sources, options)?;
+        let state = self.current()?;
+        let course = self.course(&state, sources, options)?;
         Ok(course.anew.filter(|_| !course.visible.is_empty()))
     }
 

@@ -15,7 +15,7 @@ use crate::{
     app::App,
     args::Collections,
     client::Client,
-    error::CliError,
+    error::{CliError, exit},
     output::{self, count},
     prompt,
 };
@@ -222,13 +222,21 @@ pub(super) fn document_row(document: &Document) -> Vec<String> {
 fn delete(app: &App, name: &CollectionName, yes: bool) -> Result<(), CliError> {
     let server = Client::discover(&app.settings().paths.data);
     let documents = match &server {
-        Some(client) => {
-            let stats: Value = client.get(&format!("/v1/collections/{name}"))?;
-            stats["documents"].as_u64().unwrap_or_default() as usize
+        Some(client) => client
+            .get(&format!("/v1/collections/{name}"))
+            .map(|stats: Value| stats["documents"].as_u64().unwrap_or_default() as usize),
+        None => {
+            let collections = app.collections()?;
+            collections.get(name).and_then(|collection| Ok(collection.stats()?.documents)).map_err(CliError::from)
         }
-        None => app.collections()?.get(name)?.stats()?.documents,
     };
-    if !yes && !prompt::confirm(&format!("Delete collection {name} with {}?", output::plural(documents, "document")))? {
+    let what = match documents {
+        Ok(documents) => format!("with {}", output::plural(documents, "document")),
+        Err(error) if error.exit_code() == exit::NOT_FOUND => return Err(error),
+        // A damaged one can be deleted too.
+        Err(error) => format!("although it can't be read ({error})"),
+    };
+    if !yes && !prompt::confirm(&format!("Delete collection {name} {what}?"))? {
         return Err(CliError::Interrupted);
     }
     match server {

@@ -1,5 +1,5 @@
 //! Collections through their public interface, with an embedder without weights.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod damage;
 mod durability;
