@@ -157,6 +157,7 @@ pub fn evaluate_retrieval(
         // Token counts of the generator play no part here, so that none needs to be installed.
         tokenizer: Arc::new(EmbedderTokenizer(Arc::clone(&embedder))),
         tokenizer_name: embedder.info().model.clone(),
+        reranker: None,
     };
     let invalid = |reason: String| EvaluationError::Dataset { name: dataset.name.clone(), reason };
     let name = "evaluation".parse().map_err(|error| invalid(format!("{error}")))?;

@@ -36,7 +36,7 @@ pub use api::{
     ArmScore, CollectionStats, Fusion, Hit, IngestReport, Outcome, SearchRequest, SearchResults, Source, SourceContent,
     SourceReport,
 };
-pub use collection::{Collection, RetrievalModels};
+pub use collection::{Collection, Reranking, RetrievalModels};
 pub use collections::{Collections, Listing};
 pub use discover::{Discovered, Skipped, discover};
 pub use edgewise_lexical_index::Bm25;
@@ -46,6 +46,5 @@ pub use folder::names;
 pub use fusion::{Arm, Fused, fuse};
 pub use ingest::{IngestOptions, IngestProgress, Silent};
 pub use maintain::{CheckReport, Compacted, Finding, Part, Repaired, check, compact, export, import, repair};
-pub use rerank::Reranker;
 pub use search::{Arms, MAX_LIMIT, profile_fusion};
 pub use section::Section;
