@@ -9,7 +9,7 @@ use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
 use edgewise_planner::{Objective, Planner, PlannerOptions};
 use edgewise_prompts::Prompts;
-use edgewise_retrieval::{Collections, RetrievalModels};
+use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
 use edgewise_settings::Settings;
 
 use crate::error::CliError;
@@ -89,6 +89,13 @@ impl App {
         Ok(Arc::new(edgewise_engine::load_embedder(name, &files.dir)?))
     }
 
+    /// The configured reranker, if there is one.
+    fn reranker(&self) -> Result<Option<Reranking>, CliError> {
+        let Some(name) = self.settings.retrieval.reranker_name() else { return Ok(None) };
+        let model = edgewise_engine::load_reranker(name, &self.files(name)?.dir)?;
+        Ok(Some(Reranking { model: Arc::new(model), depth: self.settings.retrieval.rerank_depth }))
+    }
+
     pub(crate) fn tokenizer(&self) -> Result<Arc<dyn Tokenizer>, CliError> {
         let name = &self.settings.models.generator;
         Ok(edgewise_engine::load_tokenizer(name, weights(&self.files(name)?)?)?)
@@ -116,10 +123,21 @@ impl App {
         }
     }
 
-    /// The collections, with the generator's tokenizer but not its weights: enough to ingest, list and search.
+    /// The collections, with the generator's tokenizer but not its weights: enough to ingest, list, and search without a
+    /// reranker.
     pub(crate) fn collections(&self) -> Result<Collections, CliError> {
+        self.collections_with(None)
+    }
+
+    /// The collections with the configured reranker, unless a search does without it.
+    pub(crate) fn collections_to_search(&self, rerank: Option<bool>) -> Result<Collections, CliError> {
+        self.collections_with(if rerank == Some(false) { None } else { self.reranker()? })
+    }
+
+    fn collections_with(&self, reranker: Option<Reranking>) -> Result<Collections, CliError> {
         let (embedder, tokenizer) = (self.embedder()?, self.tokenizer()?);
-        let models = RetrievalModels { embedder, tokenizer, tokenizer_name: self.settings.models.generator.clone() };
+        let tokenizer_name = self.settings.models.generator.clone();
+        let models = RetrievalModels { embedder, tokenizer, tokenizer_name, reranker };
         Ok(Collections::open(&self.settings.paths.data, models)?)
     }
 
@@ -130,6 +148,7 @@ impl App {
             embedder: Arc::clone(&embedder),
             tokenizer: Arc::new(GeneratorTokenizer(Arc::clone(&generator))),
             tokenizer_name: self.settings.models.generator.clone(),
+            reranker: self.reranker()?,
         };
         let collections = Arc::new(Collections::open(&self.settings.paths.data, models)?);
         let prompts = Prompts::load(self.settings.paths.prompts_dir())?;

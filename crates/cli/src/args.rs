@@ -287,6 +287,9 @@ pub(crate) struct Search {
     /// Suppress near-duplicates: 0 not at all, 1 before all else
     #[arg(long, value_name = "SHARE")]
     pub(crate) diversity: Option<f32>,
+    /// Let the reranker read the best hits once more: "true" or "false"; without it, if there is one
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) rerank: Option<bool>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,7 +6,7 @@
 
 use std::{error::Error, path::Path, time::Instant};
 
-use edgewise_engine::{EmbedderArithmetic, load_embedder_with};
+use edgewise_engine::{EncoderArithmetic, load_embedder_with};
 use edgewise_kernels::{PackedMatrix, Product, Workspace, matmul};
 use edgewise_model_api::Embedder;
 use rayon::prelude::*;
@@ -19,8 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let begun = Instant::now();
     let arithmetic = match arguments.get(3).map(String::as_str) {
-        Some("exact") => EmbedderArithmetic::Exact,
-        _ => EmbedderArithmetic::Integer8,
+        Some("exact") => EncoderArithmetic::Exact,
+        _ => EncoderArithmetic::Integer8,
     };
     let embedder = load_embedder_with("embedder", Path::new(folder), arithmetic)?;
     println!("loaded in {:.0} ms", begun.elapsed().as_secs_f64() * 1e3);

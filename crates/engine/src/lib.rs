@@ -1,11 +1,12 @@
-//! Model loading, decoding, sampling and embedding on this machine; implements the model API.
+//! Model loading, decoding, sampling, embedding and reranking on this machine; implements the model API.
 //!
 //! - [`load_generator`]: a GGUF file, or a folder with safetensors, becomes a [`LocalGenerator`] with tokenizer, chat template, prefix cache and
 //!   calibrated latency curve.
 //! - [`load_embedder`]: a folder with a BERT-family checkpoint becomes a [`BertEmbedder`].
+//! - [`load_reranker`]: a folder with a sequence classifier of the BERT family becomes a [`BertReranker`].
 //!
 //! Invariants:
-//! - The two traits of the model API are the only way in; nothing here knows of collections, routes or prices.
+//! - The traits of the model API are the only way in; nothing here knows of collections, routes or prices.
 //! - Files are never trusted: missing, truncated or foreign ones give one clear sentence, never a panic.
 //!
 //! Deliberately not here: fetching and checking model files, prompts, HTTP.
@@ -14,6 +15,7 @@
 #![allow(unsafe_code)]
 
 mod backend;
+mod bert;
 mod chat_template;
 mod constraint;
 pub mod decoder;
@@ -25,15 +27,18 @@ mod error;
 mod grammar;
 mod load;
 mod model_files;
+mod reranker;
 mod sampler;
 mod serve;
 mod step_model;
 mod stop;
 mod tokenizer;
 
-pub use embedder::{BertEmbedder, EmbedderArithmetic};
+pub use bert::EncoderArithmetic;
+pub use embedder::BertEmbedder;
 pub use error::EngineError;
-pub use load::{load_embedder, load_embedder_with, load_generator, load_tokenizer};
+pub use load::{load_embedder, load_embedder_with, load_generator, load_reranker, load_reranker_with, load_tokenizer};
+pub use reranker::BertReranker;
 #[doc(hidden)]
 pub use serve::SteadyBatch;
 pub use serve::{Clock, EngineOptions, LocalGenerator, SystemClock};

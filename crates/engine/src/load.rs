@@ -6,7 +6,7 @@ use candle_core::quantized::gguf_file::Value;
 use edgewise_model_api::{ModelError, Tokenizer};
 
 use crate::{
-    BertEmbedder, EmbedderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
+    BertEmbedder, BertReranker, EncoderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
     decoder::{DecoderError, GgufFile},
     model_files::{self, ModelFiles},
     serve::Parts,
@@ -113,7 +113,7 @@ fn scores(gguf: &GgufFile) -> Result<Vec<f32>, EngineError> {
 /// # Errors
 /// [`ModelError::Load`], with one sentence on what is wrong with which file.
 pub fn load_embedder(model: &str, folder: &Path) -> Result<BertEmbedder, ModelError> {
-    load_embedder_with(model, folder, EmbedderArithmetic::default())
+    load_embedder_with(model, folder, EncoderArithmetic::default())
 }
 
 /// As [`load_embedder`], in the arithmetic given.
@@ -123,7 +123,28 @@ pub fn load_embedder(model: &str, folder: &Path) -> Result<BertEmbedder, ModelEr
 pub fn load_embedder_with(
     model: &str,
     folder: &Path,
-    arithmetic: EmbedderArithmetic,
+    arithmetic: EncoderArithmetic,
 ) -> Result<BertEmbedder, ModelError> {
     BertEmbedder::load(model, folder, arithmetic).map_err(|e| e.on_load(model))
+}
+
+/// Loads a reranker from `folder`, which holds `config.json`, `model.safetensors` and `tokenizer.json` of a sequence
+/// classifier of the BERT family. `model` is the name it goes by.
+///
+/// # Errors
+/// [`ModelError::Load`], with one sentence on what is wrong with which file.
+pub fn load_reranker(model: &str, folder: &Path) -> Result<BertReranker, ModelError> {
+    load_reranker_with(model, folder, EncoderArithmetic::default())
+}
+
+/// As [`load_reranker`], in the arithmetic given.
+///
+/// # Errors
+/// As there.
+pub fn load_reranker_with(
+    model: &str,
+    folder: &Path,
+    arithmetic: EncoderArithmetic,
+) -> Result<BertReranker, ModelError> {
+    BertReranker::load(model, folder, arithmetic).map_err(|e| e.on_load(model))
 }

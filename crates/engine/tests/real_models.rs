@@ -10,7 +10,7 @@ use std::{
 };
 
 use edgewise_engine::{
-    BertEmbedder, EmbedderArithmetic, EngineOptions, LocalGenerator, decoder::GgufFile, load_embedder,
+    BertEmbedder, EncoderArithmetic, EngineOptions, LocalGenerator, decoder::GgufFile, load_embedder,
     load_embedder_with, load_generator,
 };
 use edgewise_model_api::{
@@ -277,7 +277,7 @@ fn dot(a: &[f32], b: impl Iterator<Item = f64>) -> f64 {
 
 #[test]
 fn embeddings_match_a_double_precision_reference() {
-    let exact = load_embedder_with("exact", &models().join("all-minilm-l6-v2"), EmbedderArithmetic::Exact).unwrap();
+    let exact = load_embedder_with("exact", &models().join("all-minilm-l6-v2"), EncoderArithmetic::Exact).unwrap();
     assert_ne!(exact.info().digest, EMBEDDER.info().digest, "other vectors, another digest");
     let file = golden("minilm_embeddings.json");
     let rows = file["rows"].as_array().unwrap();
@@ -306,7 +306,7 @@ fn a_text_has_one_vector_bit_for_bit() {
     let rows = file["rows"].as_array().unwrap();
     let texts: Vec<&str> = rows.iter().map(|row| row["text"].as_str().unwrap()).collect();
     let bits = |vector: &Vec<f32>| vector.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    for arithmetic in [EmbedderArithmetic::Exact, EmbedderArithmetic::Integer8] {
+    for arithmetic in [EncoderArithmetic::Exact, EncoderArithmetic::Integer8] {
         let load = || load_embedder_with("minilm", &folder, arithmetic).unwrap();
         let one = load();
         let alone: Vec<_> = texts.iter().map(|text| bits(&one.embed(&[text]).unwrap()[0])).collect();

@@ -41,6 +41,7 @@ impl Scratch {
             // Token counts of the generator play no part here, so that none needs to be installed.
             tokenizer: Arc::new(EmbedderTokenizer(Arc::clone(embedder))),
             tokenizer_name: embedder.info().model.clone(),
+            reranker: None,
         };
         let name = "evaluation".parse().map_err(|error| invalid(format!("{error}")))?;
         let collection = Collections::open(folder.path(), models)?.get_or_create(&name, profile)?;

@@ -1,5 +1,10 @@
 //! Collections: list, create, look at, delete, search.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,7 +15,7 @@ use edgewise_types::{CollectionName, DocumentId};
 use crate::{
     ApiError, ErrorBody, ErrorDetail,
     extract::{ApiJson, InCollection},
-    state::AppState,
+    state::{AppState, Parts},
 };
 
 /// Every collection.
@@ -64,6 +69,9 @@ pub struct CollectionSearchRequest {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1)]
     pub diversity: Option<f32>,
+    /// Whether a reranker reads the best hits once more; absent takes it if the server has one.
+    #[serde(default)]
+    pub rerank: Option<bool>,
 }
 
 fn default_limit() -> usize {
@@ -180,6 +188,7 @@ pub(crate) async fn delete(
         (status = 400, description = "Malformed or invalid request", body = ErrorBody),
         (status = 404, description = "No such collection", body = ErrorBody),
         (status = 415, description = "Not JSON", body = ErrorBody),
+        (status = 429, description = "Too much waits for the reranker", body = ErrorBody),
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
 )]
@@ -188,11 +197,27 @@ pub(crate) async fn search(
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<CollectionSearchRequest>,
 ) -> Result<Json<SearchResults>, ApiError> {
-    let CollectionSearchRequest { query, limit, fusion, documents, filter, diversity } = request;
+    let CollectionSearchRequest { query, limit, fusion, documents, filter, diversity, rerank } = request;
     let documents = parse_ids(documents)?;
     let filter = parse_filter(filter.as_deref())?;
-    let request = SearchRequest { query, limit, fusion, documents, filter, diversity };
-    state.read(move |parts| Ok(Json(parts.collections.get(&name)?.search(&request)?))).await
+    let request = SearchRequest { query, limit, fusion, documents, filter, diversity, rerank };
+    // A closed connection drops this future, and the guard with it.
+    let gone = Arc::new(AtomicBool::new(false));
+    let _guard = SetOnDrop(Arc::clone(&gone));
+    let search = move |parts: &Parts| {
+        let collection = parts.collections.get(&name)?;
+        Ok(Json(collection.search_until(&request, &|| gone.load(Ordering::Relaxed))?))
+    };
+    state.read(search).await
+}
+
+/// Says that nobody waits any more.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Checks the document ids of a request.

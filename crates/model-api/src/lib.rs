@@ -16,6 +16,7 @@ mod embed;
 mod error;
 mod generate;
 mod latency;
+mod rerank;
 mod tokenize;
 
 pub use cache::{CacheState, MissReason, PrefixState, RetainedPrefix};
@@ -27,4 +28,5 @@ pub use generate::{
     Retention, Role, Sampling,
 };
 pub use latency::LatencyCurve;
+pub use rerank::{Reranker, RerankerInfo};
 pub use tokenize::Tokenizer;

@@ -20,6 +20,8 @@ pub enum ModelKind {
     Generator,
     /// Embeds text.
     Embedder,
+    /// Scores passages against a question.
+    Reranker,
 }
 
 impl fmt::Display for ModelKind {
@@ -27,6 +29,7 @@ impl fmt::Display for ModelKind {
         f.write_str(match self {
             Self::Generator => "generator",
             Self::Embedder => "embedder",
+            Self::Reranker => "reranker",
         })
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn hit(uri: &str, id: u64, score: f32, bm25: Option<f32>, cosine: Opt
         title: uri.to_owned(),
         uri: uri.to_owned(),
         score,
+        rerank: None,
         lexical: bm25.map(arm),
         vector: cosine.map(arm),
     }

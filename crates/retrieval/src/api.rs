@@ -39,12 +39,15 @@ pub struct SearchRequest {
     /// Suppress near-duplicates: 0 ranks by relevance alone, 1 by difference from the hits before alone (maximal marginal
     /// relevance). `None` is 0.
     pub diversity: Option<f32>,
+    /// Whether the reranker reads the best hits once more: `Some(true)` wants it, `Some(false)` does without, `None` takes
+    /// it if there is one ([`crate::RetrievalModels::reranker`]).
+    pub rerank: Option<bool>,
 }
 
 impl SearchRequest {
     /// The first `limit` hits for `query`, fused as the profile says, among all documents.
     pub fn new(query: impl Into<String>, limit: usize) -> Self {
-        Self { query: query.into(), limit, fusion: None, documents: None, filter: None, diversity: None }
+        Self { query: query.into(), limit, fusion: None, documents: None, filter: None, diversity: None, rerank: None }
     }
 }
 
@@ -68,13 +71,17 @@ pub struct Hit {
     pub uri: String,
     /// Fused score; higher is better; comparable only within one result.
     pub score: f32,
+    /// The reranker's score, if it read the hit; higher is better; comparable only within one result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<f32>,
     /// BM25 arm, if the hit came up there.
     pub lexical: Option<ArmScore>,
     /// Vector arm (cosine), if the hit came up there.
     pub vector: Option<ArmScore>,
 }
 
-/// Hits in falling order of fused score, ties by chunk id, and where the time went.
+/// Hits, best first, and where the time went. Hits that a reranker read come first, in falling order of its scores; the
+/// others are in falling order of fused score. Ties go by fused rank, then by chunk id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SearchResults {
     /// The hits.
@@ -87,6 +94,9 @@ pub struct SearchResults {
     pub vector_ms: f64,
     /// Fusing and loading, in milliseconds.
     pub fuse_ms: f64,
+    /// Reranking, in milliseconds; 0 without.
+    #[serde(default)]
+    pub rerank_ms: f64,
     /// Generation of the collection that was searched.
     pub generation: Generation,
     /// What the caller should know about how the search was done, one sentence each; normally empty.

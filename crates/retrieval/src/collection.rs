@@ -16,7 +16,7 @@ use std::{
 
 use edgewise_catalog::{Batch, Catalog, OpenMode};
 use edgewise_documents::IndexProfile;
-use edgewise_model_api::{Embedder, Tokenizer};
+use edgewise_model_api::{Embedder, Reranker, Tokenizer};
 use edgewise_types::{Chunk, ChunkId, CollectionName, Document, DocumentId, Generation, PageMap};
 
 use crate::{
@@ -27,6 +27,15 @@ use crate::{
     state::State,
 };
 
+/// A reranker and how much it reads.
+#[derive(Clone)]
+pub struct Reranking {
+    /// The model.
+    pub model: Arc<dyn Reranker>,
+    /// How many of the best hits of a search it reads.
+    pub depth: usize,
+}
+
 /// What a collection needs from models.
 #[derive(Clone)]
 pub struct RetrievalModels {
@@ -36,6 +45,8 @@ pub struct RetrievalModels {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// Its name.
     pub tokenizer_name: String,
+    /// Reads the best hits of a search once more, if there is one.
+    pub reranker: Option<Reranking>,
 }
 
 /// One collection. Share it in an `Arc`; all methods take `&self` and block.
@@ -274,7 +285,7 @@ impl Collection {
     }
 
     /// The state as this process knows it.
-    fn state(&self) -> Arc<State> {
+    pub(crate) fn state(&self) -> Arc<State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

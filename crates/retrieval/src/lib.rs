@@ -38,7 +38,7 @@ pub use api::{
     ArmScore, CollectionStats, Fusion, Hit, IngestReport, Outcome, SearchRequest, SearchResults, Source, SourceContent,
     SourceReport,
 };
-pub use collection::{Collection, RetrievalModels};
+pub use collection::{Collection, Reranking, RetrievalModels};
 pub use collections::{Collections, Listing};
 pub use discover::{Discovered, Skipped, discover};
 pub use edgewise_documents::Passwords;
@@ -50,6 +50,5 @@ pub use fusion::{Arm, Fused, fuse};
 pub use ingest::{IngestOptions, IngestProgress, Silent};
 pub use maintain::{CheckReport, Compacted, Finding, Part, Repaired, check, compact, export, import, rename, repair};
 pub use plan::Plan;
-pub use rerank::Reranker;
 pub use search::{Arms, MAX_LIMIT, profile_fusion};
 pub use section::Section;

@@ -73,6 +73,11 @@ impl Collection {
     /// [`RetrievalError::EmptyQuery`], [`RetrievalError::InvalidRequest`], [`RetrievalError::EmbedderMismatch`], and
     /// [`RetrievalError::UnknownDocument`] for a document in the scope that is not in the collection.
     pub fn search(&self, request: &SearchRequest) -> Result<SearchResults, RetrievalError> {
+        self.search_until(request, &|| false)
+    }
+
+    /// As [`Self::search`], without a reranker.
+    pub(crate) fn search_fused(&self, request: &SearchRequest) -> Result<SearchResults, RetrievalError> {
         let state = self.ready(request)?;
         let Arms { lexical, vector, embed_ms, lexical_ms, vector_ms, generation, notes } =
             self.read_arms(&state, request)?;
@@ -84,7 +89,8 @@ impl Collection {
             fused = diversified(fused, request.limit, diversity, |chunk| vectors.index().vector(chunk));
         }
         let hits = self.load(&state, &fused, request.limit)?;
-        Ok(SearchResults { hits, embed_ms, lexical_ms, vector_ms, fuse_ms: milliseconds(start), generation, notes })
+        let (fuse_ms, rerank_ms) = (milliseconds(start), 0.0);
+        Ok(SearchResults { hits, embed_ms, lexical_ms, vector_ms, fuse_ms, rerank_ms, generation, notes })
     }
 
     /// What each arm says of a question, as deep as [`Self::search`] reads them, for fusing in several ways with
@@ -278,7 +284,8 @@ impl Collection {
                         owners.entry(chunk.document.clone()).or_insert((document.title, document.uri)).clone()
                     }
                 };
-                hits.push(Hit { chunk, title, uri, score: hit.score, lexical: hit.lexical, vector: hit.vector });
+                let Fused { score, lexical, vector, .. } = *hit;
+                hits.push(Hit { chunk, title, uri, score, rerank: None, lexical, vector });
             }
         }
         Ok(hits)

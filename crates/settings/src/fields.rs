@@ -26,8 +26,11 @@ pub enum Kind {
     Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// Any text that is not empty.
-    Text,
+    /// Any text; empty where that has a meaning.
+    Text {
+        /// Whether it may be empty.
+        optional: bool,
+    },
     /// An IP address or `localhost`.
     Host,
     /// A path; empty where that has a meaning.
@@ -69,8 +72,10 @@ pub const FIELDS: &[Field] = &[
     Field { key: "paths.registry", kind: Kind::Path { optional: true } },
     Field { key: "paths.prefixes", kind: Kind::Path { optional: true } },
     Field { key: "paths.passwords", kind: Kind::Path { optional: true } },
-    Field { key: "models.generator", kind: Kind::Text },
-    Field { key: "models.embedder", kind: Kind::Text },
+    Field { key: "models.generator", kind: Kind::Text { optional: false } },
+    Field { key: "models.embedder", kind: Kind::Text { optional: false } },
+    Field { key: "retrieval.reranker", kind: Kind::Text { optional: true } },
+    integer("retrieval.rerank_depth", 1, 1_000),
     integer("engine.threads", 0, 4_096),
     integer("engine.prefill_chunk", 1, 65_536),
     integer("engine.max_sequences", 1, 65_536),
@@ -89,7 +94,7 @@ pub const FIELDS: &[Field] = &[
     integer("planner.documents_budget_tokens", 1, 1_000_000_000),
     integer("planner.top_k", 1, 200),
     Field { key: "planner.score_floor", kind: Kind::Float { min: -1.0, max: 1.0 } },
-    Field { key: "telemetry.log", kind: Kind::Text },
+    Field { key: "telemetry.log", kind: Kind::Text { optional: false } },
     Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },
 ];
 
@@ -119,7 +124,8 @@ impl Kind {
             Self::Float { min, max } => format!("a number from {min} to {max}"),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::Switch => "true or false".to_owned(),
-            Self::Text => "a text that is not empty".to_owned(),
+            Self::Text { optional: true } => "a text, or empty".to_owned(),
+            Self::Text { optional: false } => "a text that is not empty".to_owned(),
             Self::Host => "an IP address or localhost".to_owned(),
             Self::Path { optional: true } => "a path, or empty".to_owned(),
             Self::Path { optional: false } => "a path".to_owned(),
@@ -134,7 +140,7 @@ impl Kind {
             (Self::Float { min, max }, Value::Integer(n)) => (*min..=*max).contains(&(*n as f64)),
             (Self::Switch, Value::Boolean(_)) => true,
             (Self::Choice(words), Value::String(s)) => words.contains(&s.as_str()),
-            (Self::Text, Value::String(s)) => !s.trim().is_empty(),
+            (Self::Text { optional }, Value::String(s)) => *optional || !s.trim().is_empty(),
             (Self::Host, Value::String(s)) => parse_host(s).is_some(),
             (Self::Path { optional }, Value::String(s)) => *optional || !s.is_empty(),
             _ => false,
@@ -147,7 +153,9 @@ impl Kind {
             Self::Integer { .. } => text.trim().parse().ok().map(Value::Integer),
             Self::Float { .. } => text.trim().parse().ok().map(Value::Float),
             Self::Switch => text.trim().parse().ok().map(Value::Boolean),
-            Self::Choice(_) | Self::Text | Self::Host | Self::Path { .. } => Some(Value::String(text.to_owned())),
+            Self::Choice(_) | Self::Text { .. } | Self::Host | Self::Path { .. } => {
+                Some(Value::String(text.to_owned()))
+            }
         }
     }
 }

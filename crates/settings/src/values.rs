@@ -20,6 +20,8 @@ pub struct Settings {
     pub paths: Paths,
     /// Which models to use.
     pub models: Models,
+    /// Search in collections.
+    pub retrieval: Retrieval,
     /// The local inference engine.
     pub engine: Engine,
     /// The choice of a route.
@@ -175,6 +177,29 @@ pub struct Models {
 impl Default for Models {
     fn default() -> Self {
         Self { generator: "smollm2-135m-instruct".to_owned(), embedder: "all-minilm-l6-v2".to_owned() }
+    }
+}
+
+/// Search in collections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retrieval {
+    /// Model that reads the best hits once more, by registry name; empty means none. See [`Retrieval::reranker_name`].
+    pub reranker: String,
+    /// How many of the best hits it reads.
+    pub rerank_depth: usize,
+}
+
+impl Default for Retrieval {
+    fn default() -> Self {
+        Self { reranker: String::new(), rerank_depth: 30 }
+    }
+}
+
+impl Retrieval {
+    /// The model that reads the best hits once more, if there is one.
+    pub fn reranker_name(&self) -> Option<&str> {
+        Some(self.reranker.trim()).filter(|name| !name.is_empty())
     }
 }
 

@@ -118,6 +118,10 @@ metrics! {
         "Pages of keys and values evicted, by reason.";
     EMBED_QUEUE_TOKENS = "edgewise_embed_queue_tokens", Gauge, Count, [],
         "Tokens of texts waiting for the embedder or being embedded.";
+    RERANK_QUEUE_TOKENS = "edgewise_rerank_queue_tokens", Gauge, Count, [],
+        "Tokens of questions and passages waiting for the reranker or being read by it.";
+    RERANK_TOKENS_TOTAL = "edgewise_rerank_tokens_total", Counter, Count, [],
+        "Tokens of questions and passages read by the reranker.";
     EMBED_CACHE_HITS_TOTAL = "edgewise_embed_cache_hits_total", Counter, Count, [],
         "Texts whose vectors were in the embedder's cache.";
     EMBED_CACHE_MISSES_TOTAL = "edgewise_embed_cache_misses_total", Counter, Count, [],

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use edgewise_model_store::{HubOptions, ModelState, ModelStatus, PullOptions, Pulled};
+use edgewise_settings::Settings;
 
 use crate::{
     app::App,
@@ -16,9 +17,9 @@ pub(crate) fn run(command: &Models, app: &App) -> Result<(), CliError> {
     match command {
         Models::List { json } => list(app, *json),
         Models::Pull { names, from } => {
-            let configured = [app.settings().models.generator.as_str(), app.settings().models.embedder.as_str()];
+            let configured = configured(app.settings());
             let names: Vec<&str> =
-                if names.is_empty() { configured.to_vec() } else { names.iter().map(String::as_str).collect() };
+                if names.is_empty() { configured } else { names.iter().map(String::as_str).collect() };
             pull(app, &names, from.as_deref())
         }
         Models::Verify { names } => verify(app, names),
@@ -33,12 +34,17 @@ pub(crate) fn run(command: &Models, app: &App) -> Result<(), CliError> {
     }
 }
 
+/// Names of the configured models.
+fn configured(settings: &Settings) -> Vec<&str> {
+    let always = [settings.models.generator.as_str(), settings.models.embedder.as_str()];
+    always.into_iter().chain(settings.retrieval.reranker_name()).collect()
+}
+
 /// The configured models that are not installed.
 pub(crate) fn missing(app: &App) -> Result<Vec<ModelStatus>, CliError> {
-    let settings = &app.settings().models;
+    let configured = configured(app.settings());
     let mut wanted: Vec<ModelStatus> = app.store()?.list()?;
-    wanted
-        .retain(|m| (m.name == settings.generator || m.name == settings.embedder) && m.state != ModelState::Installed);
+    wanted.retain(|m| configured.contains(&m.name.as_str()) && m.state != ModelState::Installed);
     Ok(wanted)
 }
 

@@ -35,14 +35,17 @@ pub(crate) fn run(args: &Search, app: &App) -> Result<(), CliError> {
             if let Some(diversity) = args.diversity {
                 body["diversity"] = json!(diversity);
             }
+            if let Some(rerank) = args.rerank {
+                body["rerank"] = json!(rerank);
+            }
             client.post(&format!("/v1/collections/{}/search", args.collection), &body)?
         }
         None => {
-            let collection = app.collections()?.get(&args.collection)?;
+            let collection = app.collections_to_search(args.rerank)?.get(&args.collection)?;
             let query = args.query.clone();
             let filter = args.filter.as_deref().map(str::parse::<Filter>).transpose().map_err(RetrievalError::from)?;
-            let (limit, diversity) = (args.limit, args.diversity);
-            collection.search(&SearchRequest { query, limit, fusion, documents: None, filter, diversity })?
+            let Search { limit, diversity, rerank, .. } = *args;
+            collection.search(&SearchRequest { query, limit, fusion, documents: None, filter, diversity, rerank })?
         }
     };
     if args.json {
@@ -55,7 +58,9 @@ fn print(results: &SearchResults) -> Result<(), CliError> {
     let arm = |score: &Option<ArmScore>| score.map_or("–".to_owned(), |s| format!("{:.3} (#{})", s.score, s.rank));
     for (rank, hit) in results.hits.iter().enumerate() {
         let path = output::place(&hit.uri, &hit.chunk.heading_path, hit.chunk.pages.as_ref());
-        let scores = format!("{:.3}  BM25 {}  cosine {}", hit.score, arm(&hit.lexical), arm(&hit.vector));
+        let reranked = hit.rerank.map_or(String::new(), |score| format!("reranker {score:.2}  "));
+        let (lexical, vector) = (arm(&hit.lexical), arm(&hit.vector));
+        let scores = format!("{reranked}{:.3}  BM25 {lexical}  cosine {vector}", hit.score);
         output::line(&format!("{}. {}  {}", rank + 1, output::bold(&path), output::dim(&scores)))?;
         let text = hit.chunk.text.split_whitespace().collect::<Vec<_>>().join(" ");
         let mut shown: String = text.chars().take(SHOWN).collect();
@@ -67,11 +72,18 @@ fn print(results: &SearchResults) -> Result<(), CliError> {
     if results.hits.is_empty() {
         output::line("nothing found")?;
     }
-    Ok(output::line(&output::dim(&format!(
+    let mut times = format!(
         "embed {} · lexical {} · vector {} · fuse {}",
         duration(results.embed_ms),
         duration(results.lexical_ms),
         duration(results.vector_ms),
         duration(results.fuse_ms)
-    )))?)
+    );
+    if results.rerank_ms > 0.0 {
+        times = format!("{times} · rerank {}", duration(results.rerank_ms));
+    }
+    for note in &results.notes {
+        output::line(note)?;
+    }
+    Ok(output::line(&output::dim(&times))?)
 }

@@ -4,52 +4,39 @@
 //! - Texts that are too long are an error, never cut.
 //! - Order of the results is the order of the texts. A text's vector is the same, bit for bit, alone or among others,
 //!   computed or from the cache.
-//! - One thread embeds for all callers; what may wait for it is bounded ([`worker`]).
+//! - One thread embeds for all callers; what may wait for it is bounded ([`crate::bert::worker`]).
 //!
 //! Deliberately not here: other poolings than the mean, 16-bit weights.
 
-mod bert;
 mod cache;
-mod encoder;
-mod load;
-mod math;
-mod worker;
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use edgewise_model_api::{Embedder, EmbedderInfo, ModelError, Tokenizer};
+use edgewise_telemetry::names;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::{EngineError, digest, tokenizer::JsonTokenizer};
+use crate::{
+    EngineError,
+    bert::{
+        Bert, EncoderArithmetic, States, Text,
+        batches::{Encoder, in_batches},
+        load,
+        worker::{Role, Worker},
+    },
+    digest,
+    tokenizer::JsonTokenizer,
+};
 use cache::{Key, Vectors};
-use worker::Worker;
 
 /// Tokens that may wait for the worker; some minutes of work on a small machine.
 const MAX_QUEUE_TOKENS: usize = 1 << 20;
 /// Memory for vectors of texts seen before; some 35,000 of 384 dimensions.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// In what arithmetic the linear layers are computed. Part of a model's digest, since vectors differ.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum EmbedderArithmetic {
-    /// Weights and activations as integers of 8 bits with a scale for each 32 of them, sums in 32 bits: several times as
-    /// fast where the processor has instructions for it, at a cosine with the exact vectors above 0.999.
-    #[default]
-    Integer8,
-    /// 32-bit floating point throughout.
-    Exact,
-}
-
-impl EmbedderArithmetic {
-    /// As it enters the digest; the exact one does not, so that it names the files alone.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Integer8 => "integer8",
-            Self::Exact => "",
-        }
-    }
-}
+const ROLE: Role =
+    Role { name: "embedder", queue_tokens: names::EMBED_QUEUE_TOKENS, tokens_total: names::EMBED_TOKENS_TOTAL };
 
 /// An embedder of the BERT family with mean pooling, such as all-MiniLM-L6-v2.
 pub struct BertEmbedder {
@@ -79,9 +66,9 @@ impl BertEmbedder {
     /// Loads `config.json`, `model.safetensors` and `tokenizer.json` from `folder`. If `sentence_bert_config.json` is
     /// there, it gives the longest input, else the number of positions does; `1_Pooling/config.json`, if there, must
     /// ask for the mean.
-    pub(crate) fn load(model: &str, folder: &Path, arithmetic: EmbedderArithmetic) -> Result<Self, EngineError> {
+    pub(crate) fn load(model: &str, folder: &Path, arithmetic: EncoderArithmetic) -> Result<Self, EngineError> {
         let [config, weights, tokens] = ["config.json", "model.safetensors", "tokenizer.json"].map(|f| folder.join(f));
-        let bert = load::load(&config, &weights, arithmetic)?;
+        let bert = load::encoder(&config, &weights, arithmetic)?;
         let tokenizer = JsonTokenizer::from_file(&tokens)?;
         let special = |name: &str| {
             let reason = || EngineError::BadFile { path: tokens.clone(), reason: format!("`{name}` is missing") };
@@ -107,7 +94,7 @@ impl BertEmbedder {
             max_tokens,
         };
         let (vocabulary, cache) = (bert.shape.vocabulary, Vectors::new(&info.digest, CACHE_BYTES));
-        Ok(Self { info, tokenizer, vocabulary, cache, worker: Worker::start(bert, MAX_QUEUE_TOKENS)?, wrap })
+        Ok(Self { info, tokenizer, vocabulary, cache, worker: Worker::start(ROLE, bert, MAX_QUEUE_TOKENS)?, wrap })
     }
 
     /// Token ids of a text, special tokens included.
@@ -150,7 +137,7 @@ impl Embedder for BertEmbedder {
         }
         if !fresh.is_empty() {
             let encoded = fresh.par_iter().map(|text| self.encode(text)).collect::<Result<Vec<_>, _>>()?;
-            let vectors: Vec<Arc<[f32]>> = self.worker.embed(encoded)?.into_iter().map(Arc::from).collect();
+            let vectors: Vec<Arc<[f32]>> = self.worker.encode(encoded, &|| false)?.into_iter().map(Arc::from).collect();
             for (key, &i) in &missing {
                 self.cache.insert(*key, vectors[i].clone());
             }
@@ -166,4 +153,32 @@ impl std::fmt::Debug for BertEmbedder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BertEmbedder").field("info", &self.info).finish_non_exhaustive()
     }
+}
+
+impl Encoder for Bert {
+    /// The mean over a text's tokens, with length 1.
+    fn encode(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
+        in_batches(texts, |batch, workspace| {
+            let inputs: Vec<Text<'_>> = batch.iter().map(|ids| Text { ids, first_segment: ids.len() }).collect();
+            let mut rest = self.run(&inputs, States::All, workspace)?;
+            let vectors = batch.iter().map(|ids| {
+                let (rows, after) = rest.split_at(ids.len() * self.shape.hidden);
+                rest = after;
+                unit_mean(rows, self.shape.hidden)
+            });
+            Ok(vectors.collect())
+        })
+    }
+}
+
+/// The mean over the rows of `x`, divided by its length.
+fn unit_mean(x: &[f32], width: usize) -> Vec<f32> {
+    let mut mean = vec![0.0_f32; width];
+    for row in x.chunks_exact(width) {
+        mean.iter_mut().zip(row).for_each(|(m, v)| *m += v);
+    }
+    // Dividing by the number of rows would cancel out.
+    let length = mean.iter().map(|m| m * m).sum::<f32>().sqrt();
+    mean.iter_mut().for_each(|m| *m /= length);
+    mean
 }

@@ -51,6 +51,11 @@ async fn search_finds_the_document_and_says_how() {
     ] {
         gateway.post(path, &wrong).await.error(kind);
     }
+    // This server has no reranker: going without is fine, wanting one says what to set.
+    assert_eq!(found["rerank_ms"], 0.0);
+    gateway.post(path, &json!({"query": "lighthouse", "rerank": false})).await.ok();
+    let wanting = gateway.post(path, &json!({"query": "lighthouse", "rerank": true})).await;
+    assert!(wanting.error(ErrorKind::InvalidRequest).contains("`retrieval.reranker`"));
 }
 
 #[tokio::test]

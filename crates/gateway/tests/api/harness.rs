@@ -87,6 +87,7 @@ impl Gateway {
             embedder: Arc::clone(&embedder),
             tokenizer: Arc::new(WordTokenizer::new()),
             tokenizer_name: "words".to_owned(),
+            reranker: None,
         };
         let prompts = Prompts::load(None).unwrap();
         let prices = PriceBook::embedded().unwrap();

@@ -35,6 +35,7 @@ impl Fixture {
             embedder: embedder.clone(),
             tokenizer: Arc::new(edgewise_test_support::WordTokenizer::new()),
             tokenizer_name: "words".to_owned(),
+            reranker: None,
         };
         let collections = Collections::open(folder.path(), models).unwrap();
         let collection = collections.get_or_create_default(&"guide".parse().unwrap()).unwrap();

@@ -9,5 +9,6 @@ mod ingest;
 mod maintain;
 mod processes;
 mod rebuild;
+mod rerank;
 mod search;
 mod support;

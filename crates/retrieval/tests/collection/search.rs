@@ -91,38 +91,6 @@ fn a_query_longer_than_the_embedder_reads_is_cut_and_says_so() {
     assert!(results.notes[0].contains("602") && results.notes[0].contains("254"), "{}", results.notes[0]);
 }
 
-/// Prefers short passages; fails when asked to.
-struct Shortest {
-    scores: Option<usize>,
-}
-
-impl edgewise_retrieval::Reranker for Shortest {
-    fn score(&self, _query: &str, passages: &[&str]) -> Result<Vec<f32>, edgewise_model_api::ModelError> {
-        let all = passages.iter().map(|passage| -(passage.len() as f32));
-        Ok(all.take(self.scores.unwrap_or(usize::MAX)).collect())
-    }
-}
-
-#[test]
-fn a_reranker_orders_the_first_hits() {
-    let root = tempfile::tempdir().unwrap();
-    let guide = guide(root.path());
-    ingest(&guide, FILES);
-    let first = SearchRequest { limit: 2, ..request("engine crust whales sing") };
-    let all = guide.search(&SearchRequest { limit: 5, ..first.clone() }).unwrap().hits;
-    let ranked = guide.search_reranked(&first, &Shortest { scores: None }, 5).unwrap().hits;
-    let length = |hit: &edgewise_retrieval::Hit| {
-        edgewise_documents::embedding_text(&hit.chunk.heading_path, &hit.chunk.text).len()
-    };
-    let shortest = all.iter().map(length).min().unwrap();
-    assert_eq!((ranked.len(), length(&ranked[0])), (2, shortest));
-    assert!(ranked[0].score > ranked[1].score);
-    let before = all.iter().find(|hit| hit.chunk.id == ranked[0].chunk.id).unwrap();
-    assert_eq!((before.lexical, before.vector), (ranked[0].lexical, ranked[0].vector));
-    let error = guide.search_reranked(&first, &Shortest { scores: Some(1) }, 5).unwrap_err();
-    assert!(matches!(error, RetrievalError::Model(_)), "{error}");
-}
-
 #[test]
 fn diversity_takes_near_copies_away_and_leaves_scores_alone() {
     let root = tempfile::tempdir().unwrap();

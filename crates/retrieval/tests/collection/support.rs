@@ -16,7 +16,8 @@ pub(crate) fn models() -> RetrievalModels {
 }
 
 pub(crate) fn models_with(embedder: Arc<dyn Embedder>) -> RetrievalModels {
-    RetrievalModels { embedder, tokenizer: Arc::new(WordTokenizer::new()), tokenizer_name: "words".to_owned() }
+    let tokenizer = Arc::new(WordTokenizer::new());
+    RetrievalModels { embedder, tokenizer, tokenizer_name: "words".to_owned(), reranker: None }
 }
 
 pub(crate) fn name() -> CollectionName {

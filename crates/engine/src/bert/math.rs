@@ -6,7 +6,7 @@
 //! depend, bit for bit, on what else is in a batch.
 
 /// Independent partial sums of a row, and the width of a register tile of attention: two AVX-512 registers.
-pub(super) const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 /// Query rows of a register tile of attention: with two registers of columns, twelve accumulators.
 const QUERIES: usize = 6;
 
@@ -162,7 +162,7 @@ fn tile<const R: usize, const FUSED: bool>(
 
 /// Buffers of [`attend`].
 #[derive(Default)]
-pub(super) struct AttentionBuffers {
+pub(crate) struct AttentionBuffers {
     /// Keys of a head, `[dim, tokens]`, padded to whole lanes.
     keys: Vec<f32>,
     /// Values of a head, `[tokens, dim]`.
@@ -174,7 +174,7 @@ pub(super) struct AttentionBuffers {
 for_each_instruction_set! {
     /// Bidirectional attention of one text, `softmax(Q Kᵀ) V` for each head; the queries carry the factor `1/√dim`.
     /// `qkv` is `[tokens, 3, heads, dim]`, `out` is `[tokens, heads, dim]`; `dim` is a multiple of [`LANES`].
-    pub(super) fn attend(qkv: &[f32], heads: usize, dim: usize, out: &mut [f32], buffers: &mut AttentionBuffers) {
+    pub(crate) fn attend(qkv: &[f32], heads: usize, dim: usize, out: &mut [f32], buffers: &mut AttentionBuffers) {
         let (hidden, stride) = (heads * dim, 3 * heads * dim);
         let tokens = qkv.len() / stride;
         let padded = tokens.next_multiple_of(LANES);
@@ -217,7 +217,7 @@ for_each_instruction_set! {
 
 for_each_instruction_set! {
     /// Adds `bias` to each row, in place. A row is as long as `bias`.
-    pub(super) fn add_bias(values: &mut [f32], bias: &[f32]) {
+    pub(crate) fn add_bias(values: &mut [f32], bias: &[f32]) {
         for row in values.chunks_exact_mut(bias.len()) {
             for (x, b) in row.iter_mut().zip(bias) {
                 *x += b;
@@ -229,7 +229,7 @@ for_each_instruction_set! {
 for_each_instruction_set! {
     /// Adds `bias` to each row, then applies the Gaussian error linear unit in its exact form, `x/2 · (1 + erf(x/√2))`
     /// (Hendrycks and Gimpel 2016), in place.
-    pub(super) fn add_bias_and_gelu(values: &mut [f32], bias: &[f32]) {
+    pub(crate) fn add_bias_and_gelu(values: &mut [f32], bias: &[f32]) {
         for row in values.chunks_exact_mut(bias.len()) {
             for (x, b) in row.iter_mut().zip(bias) {
                 let y = *x + b;
@@ -241,16 +241,16 @@ for_each_instruction_set! {
 
 /// Scale and shift after normalisation, and what is added to the variance before its root is taken.
 #[derive(Clone, Copy)]
-pub(super) struct Normalisation<'a> {
-    pub(super) weight: &'a [f32],
-    pub(super) bias: &'a [f32],
-    pub(super) epsilon: f32,
+pub(crate) struct Normalisation<'a> {
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) epsilon: f32,
 }
 
 for_each_instruction_set! {
     /// Adds the rows of `residual` and `residual_bias` to `values`, then brings each row to mean 0 and variance 1, times
     /// weight, plus bias (layer normalisation, Ba et al. 2016), in place.
-    pub(super) fn add_and_normalise(
+    pub(crate) fn add_and_normalise(
         values: &mut [f32], residual: &[f32], residual_bias: &[f32], normalisation: Normalisation<'_>
     ) {
         let Normalisation { weight, bias, epsilon } = normalisation;

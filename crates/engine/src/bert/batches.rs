@@ -1,4 +1,4 @@
-//! Vectors of tokenised texts: cut into batches, run over the cores.
+//! Tokenised texts cut into batches, run over the cores.
 //!
 //! Texts are sorted by length and packed, without padding, into batches of about [`BATCH_TOKENS`] tokens that run beside
 //! each other on the rayon pool, so that the parts between the matrix products are spread over the cores too. The
@@ -8,44 +8,47 @@ use edgewise_kernels::KernelError;
 use edgewise_model_api::ModelError;
 use rayon::prelude::*;
 
-use super::bert::{Bert, Workspace};
+use super::Workspace;
 
 /// Tokens of a batch, roughly: enough rows for the products to reach their rate, few enough that the widest activation
 /// (1536 floats a token) stays near the size of a second-level cache.
-pub(super) const BATCH_TOKENS: usize = 512;
+pub(crate) const BATCH_TOKENS: usize = 512;
 /// Smallest batch worth a task of its own.
 const MIN_BATCH_TOKENS: usize = 64;
 
 /// What the worker needs of a model.
 ///
-/// Contract: a text's vector is the same, bit for bit, whatever texts are beside it. The cache rests on it.
-pub(super) trait Encoder: Send + 'static {
-    /// One vector per text, in order.
-    fn embed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError>;
+/// Contract: a text's result is the same, bit for bit, whatever texts are beside it. The embedder's cache rests on it.
+pub(crate) trait Encoder: Send + 'static {
+    /// One result per text, in order: a vector, or scores.
+    fn encode(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError>;
 }
 
-impl Encoder for Bert {
-    fn embed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-        let embedded = batches(&lengths, rayon::current_num_threads())
-            .par_iter()
-            .with_max_len(1)
-            .map_init(Workspace::default, |workspace, batch| {
-                let ids: Vec<&[u32]> = batch.iter().map(|&i| texts[i]).collect();
-                let vectors = self.run(&ids, workspace)?;
-                Ok(batch.iter().copied().zip(vectors).collect::<Vec<_>>())
-            })
-            .collect::<Result<Vec<_>, KernelError>>()
-            .map_err(|e| ModelError::Internal(e.to_string()))?;
-        let mut vectors = vec![Vec::new(); texts.len()];
-        for (i, vector) in embedded.into_iter().flatten() {
-            if !vector.iter().all(|x| x.is_finite()) {
-                return Err(ModelError::Internal("an embedding is not finite: the model files are broken".to_owned()));
-            }
-            vectors[i] = vector;
+/// One result per text, in order; `run` gives those of a batch.
+pub(crate) fn in_batches(
+    texts: &[&[u32]],
+    run: impl Fn(&[&[u32]], &mut Workspace) -> Result<Vec<Vec<f32>>, KernelError> + Sync,
+) -> Result<Vec<Vec<f32>>, ModelError> {
+    let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+    let computed = batches(&lengths, rayon::current_num_threads())
+        .par_iter()
+        .with_max_len(1)
+        .map_init(Workspace::default, |workspace, batch| {
+            let ids: Vec<&[u32]> = batch.iter().map(|&i| texts[i]).collect();
+            let results = run(&ids, workspace)?;
+            Ok(batch.iter().copied().zip(results).collect::<Vec<_>>())
+        })
+        .collect::<Result<Vec<_>, KernelError>>()
+        .map_err(|e| ModelError::Internal(e.to_string()))?;
+    let mut results = vec![Vec::new(); texts.len()];
+    for (i, result) in computed.into_iter().flatten() {
+        if !result.iter().all(|x| x.is_finite()) {
+            let reason = "a vector or score is not finite: the model files are broken";
+            return Err(ModelError::Internal(reason.to_owned()));
         }
-        Ok(vectors)
+        results[i] = result;
     }
+    Ok(results)
 }
 
 /// Indices of `lengths`, longest first, cut into batches of roughly equal work.
