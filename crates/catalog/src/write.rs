@@ -151,9 +151,11 @@ fn insert(
         ])?;
     let key = transaction.last_insert_rowid();
     let pages = (!document.pages.is_empty()).then(|| serde_json::to_string(&document.pages));
-    transaction
-        .prepare_cached("INSERT INTO texts (document, text, pages) VALUES (?1, ?2, ?3)")?
-        .execute(params![key, document.text, pages.transpose().map_err(refuse)?])?;
+    transaction.prepare_cached("INSERT INTO texts (document, text, pages) VALUES (?1, ?2, ?3)")?.execute(params![
+        key,
+        document.text,
+        pages.transpose().map_err(refuse)?
+    ])?;
     let mut insert_chunk = transaction.prepare_cached(
         "INSERT INTO chunks \
          (document, ordinal, span_start, span_end, heading_path, embedder_tokens, generator_tokens, added_in, \

@@ -28,7 +28,8 @@ fn package(parts: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 fn docx(text: &str) -> Vec<u8> {
-    let document = format!("<w:document xmlns:w=\"w\"><w:body><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:body></w:document>");
+    let document =
+        format!("<w:document xmlns:w=\"w\"><w:body><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:body></w:document>");
     package(&[("[Content_Types].xml", b"<Types/>"), ("word/document.xml", document.as_bytes())])
 }
 
@@ -91,12 +92,20 @@ fn files() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
         ("good/ragged.csv", b"name,note\nAda,first,extra\nGrace\n\"open, quote\n".to_vec(), None),
         ("good/word-inside.pdf", sound_docx.clone(), None),
         ("good/pdf-inside.docx", sound_pdf.clone(), None),
-        ("good/noise-at-the-end.md", [b"# Noise\n\nText.\n".as_slice(), &[0x1b, b'[', b'3', b'1', b'm', 7]].concat(), None),
+        (
+            "good/noise-at-the-end.md",
+            ["# Noise\n\nText.\n".repeat(100).as_bytes(), &[0x1b, b'[', b'3', b'1', b'm', 7]].concat(),
+            None,
+        ),
         ("empty.md", Vec::new(), Some("holds no text")),
         ("bomb.docx", bomb, Some("unpacks to more than the limit")),
         ("deep.html", "<div>".repeat(200_000).into_bytes(), Some("tags open")),
         ("deep.docx", docx(&"<w:sdt>".repeat(100_000)), Some("tags open")),
-        ("encrypted.pdf", ENCRYPTED.to_vec(), Some("is encrypted and no password was given: write its password")),
+        (
+            "encrypted.pdf",
+            ENCRYPTED.to_vec(),
+            Some("is encrypted and no password was given: give its password in a file"),
+        ),
         ("cut.pdf", sound_pdf[..sound_pdf.len() / 3].to_vec(), Some("cut.pdf")),
         ("cut.docx", sound_docx[..sound_docx.len() / 2].to_vec(), Some("is cut off or damaged")),
         ("cut.epub", sound_epub[..sound_epub.len() / 2].to_vec(), Some("is cut off or damaged")),
@@ -126,7 +135,7 @@ fn hostile_files_fail_alone_with_one_line_each() {
         symlink(world.path("shelf"), world.path("shelf/loop")).unwrap();
         symlink(world.path("nowhere"), world.path("shelf/dangling.md")).unwrap();
         let path = world.write("shelf/unreadable.md", "Nobody may read this.");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         // The superuser reads everything.
         fs::read(&path).is_err()
     };
@@ -154,14 +163,19 @@ fn hostile_files_fail_alone_with_one_line_each() {
     assert!(!stderr.contains("panicked") && !stderr.contains("overflowed"), "{stderr}");
     #[cfg(unix)]
     for skipped in ["shelf/loop", "shelf/dangling.md"] {
-        assert_eq!(stdout.lines().filter(|line| line.starts_with("skipped") && line.contains(skipped)).count(), 1, "{stdout}");
+        assert_eq!(
+            stdout.lines().filter(|line| line.starts_with("skipped") && line.contains(skipped)).count(),
+            1,
+            "{stdout}"
+        );
     }
 
     // What was good is found, on its page.
     let found = world.run(&["search", "lighthouse number 417", "-c", "shelf", "--json"]).expect(0).json();
     let hit = &found["hits"][0];
     assert_eq!(hit["uri"], "good/600-pages.pdf", "{found}");
-    let (first, last) = (hit["chunk"]["pages"]["first"].as_u64().unwrap(), hit["chunk"]["pages"]["last"].as_u64().unwrap());
+    let (first, last) =
+        (hit["chunk"]["pages"]["first"].as_u64().unwrap(), hit["chunk"]["pages"]["last"].as_u64().unwrap());
     assert!((first..=last).contains(&417) && hit["chunk"]["text"].as_str().unwrap().contains("number 417"), "{hit}");
     let shown = world.run(&["search", "lighthouse number 417", "-c", "shelf", "--limit", "1"]).expect(0).stdout();
     assert!(shown.contains(&format!("600-pages.pdf, pp. {first}–{last}")), "{shown}");
@@ -177,7 +191,8 @@ fn hostile_files_fail_alone_with_one_line_each() {
         sources.iter().find(|source| source["uri"] == name).unwrap()["outcome"].as_str().unwrap().to_owned()
     };
     assert_eq!((outcome("encrypted.pdf"), outcome("good.md")), ("added".to_owned(), "unchanged".to_owned()));
-    let found = world.run(&["search", "what is behind the rock?", "-c", "shelf", "--limit", "1", "--json"]).expect(0).json();
+    let found =
+        world.run(&["search", "what is behind the rock?", "-c", "shelf", "--limit", "1", "--json"]).expect(0).json();
     assert_eq!(found["hits"][0]["uri"], "encrypted.pdf");
     assert!(!holds(&world.path("data"), PASSWORD) && !again.stdout().contains(PASSWORD));
     assert!(!again.stderr().contains(PASSWORD), "{}", again.stderr());
@@ -206,7 +221,9 @@ fn passwords_come_from_the_environment_the_settings_and_through_a_server() {
     assert_eq!(with("EDGEWISE_PATHS__PASSWORDS", file.to_str().unwrap(), "b").0, Some(0));
     let missing = world.path("no-such-file");
     let missing = missing.to_str().unwrap();
-    world.run(&["ingest", "shelf", "-c", "c", "--password-file", missing]).fails_with(1, &["passwords", "no-such-file"]);
+    world
+        .run(&["ingest", "shelf", "-c", "c", "--password-file", missing])
+        .fails_with(1, &["passwords", "no-such-file"]);
 
     let server = world.serve();
     assert_eq!(with("EDGEWISE_DOCUMENT_PASSWORD", PASSWORD, "d").0, Some(0));

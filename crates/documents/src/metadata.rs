@@ -268,7 +268,10 @@ mod tests {
 
     #[test]
     fn authors_are_cut_only_where_that_is_certain() {
-        assert_eq!(names("Ada Lovelace, Alan Turing, and Grace Hopper"), ["Ada Lovelace", "Alan Turing", "Grace Hopper"]);
+        assert_eq!(
+            names("Ada Lovelace, Alan Turing, and Grace Hopper"),
+            ["Ada Lovelace", "Alan Turing", "Grace Hopper"]
+        );
         assert_eq!(names("Lovelace, Ada; Turing, Alan"), ["Lovelace, Ada", "Turing, Alan"]);
         for one in ["Lovelace, Ada", "Martin Luther King, Jr.", "Marks and Spencer", "Ada"] {
             assert_eq!(names(one), [one]);

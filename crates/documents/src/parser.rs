@@ -9,7 +9,8 @@ use crate::detect::{self, Shape};
 use crate::normalise::one_line;
 use crate::{
     AsciidocParser, CodeParser, DocumentError, DocxParser, EpubParser, Format, HtmlParser, IndexProfile, Limits,
-    MarkdownParser, ParsedDocument, Passwords, PdfParser, PlainTextParser, RecordsParser, Work, language, metadata, parse_isolated, worker,
+    MarkdownParser, ParsedDocument, Passwords, PdfParser, PlainTextParser, RecordsParser, Work, language, metadata,
+    parse_isolated, worker,
 };
 
 /// Where bytes come from.

@@ -110,8 +110,7 @@ pub(crate) fn parse(
         uri: source.uri.clone(),
         media_type: source.media_type.clone(),
     };
-    let failed =
-        |reason: String| DocumentError::ParserFailed { uri: source.uri.clone(), parser: "worker", reason };
+    let failed = |reason: String| DocumentError::ParserFailed { uri: source.uri.clone(), parser: "worker", reason };
     let header = serde_json::to_vec(&request).map_err(|error| failed(error.to_string()))?;
     let allowed = Duration::from_secs(limits.max_seconds).saturating_add(GRACE);
     let mut died = false;

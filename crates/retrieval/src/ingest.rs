@@ -62,7 +62,14 @@ pub struct IngestOptions {
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { remove_missing: None, batch_documents: 64, batch_chunks: 128, cancel: None, profile: None, passwords: Passwords::default() }
+        Self {
+            remove_missing: None,
+            batch_documents: 64,
+            batch_chunks: 128,
+            cancel: None,
+            profile: None,
+            passwords: Passwords::default(),
+        }
     }
 }
 
