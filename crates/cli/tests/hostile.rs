@@ -94,14 +94,18 @@ fn files() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
         ("good/pdf-inside.docx", sound_pdf.clone(), None),
         (
             "good/noise-at-the-end.md",
-            [b"# Noise\n\nText.\n".as_slice(), &[0x1b, b'[', b'3', b'1', b'm', 7]].concat(),
+            ["# Noise\n\nText.\n".repeat(100).as_bytes(), &[0x1b, b'[', b'3', b'1', b'm', 7]].concat(),
             None,
         ),
         ("empty.md", Vec::new(), Some("holds no text")),
         ("bomb.docx", bomb, Some("unpacks to more than the limit")),
         ("deep.html", "<div>".repeat(200_000).into_bytes(), Some("tags open")),
         ("deep.docx", docx(&"<w:sdt>".repeat(100_000)), Some("tags open")),
-        ("encrypted.pdf", ENCRYPTED.to_vec(), Some("is encrypted and no password was given: write its password")),
+        (
+            "encrypted.pdf",
+            ENCRYPTED.to_vec(),
+            Some("is encrypted and no password was given: give its password in a file"),
+        ),
         ("cut.pdf", sound_pdf[..sound_pdf.len() / 3].to_vec(), Some("cut.pdf")),
         ("cut.docx", sound_docx[..sound_docx.len() / 2].to_vec(), Some("is cut off or damaged")),
         ("cut.epub", sound_epub[..sound_epub.len() / 2].to_vec(), Some("is cut off or damaged")),
@@ -131,7 +135,7 @@ fn hostile_files_fail_alone_with_one_line_each() {
         symlink(world.path("shelf"), world.path("shelf/loop")).unwrap();
         symlink(world.path("nowhere"), world.path("shelf/dangling.md")).unwrap();
         let path = world.write("shelf/unreadable.md", "Nobody may read this.");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         // The superuser reads everything.
         fs::read(&path).is_err()
     };

@@ -429,6 +429,11 @@ impl Assembler {
         self.text.len()
     }
 
+    /// Length of the list in progress, a line break after it included.
+    pub(crate) fn list_len(&self) -> usize {
+        if self.list_text.is_empty() { 0 } else { self.list_text.len() + 1 }
+    }
+
     /// The blocks assembled so far.
     pub(crate) fn blocks(&self) -> &[Block] {
         &self.blocks

@@ -4,6 +4,7 @@
 //!   follows them in the same or a deeper section. A heading belongs to the first chunk of its section.
 //! - Tables, code, lists and records stay whole where they fit a chunk, if need be without the room that the estimate
 //!   keeps for their headings, which the header of the embedded text repeats anyway.
+//! - A short paragraph before a table, code or list that begins a chunk, such as a caption, begins it instead.
 //! - Where a table has to be cut, its row of column names follows the titles of each later part.
 //! - Whole blocks are packed up to the target; a block above the maximum is cut between sentences or lines into parts
 //!   of about equal size, then between words, then anywhere.
@@ -25,6 +26,8 @@ use crate::{Block, BlockKind, DocumentError, ParsedDocument, embedding_text, sen
 
 /// Smallest sensible `max_tokens`: half for the heading path, half for some words.
 const LEAST_MAX_TOKENS: usize = 16;
+/// A paragraph below this share of the target may lead in the table or code after it.
+const LEAD_DIVISOR: usize = 5;
 /// Longest row of column names that is repeated, in bytes.
 const MAX_HEADER_BYTES: usize = 200;
 /// A chunk below this share of the target joins a neighbour of its section, if both fit.
@@ -150,6 +153,8 @@ struct Budget {
 struct Open {
     span: Span,
     only_headings: bool,
+    /// Where its last block begins, if that is a short paragraph after others: a caption, or `as follows:`.
+    lead: Option<usize>,
 }
 
 impl Chunker<'_> {
@@ -268,7 +273,21 @@ fn plan(measured: &Measured<'_>, blocks: &[Block], budget: &Budget) -> Vec<Span>
         let is_short = open.as_ref().is_some_and(|open| measured.tokens(open.span) < budget.target / SHORT_DIVISOR);
         let limit = if headings_only && !is_heading || is_short { budget.most } else { budget.target };
         if measured.fits(joined, limit) {
-            open = Some(Open { span: joined, only_headings: is_heading && (headings_only || open.is_none()) });
+            let only_headings = is_heading && (headings_only || open.is_none());
+            let is_lead = block.kind == BlockKind::Paragraph
+                && joined.start < block.span.start
+                && measured.fits(block.span, budget.target / LEAD_DIVISOR);
+            open = Some(Open { span: joined, only_headings, lead: is_lead.then_some(block.span.start) });
+            continue;
+        }
+        // What leads a table or code in goes with it.
+        if let Some(Open { span, lead: Some(lead), .. }) = open
+            && is_shaped(&block.kind)
+            && !headings_only
+            && measured.fits(Span::new(lead, block.span.end), budget.most)
+        {
+            planned.push(Span::new(span.start, lead));
+            open = Some(Open { span: Span::new(lead, block.span.end), only_headings: false, lead: None });
             continue;
         }
         let fits_alone = measured.fits(block.span, budget.most);
@@ -279,14 +298,14 @@ fn plan(measured: &Measured<'_>, blocks: &[Block], budget: &Budget) -> Vec<Span>
             && joined.len() <= budget.most.saturating_mul(MAX_BYTES_PER_TOKEN)
             && !heading_is_large(measured, open.as_ref(), budget)
         {
-            open = Some(Open { span: joined, only_headings: false });
+            open = Some(Open { span: joined, only_headings: false, lead: None });
             continue;
         }
         if !headings_only || is_heading || fits_alone && heading_is_large(measured, open.as_ref(), budget) {
             planned.extend(open.take().map(|open| open.span));
         }
         if fits_alone && open.is_none() {
-            open = Some(Open { span: block.span, only_headings: is_heading });
+            open = Some(Open { span: block.span, only_headings: is_heading, lead: None });
             continue;
         }
         cut_block(measured, block, budget, &mut open, &mut planned);
@@ -329,11 +348,11 @@ fn cut_block(
         let joined = open.as_ref().map(|open| (Span::new(open.span.start, piece.end), open.only_headings));
         *open = match joined {
             Some((joined, headings)) if measured.fits(joined, if headings { budget.most } else { even }) => {
-                Some(Open { span: joined, only_headings: headings && is_heading })
+                Some(Open { span: joined, only_headings: headings && is_heading, lead: None })
             }
             _ => {
                 planned.extend(open.take().map(|open| open.span));
-                Some(Open { span: piece, only_headings: is_heading })
+                Some(Open { span: piece, only_headings: is_heading, lead: None })
             }
         };
     }

@@ -113,8 +113,8 @@ pub enum DocumentError {
     },
     /// Encrypted, and no password opens it.
     #[error(
-        "`{uri}` is encrypted and {hint}: write its password on a line of a file and name the file with --password-file \
-         or in the setting paths.passwords, send it in the form field `password` of an upload, or exclude the file"
+        "`{uri}` is encrypted and {hint}: give its password in a file named with --password-file, or in the form field \
+         `password` of an upload; or exclude it"
     )]
     Encrypted {
         /// The document.

@@ -5,11 +5,14 @@
 //! stands out. Running titles and page numbers, which come again on many pages, are left out, and words and paragraphs
 //! broken at line and page ends joined.
 //!
+//! Layers that are switched off are not read.
+//!
 //! Deliberately not here: text recognition in scans, forms and annotations, slanted text such as watermarks, formulas
 //! beyond their characters.
 
 mod glyphs;
 mod inflate;
+mod layers;
 mod layout;
 mod lines;
 mod outline;
@@ -30,6 +33,7 @@ use crate::parser::{Front, finish};
 use crate::{BlockKind, DocumentError, ParsedDocument, Parser, SourceInfo, Work};
 
 use glyphs::{Char, Fonts};
+use layers::Layers;
 use paragraphs::{Kind, PageText, Piece};
 
 const FORMAT: &str = "PDF";
@@ -107,13 +111,13 @@ fn open(bytes: &[u8], source: &SourceInfo, work: &Work) -> Result<Pdf, DocumentE
 
 /// The text of every page, laid out.
 fn read_pages(pdf: &Pdf, source: &SourceInfo, work: &Work) -> Result<Vec<PageText>, DocumentError> {
-    let fonts = Fonts::new();
+    let (fonts, layers) = (Fonts::new(), Layers::of(pdf));
     let mut pages = Vec::with_capacity(pdf.pages().len());
     let mut bytes = 0;
     for page in pdf.pages().iter() {
         work.check(source)?;
         let (_, height) = page.render_dimensions();
-        let chars = read_page(page, &fonts, source, work)?;
+        let chars = read_page(page, &fonts, &layers, source, work)?;
         bytes += chars.iter().map(|char| char.text.len()).sum::<usize>();
         if bytes > work.max_unpacked_bytes() {
             return Err(work.too_much(source));
@@ -135,12 +139,13 @@ fn read_pages(pdf: &Pdf, source: &SourceInfo, work: &Work) -> Result<Vec<PageTex
 fn read_page<'a>(
     page: &Page<'a>,
     fonts: &Fonts<'a>,
+    layers: &Layers,
     source: &SourceInfo,
     work: &Work,
 ) -> Result<Vec<Char>, DocumentError> {
     let (width, height) = page.render_dimensions();
     let (width, height) = (f64::from(width) + BESIDE, f64::from(height) + BESIDE);
-    let mut chars = glyphs::chars(page, fonts, source, work)?;
+    let mut chars = glyphs::chars(page, fonts, layers, source, work)?;
     // Text beside the page is not seen; crop marks and notes of the printer stand there. Turned text has other axes.
     let is_on = |c: &Char| c.x > -BESIDE && c.x < width && c.y > -BESIDE && c.y < height;
     chars.retain(|char| char.turns != 0 || is_on(char));
@@ -208,7 +213,7 @@ fn assemble(pieces: Vec<Piece>, levels: &[Option<u8>], count: usize) -> (Assembl
             out.close_list();
             in_list = false;
         }
-        let before = out.len();
+        let (before, pending) = (out.len(), if in_list { out.list_len() } else { 0 });
         match (&piece.kind, level) {
             (Kind::Item(mark), Some(level)) => heading(*level, &format!("{mark} {}", piece.text), &mut out),
             (_, Some(level)) => heading(*level, &piece.text, &mut out),
@@ -236,10 +241,11 @@ fn assemble(pieces: Vec<Piece>, levels: &[Option<u8>], count: usize) -> (Assembl
         }
         for (page, offset) in &piece.pages {
             let Some(start) = starts.get_mut(*page).filter(|start| start.is_none()) else { continue };
-            // A list is added when it ends: a page that begins inside it is taken to begin with it.
             let block = if before == 0 { 0 } else { before + 2 };
-            let within = if is_item || *offset == 0 { 0 } else { normalise(&piece.text[..*offset]).len() + 1 };
-            *start = Some((block + within).min(out.len().max(block)));
+            let within = if *offset == 0 { 0 } else { normalise(&piece.text[..*offset]).len() + 1 };
+            // A list is added when it ends, so what of it has been read is counted apart.
+            let most = if is_item { block + out.list_len() } else { out.len().max(block) };
+            *start = Some((block + pending + within).min(most));
         }
     }
     if in_list {

@@ -149,10 +149,11 @@ fn json_lines(text: &str, source: &SourceInfo, work: &Work) -> Result<(Assembled
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         work.check(source)?;
         // Its own recursion limit is 128 levels.
-        let value: Value = serde_json::from_str(line).map_err(|error| DocumentError::Damaged {
-            uri: source.uri.clone(),
-            format: "JSON lines",
-            reason: format!("line {} is not JSON: {error}", index + 1),
+        let value: Value = serde_json::from_str(line).map_err(|error| {
+            // It counts lines within this one.
+            let said = error.to_string().replace(" at line 1 column ", " at column ");
+            let reason = format!("line {} is not JSON: {said}", index + 1);
+            DocumentError::Damaged { uri: source.uri.clone(), format: "JSON lines", reason }
         })?;
         count += 1;
         let mut fields = Vec::new();

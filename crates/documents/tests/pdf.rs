@@ -136,3 +136,66 @@ fn a_password_opens_an_encrypted_file() {
     let error = open(&["wrong"]).unwrap_err().to_string();
     assert!(error.contains("none of the given passwords"), "{error}");
 }
+
+#[test]
+fn items_of_a_list_stand_on_their_own_pages() {
+    let items: Vec<[String; 2]> = (1..=3)
+        .map(|page| {
+            [
+                format!("\u{95} the first thing on page {page} is this."),
+                format!("\u{95} the second on page {page} is that."),
+            ]
+        })
+        .collect();
+    let pages: Vec<Vec<Line<'_>>> =
+        items.iter().map(|[first, second]| column(60.0, 100.0, &[first.as_str(), second.as_str()])).collect();
+    let document = parse("a.pdf", &pdf(&pages, "", &[])).unwrap();
+    assert_eq!(document.blocks.len(), 1, "one list: {}", document.text);
+    for page in 1..=3 {
+        for text in [format!("the first thing on page {page}"), format!("the second on page {page}")] {
+            let start = document.text.find(&text).unwrap();
+            let found = document.pages.pages(Span::new(start, start + text.len()));
+            assert_eq!(found, Some(PageRange::new(page, page)), "{text}: {:?}", document.pages);
+        }
+    }
+}
+
+#[test]
+fn layers_that_are_switched_off_are_not_read() {
+    let text = |y: u32, text: &str| format!("BT /F1 12 Tf 50 {y} Td ({text}) Tj ET\n");
+    let content = text(700, "Seen by all.")
+        + &format!("/OC /Off BDC {}EMC\n", text(680, "Hidden draft."))
+        + &format!("/OC /On BDC {}EMC\n", text(660, "A layer that is on."))
+        + &format!("/OC /Both BDC {}EMC\n", text(640, "On one of two layers."))
+        + "/X Do\n";
+    let hidden_form = text(620, "Hidden form.");
+    let bytes = support::file(&[
+        (1, "<</Type /Catalog /Pages 2 0 R /OCProperties <</OCGs [6 0 R 7 0 R] /D <</OFF [6 0 R]>>>>>>".to_owned()),
+        (2, "<</Type /Pages /Count 1 /Kids [3 0 R]>>".to_owned()),
+        (
+            3,
+            "<</Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 5 0 R /Resources <</Font <</F1 4 0 R>> \
+             /XObject <</X 9 0 R>> /Properties <</Off 6 0 R /On 7 0 R /Both 8 0 R>>>>>>"
+                .to_owned(),
+        ),
+        (4, "<</Type /Font /Subtype /Type1 /BaseFont /Helvetica>>".to_owned()),
+        (5, format!("<</Length {}>>\nstream\n{content}\nendstream", content.len())),
+        (6, "<</Type /OCG /Name (Draft)>>".to_owned()),
+        (7, "<</Type /OCG /Name (Final)>>".to_owned()),
+        (8, "<</Type /OCMD /OCGs [6 0 R 7 0 R]>>".to_owned()),
+        (
+            9,
+            format!(
+                "<</Type /XObject /Subtype /Form /BBox [0 0 600 800] /OC 6 0 R /Resources <</Font <</F1 4 0 R>>>> \
+                 /Length {}>>\nstream\n{hidden_form}\nendstream",
+                hidden_form.len()
+            ),
+        ),
+    ]);
+    let text = parse("a.pdf", &bytes).unwrap().text;
+    assert!(
+        text.contains("Seen by all.") && text.contains("is on.") && text.contains("On one of two layers."),
+        "{text}"
+    );
+    assert!(!text.contains("Hidden"), "{text}");
+}

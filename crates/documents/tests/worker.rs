@@ -36,7 +36,7 @@ impl Parser for Harmful {
             b"allocate" => {
                 let mut hoard = Vec::new();
                 loop {
-                    hoard.push(black_box(vec![1u8; 64 << 20]));
+                    hoard.push(black_box(vec![0u8; 64 << 20]));
                 }
             }
             b"abort" => std::process::abort(),
@@ -73,7 +73,7 @@ fn main() {
 
 fn test() {
     parse_in_processes(std::env::current_exe().unwrap(), vec!["worker".to_owned()]);
-    let limits = Limits { max_seconds: 2, max_memory_bytes: 1 << 30, ..IndexProfile::default().limits };
+    let limits = Limits { max_seconds: 4, max_memory_bytes: 1 << 30, ..IndexProfile::default().limits };
     let profile = IndexProfile { limits, ..IndexProfile::default() };
     let registry =
         ParserRegistry::new(&profile).with_parser(Arc::new(Harmful)).with_passwords(Passwords::new(["pw".to_owned()]));
@@ -91,7 +91,7 @@ fn test() {
         ("abort", "its process ended (signal: 6"),
         ("panic", "a defect"),
         ("nothing", "holds no text"),
-        ("loop", "could not be read within 2 seconds"),
+        ("loop", "could not be read within 4 seconds"),
     ] {
         let begun = Instant::now();
         let error = registry.parse(act.as_bytes(), &SourceInfo::new("bad.harm")).unwrap_err().to_string();

@@ -261,3 +261,15 @@ fn parts_of_a_cut_table_carry_its_column_names() {
     let chunks = chunk(&document, &Words, &options(60, 50, 0)).unwrap();
     assert!(chunks.len() > 2 && chunks.iter().all(|part| part.heading_path.is_empty()));
 }
+
+#[test]
+fn a_caption_goes_with_its_table() {
+    let words = "word ".repeat(40);
+    let rows: String = (0..8).map(|n| format!("| plant {n} | {n} days |\n")).collect();
+    let document =
+        markdown(&format!("{words}\n\nHow often plants want water:\n\n| Plant | Water |\n|---|---|\n{rows}"));
+    let chunks = chunk(&document, &Words, &options(60, 50, 0)).unwrap();
+    let texts = texts(&document, &chunks);
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(texts[1].starts_with("How often plants want water:\n\nPlant | Water"), "{texts:?}");
+}

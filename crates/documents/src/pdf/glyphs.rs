@@ -17,6 +17,7 @@ use hayro_syntax::object::{Array, Dict, Name, Number, Object, String as PdfStrin
 use hayro_syntax::page::{Page, Resources};
 use kurbo::{Affine, Point};
 
+use super::layers::Layers;
 use super::strings::text_string;
 use crate::{DocumentError, SourceInfo, Work};
 
@@ -74,11 +75,12 @@ impl Fonts<'_> {
 pub(super) fn chars<'a>(
     page: &Page<'a>,
     fonts: &Fonts<'a>,
+    layers: &Layers,
     source: &SourceInfo,
     work: &Work,
 ) -> Result<Vec<Char>, DocumentError> {
     let base = Affine::new(page.initial_transform(true).as_coeffs());
-    let mut reader = Reader { fonts, source, work, chars: Vec::new(), marks: Vec::new(), operators: 0 };
+    let mut reader = Reader { fonts, layers, source, work, chars: Vec::new(), marks: Vec::new(), operators: 0 };
     if let Some(content) = page.page_stream() {
         reader.stream(content, page.resources(), State::new(base), 0)?;
     }
@@ -119,7 +121,8 @@ impl State<'_> {
 
 /// Marked content being shown.
 struct Mark {
-    artifact: bool,
+    /// Not part of the text: a running title, or on a layer that is switched off.
+    hidden: bool,
     heading: Option<u8>,
     /// Text that stands for the glyphs, until the first of them takes it.
     actual: Option<String>,
@@ -128,6 +131,7 @@ struct Mark {
 
 struct Reader<'r, 'a> {
     fonts: &'r Fonts<'a>,
+    layers: &'r Layers,
     source: &'r SourceInfo,
     work: &'r Work,
     chars: Vec<Char>,
@@ -242,6 +246,9 @@ impl<'a> Reader<'_, 'a> {
         if dict.get::<Name<'_>>("Subtype").is_none_or(|kind| &*kind != b"Form") {
             return Ok(());
         }
+        if dict.get::<Dict<'_>>("OC").is_some_and(|layer| self.layers.hide(&layer)) {
+            return Ok(());
+        }
         let Ok(content) = stream.decoded_data() else { return Ok(()) };
         let own = dict.get::<Dict<'a>>("Resources").map(Resources::new);
         let mut state = state.clone();
@@ -268,7 +275,7 @@ impl<'a> Reader<'_, 'a> {
     fn show(&mut self, text: &PdfString<'_>, state: &State<'a>, pen: &mut Pen) {
         let Some(font) = &state.font else { return };
         let bytes = text.as_bytes();
-        let hidden = self.marks.iter().any(|mark| mark.artifact);
+        let hidden = self.marks.iter().any(|mark| mark.hidden);
         let heading = self.marks.iter().rev().find_map(|mark| mark.heading);
         let scaled = Affine::new([state.size * state.scale, 0.0, 0.0, state.size, 0.0, state.rise]);
         let mut at = 0;
@@ -337,10 +344,11 @@ impl<'a> Reader<'_, 'a> {
             b"Title" => Some(1),
             _ => None,
         };
+        let is_off = tag == b"OC" && properties.as_ref().is_some_and(|layer| self.layers.hide(layer));
         let actual = properties.and_then(|dict| dict.get::<PdfString<'_>>("ActualText"));
         let actual = actual.map(|text| text_string(text.as_bytes()));
         let replaces = actual.is_some();
-        self.marks.push(Mark { artifact: tag == b"Artifact", heading, actual, replaces });
+        self.marks.push(Mark { hidden: is_off || tag == b"Artifact", heading, actual, replaces });
     }
 }
 
@@ -348,10 +356,10 @@ fn affine(numbers: [Number; 6]) -> Affine {
     Affine::new(numbers.map(|number| number.as_f64()))
 }
 
-/// Whether a font is bold, by its name. `CMBX` and `Medi` are the bold faces of TeX's Computer Modern and Times.
+/// Whether a font is bold, by its name. `CMBX`, `SFBX`, `LMBX` and `Medi` are the bold faces of TeX's fonts.
 fn is_bold(name: &[u8]) -> bool {
     let name = String::from_utf8_lossy(name).to_lowercase();
-    ["bold", "black", "heavy", "demi", "cmbx", "-medi"].iter().any(|part| name.contains(part))
+    ["bold", "black", "heavy", "demi", "cmbx", "sfbx", "lmbx", "-medi"].iter().any(|part| name.contains(part))
 }
 
 /// Direction and size of a glyph from its transform out of a thousandth of an em; `None` for slanted text, such as

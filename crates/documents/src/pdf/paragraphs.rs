@@ -202,15 +202,17 @@ fn bare(word: &str) -> &str {
 /// Joins the first piece of a page to the last one before it, if that one goes on.
 fn join_over_pages(begun: usize, words: &HashSet<String>, out: &mut Vec<Piece>) {
     let (Some(before), Some(first)) = (begun.checked_sub(1).and_then(|at| out.get(at)), out.get(begun)) else { return };
-    let goes_on = !before.text.ends_with(['.', '!', '?', ':', '”', '"', '’', ')']) && before.lines > 1
+    // An item of one line that stops in the middle of a sentence goes on, also where it began with a bold term.
+    let is_item = matches!(before.kind, Kind::Item(_));
+    let goes_on = !before.text.ends_with(['.', '!', '?', ':', '”', '"', '’', ')']) && (before.lines > 1 || is_item)
         || before.text.ends_with('-');
     let starts_lower = first.text.chars().next().is_some_and(|c| c.is_lowercase() || c == '“');
     let alike = first.kind == Kind::Text
-        && matches!(before.kind, Kind::Text | Kind::Item(_))
+        && (is_item || before.kind == Kind::Text)
         && (first.size - before.size).abs() < 0.05 * before.size
         && first.heading.is_none()
         && before.heading.is_none()
-        && first.bold == before.bold;
+        && (is_item || first.bold == before.bold);
     if !(alike && goes_on && starts_lower) {
         return;
     }
