@@ -41,6 +41,9 @@ impl<'i> LexicalUpdate<'i> {
             let mut policy = LogMergePolicy::default();
             policy.set_del_docs_ratio_before_merge(REMOVED_BEFORE_MERGE);
             opened.set_merge_policy(Box::new(policy));
+            // What a killed writer left: tantivy names a list of removed chunks after the number of the operation, which
+            // comes again now, and refuses to write over a file.
+            opened.garbage_collect_files().wait().map_err(fail)?;
             // Another process may have committed before this one got the lock.
             index.refresh()?;
             *writer = Some(opened);

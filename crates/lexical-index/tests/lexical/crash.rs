@@ -63,3 +63,30 @@ fn content_and_generation_agree_after_sigkill() {
         assert_eq!(found, expected);
     }
 }
+
+/// Killed between writing a list of removed chunks and the commit that names it.
+#[test]
+fn what_a_killed_commit_left_is_in_nobodys_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || LexicalIndex::open_or_create(folder.path(), config(Language::None)).unwrap();
+    let index = open();
+    index.apply((0..10).map(|chunk| entry(chunk, "", &[], "all")), &[], Generation(1)).unwrap();
+    index.close().unwrap();
+    let meta = folder.path().join("meta.json");
+    let committed = std::fs::read(&meta).unwrap();
+    // From a writer that opens the index as it is, as the one after the kill does.
+    let remove = || {
+        let index = open();
+        index.apply([], &[ChunkId(3)], Generation(2)).unwrap();
+        assert_eq!(index.search("all", usize::MAX, None).unwrap().len(), 9);
+        index.close().unwrap();
+    };
+    remove();
+    let lists = || {
+        let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().ends_with(".del")).count()
+    };
+    assert_eq!(lists(), 1);
+    std::fs::write(&meta, committed).unwrap();
+    remove();
+}

@@ -262,7 +262,11 @@ fn killed_at_random_points_nothing_acknowledged_is_lost() {
             seconds[point as usize].as_secs_f64() * 1e3,
             if acknowledged { ", already done" } else { "" },
             held.len(),
-            if findings.is_empty() && report.notes.is_empty() { "sound" } else { "sound, an index lags" }
+            match (findings.is_empty(), report.notes.is_empty()) {
+                (true, true) => "sound",
+                (true, false) => "sound, an index lags",
+                (false, _) => "an index is not there yet again, which the step had deleted",
+            }
         );
         *inside.entry(step).or_default() += usize::from(!acknowledged);
         from = if acknowledged { point + 1 } else { point };
