@@ -433,7 +433,12 @@ pub(crate) struct EvalRetrieval {
     #[arg(long, value_name = "PARAMETERS")]
     pub(crate) bm25: Vec<String>,
     /// Weights of the lexical arm to try in the convex combination
-    #[arg(long, value_name = "WEIGHT", value_delimiter = ',', default_value = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9")]
+    #[arg(
+        long,
+        value_name = "WEIGHT",
+        value_delimiter = ',',
+        default_value = "0.05,0.1,0.15,0.2,0.25,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    )]
     pub(crate) weights: Vec<f32>,
     /// Rank constants to try in reciprocal rank fusion
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "60")]
