@@ -484,7 +484,7 @@ pub(crate) struct EvalChunking {
     pub(crate) corpus: Vec<String>,
     /// Chunk limits to compare, such as target=150,overlap=30 or max=120,target=100; what is not named is as in the
     /// profile (may be repeated)
-    #[arg(long, value_name = "LIMITS", default_values = ["target=50", "target=100", "target=150", "target=200", "target=200,overlap=50", "target=240"])]
+    #[arg(long, value_name = "LIMITS", default_values = ["max=60,target=50", "max=120,target=100", "max=180,target=150", "target=200", "target=200,overlap=50", "target=240"])]
     pub(crate) chunk: Vec<String>,
     /// Chunks retrieved for a question
     #[arg(short, long, value_name = "N", default_value_t = 5)]
