@@ -493,7 +493,12 @@ pub(crate) struct EvalRetrieval {
     #[arg(long, value_name = "PARAMETERS")]
     pub(crate) bm25: Vec<String>,
     /// Weights of the lexical arm to try in the convex combination
-    #[arg(long, value_name = "WEIGHT", value_delimiter = ',', default_value = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9")]
+    #[arg(
+        long,
+        value_name = "WEIGHT",
+        value_delimiter = ',',
+        default_value = "0.05,0.1,0.15,0.2,0.25,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    )]
     pub(crate) weights: Vec<f32>,
     /// Rank constants to try in reciprocal rank fusion
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "60")]
@@ -539,7 +544,7 @@ pub(crate) struct EvalChunking {
     pub(crate) corpus: Vec<String>,
     /// Chunk limits to compare, such as target=150,overlap=30 or max=120,target=100; what is not named is as in the
     /// profile (may be repeated)
-    #[arg(long, value_name = "LIMITS", default_values = ["target=50", "target=100", "target=150", "target=200", "target=200,overlap=50", "target=240"])]
+    #[arg(long, value_name = "LIMITS", default_values = ["max=60,target=50", "max=120,target=100", "max=180,target=150", "target=200", "target=200,overlap=50", "target=240"])]
     pub(crate) chunk: Vec<String>,
     /// Chunks retrieved for a question
     #[arg(short, long, value_name = "N", default_value_t = 5)]

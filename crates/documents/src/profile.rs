@@ -171,7 +171,7 @@ impl Default for IndexProfile {
             formats: Format::ALL.to_vec(),
             analyser: Analyser { language: Language::English, stop_words: true },
             chunk: ChunkOptions { max_tokens: 240, target_tokens: 200, overlap_tokens: 0 },
-            fusion: Fusion { method: FusionMethod::Convex, lexical_weight: 0.5, rrf_k: 60 },
+            fusion: Fusion { method: FusionMethod::Convex, lexical_weight: 0.15, rrf_k: 60 },
             limits: Limits {
                 max_file_bytes: 32 * 1024 * 1024,
                 max_unpacked_bytes: Limits::default_unpacked_bytes(),
@@ -311,7 +311,7 @@ mod tests {
             ("target_tokens = 200", "target_tokens = 300", "target_tokens", "chunk.target_tokens must be between"),
             ("target_tokens = 200", "targt_tokens = 200", "target_tokens", "targt_tokens"),
             ("max_tokens = 240", "max_tokens = \"240\"", "max_tokens", "invalid type"),
-            ("lexical_weight = 0.5", "lexical_weight = 1.5", "lexical_weight", "between 0 and 1"),
+            ("lexical_weight = 0.15", "lexical_weight = 1.5", "lexical_weight", "between 0 and 1"),
             ("rrf_k = 60", "rrf_k = 0", "rrf_k", "at least 1"),
             ("language = \"english\"", "language = \"klingon\"", "language", "klingon"),
             ("embedder = \"all-minilm-l6-v2\"", "embedder = \"\"", "embedder", "blank"),

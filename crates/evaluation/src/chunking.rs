@@ -31,13 +31,13 @@ use edgewise_retrieval::{
     Collection, Fusion, RetrievalError, SearchRequest, Source, SourceContent, fuse, profile_fusion,
 };
 use edgewise_types::{ChunkId, DocumentId};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Bootstrap, Estimate, EvaluationError, Progress, System,
     beir::json_lines,
     scratch::{Scratch, Unembedded},
+    spread::spread,
 };
 
 /// What a folder must hold.
@@ -359,28 +359,24 @@ fn ask(
     options: &ChunkingOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<Value>>, EvaluationError> {
-    let answered: Vec<Vec<Value>> = set
-        .questions
-        .par_iter()
-        .map(|question| {
-            let arms = collection.arms(&SearchRequest::new(&question.text, LIMIT.max(options.k)))?;
-            let of = |system: &System| {
-                let method = match system {
-                    System::Fused(method) => *method,
-                    System::Lexical | System::Bm25(_) => Fusion::Convex { lexical_weight: 1.0 },
-                    System::Vector => Fusion::Convex { lexical_weight: 0.0 },
-                };
-                let ranked = match system {
-                    System::Lexical | System::Bm25(_) => fuse(method, &arms.lexical, &Default::default()),
-                    System::Vector => fuse(method, &Default::default(), &arms.vector),
-                    System::Fused(_) => fuse(method, &arms.lexical, &arms.vector),
-                };
-                let found: Vec<&Piece> = ranked.iter().filter_map(|hit| pieces.get(&hit.chunk)).collect();
-                value(question, &found, options)
+    let answered: Vec<Vec<Value>> = spread(&set.questions, |question| -> Result<_, RetrievalError> {
+        let arms = collection.arms(&SearchRequest::new(&question.text, LIMIT.max(options.k)))?;
+        let of = |system: &System| {
+            let method = match system {
+                System::Fused(method) => *method,
+                System::Lexical | System::Bm25(_) => Fusion::Convex { lexical_weight: 1.0 },
+                System::Vector => Fusion::Convex { lexical_weight: 0.0 },
             };
-            Ok(systems.iter().map(of).collect())
-        })
-        .collect::<Result<_, RetrievalError>>()?;
+            let ranked = match system {
+                System::Lexical | System::Bm25(_) => fuse(method, &arms.lexical, &Default::default()),
+                System::Vector => fuse(method, &Default::default(), &arms.vector),
+                System::Fused(_) => fuse(method, &arms.lexical, &arms.vector),
+            };
+            let found: Vec<&Piece> = ranked.iter().filter_map(|hit| pieces.get(&hit.chunk)).collect();
+            value(question, &found, options)
+        };
+        Ok(systems.iter().map(of).collect())
+    })?;
     progress.answered(set.questions.len(), set.questions.len());
     Ok((0..systems.len()).map(|at| answered.iter().map(|values| values[at]).collect()).collect())
 }

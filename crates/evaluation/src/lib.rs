@@ -23,6 +23,7 @@ mod metrics;
 mod retrieval;
 mod runs;
 mod scratch;
+mod spread;
 mod systems;
 
 pub use beir::{Dataset, LabelledQuery, Passage};

@@ -44,7 +44,7 @@ pub struct RetrievalOptions {
 
 impl Default for RetrievalOptions {
     fn default() -> Self {
-        let weights = (1..10).map(|tenths| Fusion::Convex { lexical_weight: tenths as f32 / 10.0 });
+        let weights = (1..19).map(|step| Fusion::Convex { lexical_weight: step as f32 / 20.0 });
         Self {
             profile: IndexProfile::default(),
             bm25: Vec::new(),

@@ -19,7 +19,7 @@ use edgewise_types::ChunkId;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Bootstrap, Estimate, EvaluationError, Metric, Progress, measure};
+use crate::{Bootstrap, Estimate, EvaluationError, Metric, Progress, measure, spread::spread};
 
 /// Questions embedded together before they are asked one by one.
 const QUERY_BATCH: usize = 256;
@@ -121,8 +121,7 @@ impl Comparison<'_> {
             if let Some(embedder) = self.embedder {
                 embedder.embed(&texts).map_err(RetrievalError::from)?;
             }
-            let answered: Vec<(Arms, Vec<Arm>)> =
-                batch.par_iter().map(|question| self.ask(question.text)).collect::<Result<_, _>>()?;
+            let answered: Vec<(Arms, Vec<Arm>)> = spread(batch, |question| self.ask(question.text))?;
             for (question, (arms, others)) in batch.iter().zip(&answered) {
                 let mut others = others.iter();
                 for (system, values) in self.systems.iter().zip(&mut values) {

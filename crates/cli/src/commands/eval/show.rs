@@ -65,16 +65,16 @@ fn systems(systems: &[SystemReport], in_force: &str, intervals: bool) -> Result<
 /// What the sets choose together, and what each gets from the choice of the others.
 pub(super) fn choices(choices: &[Choice]) -> Result<(), CliError> {
     for choice in choices {
-        let what = match choice.family {
-            Family::Bm25 => "BM25 parameters",
-            Family::Fusion => "fusion",
+        let (what, rule) = match choice.family {
+            Family::Bm25 => ("BM25 parameters", "largest mean of the sets' ndcg@10"),
+            Family::Fusion => ("fusion", "largest smallest gain over the better arm of a set"),
         };
         output::line(&format!(
-            "{} of {} tried, by the mean of the sets' ndcg@10: {} ({:.3}). For each set, what the others choose:",
+            "{} of {} tried, by the {rule}: {} ({:.3}). For each set, what the others choose:",
             output::bold(what),
             choice.settings,
             output::bold(&choice.chosen),
-            choice.mean
+            choice.worth
         ))?;
         let rows = choice.held_out.iter().map(|held| {
             vec![
