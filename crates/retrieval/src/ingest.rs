@@ -164,8 +164,7 @@ impl Collection {
             }
         };
         let state = self.current()?;
-        state.build_graph_in_background();
-        state.save_vectors(false)?;
+        state.end_write()?;
         let mut reports = pass.reports;
         reports.sort_by(|a, b| a.uri.cmp(&b.uri));
         Ok(IngestReport {

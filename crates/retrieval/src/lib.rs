@@ -31,6 +31,7 @@ mod rerank;
 mod search;
 mod section;
 mod state;
+mod vectors;
 
 pub use api::{
     ArmScore, CollectionStats, Fusion, Hit, IngestReport, Outcome, SearchRequest, SearchResults, Source, SourceContent,

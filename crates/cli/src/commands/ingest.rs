@@ -134,7 +134,10 @@ fn local(
 ) -> Result<IngestReport, CliError> {
     let remove_missing = (prune && found.complete).then(String::new);
     let options = IngestOptions { remove_missing, cancel: Some(cancel), profile, ..IngestOptions::default() };
-    Ok(collection.ingest(found.sources, &options, bar)?)
+    let report = collection.ingest(found.sources, &options, bar)?;
+    // Before this process ends: a graph over many vectors takes longer than the ingest of a few.
+    collection.flush()?;
+    Ok(report)
 }
 
 /// Uploads in batches; the server decides what is new by content.

@@ -3,6 +3,7 @@
 
 mod durability;
 mod filter;
+mod graph;
 mod ingest;
 mod maintain;
 mod processes;
