@@ -43,6 +43,8 @@ const SIZES: [usize; 5] = [5_000, 10_000, 20_000, 50_000, 100_000];
 const EFS: [usize; 6] = [20, 40, 80, 120, 160, 320];
 
 type Vector = Vec<f32>;
+/// Hits of each query.
+type Hits = Vec<Vec<VectorHit>>;
 type Filter = dyn Fn(ChunkId) -> bool + Sync;
 
 /// About normal, by the sum of four uniform numbers.
@@ -190,7 +192,7 @@ fn measure(
     method: Method,
     queries: &[Vector],
     filter: Option<&Filter>,
-) -> Result<(Times, Vec<Vec<VectorHit>>), Box<dyn Error>> {
+) -> Result<(Times, Hits), Box<dyn Error>> {
     let (mut times, mut on_processor, mut hits) = (Vec::new(), Vec::new(), Vec::new());
     for query in queries {
         let (ran_before, start) = (ran(), Instant::now());

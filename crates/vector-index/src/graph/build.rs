@@ -6,6 +6,8 @@
 //!
 //! Deliberately not here: probing.
 
+use std::cmp::Reverse;
+
 use rayon::prelude::*;
 
 use super::{GraphOptions, Layer, Near, beam, descend};
@@ -129,7 +131,7 @@ fn neighbours(flat: &Flat, layers: &[Layer], batch: &[Item], item: &Item, option
 /// Up to `limit` of `candidates`, with their rows, each nearer to the centre than to any chosen before it (algorithm 4 of
 /// the paper): such links lead out of a cluster. Best first.
 fn choose(flat: &Flat, mut candidates: Vec<(Near, u32)>, limit: usize) -> Vec<Near> {
-    candidates.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+    candidates.sort_unstable_by_key(|(near, _)| Reverse(*near));
     let mut chosen: Vec<Near> = Vec::with_capacity(limit);
     let mut queries: Vec<NearQuery> = Vec::with_capacity(limit);
     for (near, row) in candidates {

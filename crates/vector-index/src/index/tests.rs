@@ -205,7 +205,7 @@ proptest! {
         for chunk in 0..removed {
             index.remove(ChunkId(chunk * 31 % count));
         }
-        let keep = |chunk: ChunkId| chunk.0 % modulus == 0;
+        let keep = |chunk: ChunkId| chunk.0.is_multiple_of(modulus);
         let query = direction(query);
         let rows = (0..index.len()).filter(|row| keep(index.tail.ids[*row]));
         let mut expected: Vec<VectorHit> = index.tail.hits(&query, rows);
@@ -282,7 +282,7 @@ proptest! {
         for (chunk, vector) in &model {
             same.insert(*chunk, &pool.vector(ChunkId(*vector)).unwrap()).unwrap();
         }
-        let keep = |chunk: ChunkId| chunk.0 % modulus == 0;
+        let keep = |chunk: ChunkId| chunk.0.is_multiple_of(modulus);
         let filter = (modulus > 1).then_some(&keep as &(dyn Fn(ChunkId) -> bool + Sync));
         let (mut found, mut all) = (0, 0);
         for query in (0..500).step_by(10) {
@@ -316,7 +316,7 @@ fn rebuilds_in_the_background_end_as_if_one_thing_happened_after_the_other() {
     let steps: Vec<(u64, Option<u64>)> = (0..4000u64)
         .map(|n| {
             let chunk = n * 7919 % 1200;
-            (chunk, (n % 3 != 0).then_some((chunk + n) % 1500))
+            (chunk, (!n.is_multiple_of(3)).then_some((chunk + n) % 1500))
         })
         .collect();
     let apply = |index: &mut VectorIndex, (chunk, vector): (u64, Option<u64>)| match vector {
@@ -349,7 +349,8 @@ fn rebuilds_in_the_background_end_as_if_one_thing_happened_after_the_other() {
                 let hits = index.search(&query, 10, None).unwrap();
                 assert_eq!(hits.len(), 10);
                 for hit in hits {
-                    let vector = index.vector(hit.chunk).expect("no removed chunk is returned");
+                    // No removed chunk is returned.
+                    let vector = index.vector(hit.chunk).unwrap();
                     assert!((f64::from(hit.score) - cosine(&query, &vector)).abs() < 1e-5);
                 }
                 searches += 1;

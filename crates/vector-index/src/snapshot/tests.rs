@@ -235,7 +235,7 @@ fn a_graph_is_saved_with_its_tombstones_and_its_damage_is_refused() {
         let file = file.unwrap().path();
         let sound = fs::read(&file).unwrap();
         // A step that is no multiple of any record.
-        for at in (0..sound.len()).step_by(sound.len() / 97 | 1) {
+        for at in (0..sound.len()).step_by((sound.len() / 97) | 1) {
             let mut damaged = sound.clone();
             damaged[at] ^= 1 << (at % 8);
             for damage in [damaged, sound[..at].to_vec()] {
