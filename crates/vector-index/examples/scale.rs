@@ -165,25 +165,16 @@ fn bandwidth() -> (f64, f64) {
     (read, copy)
 }
 
-/// Milliseconds of searches: least, median, and the 99th of a hundred; and the median of the time that the calling
-/// thread had a processor, which a busy machine disturbs less and which is all of it on one thread (Linux).
+/// Milliseconds of searches: least, median, and the 99th of a hundred.
 struct Times {
     least: f64,
     median: f64,
     p99: f64,
-    on_processor: f64,
-}
-
-/// Nanoseconds that this thread has run, where the system says.
-fn ran() -> f64 {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(f64::NAN)
 }
 
 impl std::fmt::Display for Times {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { least, median, p99, on_processor } = self;
-        write!(f, "min {least:6.2} p50 {median:6.2} p99 {p99:6.2} cpu {on_processor:6.2} ms")
+        write!(f, "min {:6.2} p50 {:6.2} p99 {:6.2} ms", self.least, self.median, self.p99)
     }
 }
 
@@ -193,20 +184,15 @@ fn measure(
     queries: &[Vector],
     filter: Option<&Filter>,
 ) -> Result<(Times, Hits), Box<dyn Error>> {
-    let (mut times, mut on_processor, mut hits) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut times, mut hits) = (Vec::new(), Vec::new());
     for query in queries {
-        let (ran_before, start) = (ran(), Instant::now());
+        let start = Instant::now();
         hits.push(index.search_by(method, query, HITS, filter)?);
         times.push(start.elapsed().as_secs_f64() * 1e3);
-        on_processor.push((ran() - ran_before) / 1e6);
     }
-    let sorted = |times: &mut Vec<f64>| times.sort_by(f64::total_cmp);
-    sorted(&mut times);
-    sorted(&mut on_processor);
-    let at = |times: &[f64], share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    let times =
-        Times { least: times[0], median: at(&times, 0.5), p99: at(&times, 0.99), on_processor: at(&on_processor, 0.5) };
-    Ok((times, hits))
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    Ok((Times { least: times[0], median: at(0.5), p99: at(0.99) }, hits))
 }
 
 fn recall(found: &[Vec<VectorHit>], exact: &[Vec<VectorHit>]) -> f64 {
