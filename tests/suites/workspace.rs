@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("documents", &["types", "model-api"]),
     ("catalog", &["types"]),
     ("lexical-index", &["types"]),
-    ("vector-index", &["types"]),
+    ("vector-index", &["types", "kernels"]),
     ("retrieval", &["types", "model-api", "documents", "catalog", "lexical-index", "vector-index", "telemetry"]),
     ("ledger", &["types"]),
     ("planner", &["types", "model-api", "prompts", "retrieval", "ledger", "telemetry"]),

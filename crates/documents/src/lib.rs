@@ -63,7 +63,9 @@ pub use parser::{Parser, ParserRegistry, SourceInfo};
 pub use password::Passwords;
 pub use pdf::PdfParser;
 pub use plain::PlainTextParser;
-pub use profile::{Analyser, DEFAULT_PROFILE, Format, Fusion, FusionMethod, IndexProfile, Language, Limits};
+pub use profile::{
+    Analyser, DEFAULT_PROFILE, Format, Fusion, FusionMethod, GraphProfile, IndexProfile, Language, Limits,
+};
 pub use records::RecordsParser;
 pub use sentence::sentences;
 pub use work::{Work, parse_isolated};

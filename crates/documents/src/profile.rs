@@ -3,7 +3,7 @@
 //! A profile is a TOML file under `indexes/`; [`DEFAULT_PROFILE`] is compiled in. Every key must be known, and all but
 //! three later ones of the limits present, so a file says all there is to say, and a misspelt key is never silently ignored. Errors name file, line and column.
 //!
-//! Deliberately not here: HNSW and summary-tree parameters, which arrive with what they configure.
+//! Deliberately not here: summary-tree parameters, which arrive with what they configure.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -31,6 +31,9 @@ pub struct IndexProfile {
     pub fusion: Fusion,
     /// What is refused.
     pub limits: Limits,
+    /// The graph over many vectors. Optional, as it came after the first profiles were stored with collections.
+    #[serde(default)]
+    pub graph: GraphProfile,
 }
 
 /// A file format.
@@ -163,6 +166,27 @@ impl Limits {
     }
 }
 
+/// The graph over the vectors of a large collection (hierarchical navigable small world, Malkov and Yashunin, 2018,
+/// <https://arxiv.org/abs/1603.09320>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GraphProfile {
+    /// From this many vectors on a graph is built; fewer are scanned.
+    pub threshold: usize,
+    /// Neighbours of a vector, 4 to 128 (M of the paper).
+    pub neighbours: usize,
+    /// Candidates kept while building, 16 to 2000.
+    pub ef_construction: usize,
+    /// Candidates kept while searching, 16 to 2000; more for searches that ask for more than half as many hits.
+    pub ef_search: usize,
+}
+
+impl Default for GraphProfile {
+    fn default() -> Self {
+        Self { threshold: 20_000, neighbours: 16, ef_construction: 200, ef_search: 100 }
+    }
+}
+
 impl Default for IndexProfile {
     /// [`DEFAULT_PROFILE`]. A test keeps the two equal.
     fn default() -> Self {
@@ -178,6 +202,7 @@ impl Default for IndexProfile {
                 max_seconds: Limits::default_seconds(),
                 max_memory_bytes: Limits::default_memory_bytes(),
             },
+            graph: GraphProfile::default(),
         }
     }
 }
@@ -238,14 +263,29 @@ impl IndexProfile {
         if let Some((key, _)) = at_least_one.into_iter().find(|(_, is_zero)| *is_zero) {
             return Some(("limits", key, "must be at least 1, but is 0".to_owned()));
         }
+        let GraphProfile { threshold, neighbours, ef_construction, ef_search } = self.graph;
+        let ranges = [
+            ("threshold", threshold, 1..=usize::MAX),
+            ("neighbours", neighbours, 4..=128),
+            ("ef_construction", ef_construction, 16..=2000),
+            ("ef_search", ef_search, 16..=2000),
+        ];
+        if let Some((key, value, range)) = ranges.into_iter().find(|(_, value, range)| !range.contains(value)) {
+            let rule = match key {
+                "threshold" => "must be at least 1, but is 0".to_owned(),
+                _ => format!("must be between {} and {}, but is {value}", range.start(), range.end()),
+            };
+            return Some(("graph", key, rule));
+        }
         None
     }
 
     /// BLAKE3, in hexadecimal, over everything that decides what is stored for a document: embedder, analyser, chunk
     /// limits and [`TEXT_VERSION`]. A collection whose stored hash differs must be cut and embedded again. Fusion acts
-    /// on queries only, and formats and limits on which files are read, so they are left out.
+    /// on queries only, formats and limits on which files are read, and the graph is made of what is stored, so they are
+    /// left out.
     pub fn hash(&self) -> String {
-        let Self { embedder, analyser, chunk, formats: _, fusion: _, limits: _ } = self;
+        let Self { embedder, analyser, chunk, formats: _, fusion: _, limits: _, graph: _ } = self;
         let mut canonical = format!("edgewise index profile\ntext_version={TEXT_VERSION}\nembedder={embedder:?}\n");
         // Writing to a string cannot fail.
         let _ = write!(
@@ -283,6 +323,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_profile_from_before_the_graph_has_its_defaults() {
+        let before = &DEFAULT_PROFILE[..DEFAULT_PROFILE.find("# The graph over").unwrap()];
+        assert_eq!(IndexProfile::parse(before, "p.toml").unwrap(), IndexProfile::default());
+    }
+
+    #[test]
     fn the_shipped_profile_is_the_default() {
         assert_eq!(IndexProfile::parse(DEFAULT_PROFILE, "indexes/default.toml").unwrap(), IndexProfile::default());
     }
@@ -315,6 +361,7 @@ mod tests {
             ("rrf_k = 60", "rrf_k = 0", "rrf_k", "at least 1"),
             ("language = \"english\"", "language = \"klingon\"", "language", "klingon"),
             ("embedder = \"all-minilm-l6-v2\"", "embedder = \"\"", "embedder", "blank"),
+            ("neighbours = 16", "neighbours = 2", "neighbours", "graph.neighbours must be between 4 and 128, but is 2"),
             ("rrf_k = 60", "rrf_k = ", "rrf_k", ""),
         ] {
             let message = message(from, to);
@@ -336,6 +383,7 @@ mod tests {
         assert_eq!(changed(&|_| ()), base.hash());
         assert_eq!(changed(&|p| p.fusion.lexical_weight = 0.9), base.hash());
         assert_eq!(changed(&|p| p.limits.max_file_bytes = 1), base.hash());
+        assert_eq!(changed(&|p| p.graph.threshold = 1), base.hash());
         let stored: [&dyn Fn(&mut IndexProfile); 4] = [
             &|p| p.chunk.target_tokens = 100,
             &|p| p.chunk.overlap_tokens = 20,

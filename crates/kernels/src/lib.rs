@@ -16,6 +16,7 @@
 
 mod activations;
 mod attention;
+mod codes;
 mod error;
 mod gates;
 mod kv_layout;
@@ -31,6 +32,7 @@ mod testing;
 
 pub use activations::Workspace;
 pub use attention::PagedAttention;
+pub use codes::{CodedQuery, MAX_WIDTH, ZERO_CODE};
 pub use error::KernelError;
 pub use gates::{Gelu, gelu, silu_mul};
 pub use kv_layout::{AttentionEntry, KvLayout, PAGE};

@@ -194,4 +194,8 @@ pub struct CollectionStats {
     pub lexical_generation: Generation,
     /// Generation the vector index has reached.
     pub vector_generation: Generation,
+    /// Vectors that are searched by a graph; 0 if all are scanned.
+    pub graph_vectors: usize,
+    /// Whether a graph is being built now.
+    pub building_graph: bool,
 }

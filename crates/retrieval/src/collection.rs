@@ -74,6 +74,13 @@ impl std::fmt::Debug for Collection {
     }
 }
 
+impl Drop for Collection {
+    /// The lock goes with this: nothing may be published from then on.
+    fn drop(&mut self) {
+        self.state().begin_write();
+    }
+}
+
 impl Collection {
     pub(crate) fn open(root: &Path, name: &CollectionName, models: RetrievalModels) -> Result<Self, RetrievalError> {
         let state = Arc::new(State::open(name, Folder::of(root, name))?);
@@ -136,6 +143,8 @@ impl Collection {
             embedder: state.catalog().meta().embedder.model.clone(),
             lexical_generation: state.lexical_generation(),
             vector_generation: state.vectors().index().generation(),
+            graph_vectors: state.vectors().index().stats().graph,
+            building_graph: state.building_graph(),
         })
     }
 
@@ -233,11 +242,12 @@ impl Collection {
         let batch = Batch { upserts: Vec::new(), deletes: ids.to_vec() };
         writer.catalog.commit(&batch).map_err(of(&self.name))?;
         state.follow_as_writer()?;
-        state.save_vectors(false)
+        state.end_write()
     }
 
-    /// Brings the indexes on disk up to the catalog. Ingest does so by itself; without it, the next start replays what
-    /// is missing. Does nothing in a process that does not write.
+    /// Brings the indexes on disk up to the catalog, with the graph over the vectors if one is due. Ingest does so by
+    /// itself, but for the graph; without it, the next start replays what is missing. Does nothing in a process that does
+    /// not write.
     pub fn flush(&self) -> Result<(), RetrievalError> {
         let writer = self.writer();
         if writer.is_none() {
@@ -245,6 +255,8 @@ impl Collection {
         }
         let state = self.current()?;
         state.follow_as_writer()?;
+        state.build_graph_in_background();
+        state.wait_for_graph();
         state.save_vectors(true)
     }
 
@@ -252,6 +264,7 @@ impl Collection {
     pub(crate) fn delete_files(&self) -> Result<(), RetrievalError> {
         self.closing.store(true, Ordering::Release);
         let mut writer = self.writer();
+        self.state().begin_write();
         let delete = || -> Result<(), RetrievalError> {
             let _lock = if writer.is_none() { Some(WriterLock::acquire(&self.root, &self.name)?) } else { None };
             Folder::recover(&self.root, &self.name)?;
@@ -333,6 +346,8 @@ impl Collection {
             }
         };
         // Nobody else replaces the collection while this process holds the lock, so the two go together.
-        Ok((self.current()?, writer))
+        let state = self.current()?;
+        state.begin_write();
+        Ok((state, writer))
     }
 }

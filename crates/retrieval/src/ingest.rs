@@ -183,8 +183,7 @@ impl Collection {
             self.pass(&job, &profile, &state, &writer.catalog, None)?
         };
         let state = self.current()?;
-        state.build_graph_in_background();
-        state.save_vectors(false)?;
+        state.end_write()?;
         let mut reports = pass.reports;
         reports.sort_by(|a, b| a.uri.cmp(&b.uri));
         Ok(IngestReport {

@@ -33,6 +33,7 @@ mod scope;
 mod search;
 mod section;
 mod state;
+mod vectors;
 
 pub use api::{
     ArmScore, CollectionStats, Fusion, Hit, IngestReport, Outcome, SearchRequest, SearchResults, Source, SourceContent,

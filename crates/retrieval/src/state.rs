@@ -12,10 +12,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use edgewise_catalog::{Catalog, CatalogError, CatalogMeta, ChunkRecord, EmbedderIdentity, OpenMode};
@@ -28,14 +25,11 @@ use crate::{
     Filter, RetrievalError, RetrievalModels,
     error::of,
     folder::{Folder, Manifest},
+    vectors::{SharedVectors, Vectors, VectorsGuard, graph_options},
 };
 
 /// Chunks read from the catalog at a time when an index catches up.
 const CATCH_UP_CHUNKS: usize = 512;
-
-/// A snapshot is published when at least one in this many of its vectors changed; fewer are replayed faster than all are
-/// written.
-const SNAPSHOT_SHARE: usize = 10;
 
 /// Filters whose chunks are remembered.
 const REMEMBERED_FILTERS: usize = 16;
@@ -75,20 +69,6 @@ pub(crate) fn profile_text(name: &CollectionName, profile: &IndexProfile) -> Res
     toml::to_string(profile).map_err(of(name))
 }
 
-/// Snapshot bookkeeping beside the vectors.
-#[derive(Debug)]
-struct Vectors {
-    index: VectorIndex,
-    /// Changes since the snapshot on disk.
-    unsaved: usize,
-}
-
-impl Vectors {
-    fn snapshot_due(&self) -> bool {
-        self.unsaved > 0 && self.unsaved * SNAPSHOT_SHARE >= self.index.len()
-    }
-}
-
 /// One open collection.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -100,13 +80,9 @@ pub(crate) struct State {
     catalog: Catalog,
     lexical_config: LexicalConfig,
     lexical: RwLock<Option<Arc<LexicalIndex>>>,
-    vectors: Arc<RwLock<Vectors>>,
-    /// Held while an index catches up, so that two threads don't do it twice.
-    catching_up: Mutex<()>,
+    vectors: SharedVectors,
     /// Chunks of recent filters, of one generation.
     filters: Mutex<FilterCache>,
-    /// Set while a graph is built in the background.
-    building: Arc<AtomicBool>,
 }
 
 /// What recent filters came to.
@@ -138,19 +114,17 @@ impl State {
         let profile = IndexProfile::parse(profile, &format!("profile of collection {name}")).map_err(of(name))?;
         let lexical_config = lexical_config(name, &profile, &catalog)?;
         let lexical = open_lexical(name, &folder, &lexical_config)?;
-        let vectors = load_vectors(name, &folder, &catalog)?;
+        let vectors = load_vectors(name, &folder, &catalog, graph_options(&profile.graph))?;
         let state = Self {
             name: name.clone(),
+            vectors: SharedVectors::new(name.clone(), folder.clone(), vectors),
             folder,
             manifest,
             profile: Arc::new(profile),
             catalog,
             lexical_config,
             lexical: RwLock::new(lexical.map(Arc::new)),
-            vectors: Arc::new(RwLock::new(Vectors { index: vectors, unsaved: 0 })),
-            catching_up: Mutex::new(()),
             filters: Mutex::default(),
-            building: Arc::default(),
         };
         state.follow_vectors()?;
         Ok(state)
@@ -217,61 +191,44 @@ impl State {
         Ok(chunks)
     }
 
-    /// Begins to build a graph over the vectors if one is due; searches go on with what there is, and use the graph once
-    /// it has found itself sound.
+    /// Begins to build a graph over the vectors if one is due.
     pub(crate) fn build_graph_in_background(&self) {
-        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
-        if !vectors.index.rebuild_due() || self.building.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let rebuild = vectors.index.begin_rebuild();
-        drop(vectors);
-        let (shared, building, name) = (self.vectors.clone(), self.building.clone(), self.name.clone());
-        let build = move || {
-            let built = rebuild.build();
-            let mut vectors = shared.write().unwrap_or_else(PoisonError::into_inner);
-            match built {
-                Ok(rebuilt) => {
-                    vectors.index.install(rebuilt);
-                    // Worth a snapshot even if no vector changed.
-                    vectors.unsaved = vectors.unsaved.max(vectors.index.len() / SNAPSHOT_SHARE + 1);
-                }
-                Err(error) => {
-                    tracing::warn!(collection = %name, %error, "no graph over the vectors");
-                    vectors.index.abandon();
-                }
-            }
-            drop(vectors);
-            building.store(false, Ordering::Release);
-        };
-        let spawned = std::thread::Builder::new().name("edgewise-graph".to_owned()).spawn(build);
-        if let Err(error) = spawned {
-            tracing::warn!(collection = %self.name, %error, "cannot start building a graph");
-            self.vectors.write().unwrap_or_else(PoisonError::into_inner).index.abandon();
-            self.building.store(false, Ordering::Release);
-        }
+        self.vectors.build_in_background();
     }
 
-    /// Builds a graph now if one is due or, with `always`, if there is one: then without its tombstones.
+    /// Builds a graph now if one is due or, with `always`, if there are tombstones.
     pub(crate) fn build_graph(&self, always: bool) -> Result<bool, RetrievalError> {
-        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
-        if self.building.load(Ordering::Acquire)
-            || !(vectors.index.rebuild_due() || (always && vectors.index.graph_len().is_some()))
-        {
-            return Ok(false);
-        }
-        vectors.index.rebuild_now().map_err(of(&self.name))?;
-        vectors.unsaved = vectors.unsaved.max(1);
-        Ok(true)
+        self.vectors.build_now(always)
+    }
+
+    /// Waits for a graph that is being built.
+    pub(crate) fn wait_for_graph(&self) {
+        self.vectors.wait();
+    }
+
+    /// Whether a graph is being built.
+    pub(crate) fn building_graph(&self) -> bool {
+        self.vectors.building()
+    }
+
+    /// To be called when a write begins: nothing is published from the background until it has ended.
+    pub(crate) fn begin_write(&self) {
+        self.vectors.allow_publishing(false);
+    }
+
+    /// To be called when a write has ended: saves vectors if that is worth the writing, and begins to build a graph if one
+    /// is due.
+    pub(crate) fn end_write(&self) -> Result<(), RetrievalError> {
+        // Allowed first: a graph that is finished in between is saved by one or the other.
+        self.vectors.allow_publishing(true);
+        self.save_vectors(false)?;
+        self.build_graph_in_background();
+        Ok(())
     }
 
     /// The vector index, kept from changing while the guard lives.
     pub(crate) fn vectors(&self) -> VectorsGuard<'_> {
-        VectorsGuard(self.vectors.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn catching_up(&self) -> MutexGuard<'_, ()> {
-        self.catching_up.lock().unwrap_or_else(PoisonError::into_inner)
+        VectorsGuard(self.vectors.read())
     }
 
     /// Sees what was committed since, by this process or another, without writing anything.
@@ -317,25 +274,17 @@ impl State {
 
     /// Whether a snapshot is worth the writing.
     pub(crate) fn snapshot_due(&self) -> bool {
-        self.vectors.read().unwrap_or_else(PoisonError::into_inner).snapshot_due()
+        self.vectors.snapshot_due()
     }
 
     /// Publishes a snapshot of the vectors if that is worth the writing, or if `always` whenever it is out of date.
     pub(crate) fn save_vectors(&self, always: bool) -> Result<(), RetrievalError> {
-        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
-        if vectors.snapshot_due() || (always && vectors.unsaved > 0) {
-            vectors.index.save(&self.folder.vectors()).map_err(of(&self.name))?;
-            vectors.unsaved = 0;
-        }
-        Ok(())
+        self.vectors.save(always)
     }
 
     /// Publishes a snapshot of the vectors whatever is on disk.
     pub(crate) fn save_all_vectors(&self) -> Result<(), RetrievalError> {
-        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
-        vectors.index.save(&self.folder.vectors()).map_err(of(&self.name))?;
-        vectors.unsaved = 0;
-        Ok(())
+        self.vectors.save_if(|_| true)
     }
 
     /// Compacts the lexical index and gives its lock back.
@@ -361,7 +310,7 @@ impl State {
     }
 
     fn follow_lexical(&self) -> Result<(), LexicalError> {
-        let _guard = self.catching_up();
+        let _guard = self.vectors.busy();
         let path = self.folder.lexical();
         let index = match self.lexical() {
             Some(index) => index,
@@ -396,7 +345,7 @@ impl State {
     }
 
     fn follow_vectors(&self) -> Result<(), RetrievalError> {
-        let _guard = self.catching_up();
+        let _guard = self.vectors.busy();
         let reached = self.vectors().index().generation();
         let changes = match self.catalog.changes_since(reached) {
             Ok(changes) => changes,
@@ -414,13 +363,13 @@ impl State {
         }
         for ids in changes.added.chunks(CATCH_UP_CHUNKS) {
             let records = self.catalog.chunk_records(ids).map_err(of(&self.name))?;
-            let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+            let mut vectors = self.vectors.write();
             for record in records {
                 vectors.index.insert(record.chunk.id, &record.embedding).map_err(of(&self.name))?;
                 vectors.unsaved += 1;
             }
         }
-        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
+        let mut vectors = self.vectors.write();
         for chunk in &changes.removed {
             vectors.unsaved += usize::from(vectors.index.remove(*chunk));
         }
@@ -432,7 +381,8 @@ impl State {
 
     /// Reads all vectors from the catalog.
     fn rebuild_vectors(&self) -> Result<(), RetrievalError> {
-        let mut index = VectorIndex::new(self.catalog.meta().embedder.dimension, self.catalog.id());
+        let options = graph_options(&self.profile.graph);
+        let mut index = VectorIndex::with_options(self.catalog.meta().embedder.dimension, self.catalog.id(), options);
         let mut failed: Option<VectorError> = None;
         let generation = self
             .catalog
@@ -447,8 +397,8 @@ impl State {
         }
         index.set_generation(generation);
         let unsaved = index.len().max(1);
-        let mut vectors = self.vectors.write().unwrap_or_else(PoisonError::into_inner);
-        if vectors.index.is_empty() || !self.building.load(Ordering::Acquire) {
+        let mut vectors = self.vectors.write();
+        if !vectors.index.rebuilding() {
             *vectors = Vectors { index, unsaved };
             return Ok(());
         }
@@ -466,20 +416,6 @@ impl State {
         vectors.index.set_generation(generation);
         vectors.unsaved = unsaved;
         Ok(())
-    }
-}
-
-/// A look at the vector index; see [`State::vectors`].
-pub(crate) struct VectorsGuard<'s>(RwLockReadGuard<'s, Vectors>);
-
-impl VectorsGuard<'_> {
-    pub(crate) fn index(&self) -> &VectorIndex {
-        &self.0.index
-    }
-
-    /// Whether a chunk is live at the generation of the index.
-    pub(crate) fn live(&self, chunk: ChunkId) -> bool {
-        self.0.index.contains(chunk)
     }
 }
 
@@ -523,14 +459,19 @@ fn open_lexical(
 }
 
 /// The vectors of the snapshot, or none.
-fn load_vectors(name: &CollectionName, folder: &Folder, catalog: &Catalog) -> Result<VectorIndex, RetrievalError> {
+fn load_vectors(
+    name: &CollectionName,
+    folder: &Folder,
+    catalog: &Catalog,
+    options: GraphOptions,
+) -> Result<VectorIndex, RetrievalError> {
     let dimension = catalog.meta().embedder.dimension;
-    match VectorIndex::load(&folder.vectors(), dimension, catalog.id(), GraphOptions::default()) {
+    match VectorIndex::load(&folder.vectors(), dimension, catalog.id(), options) {
         Ok(Some(index)) => Ok(index),
-        Ok(None) => Ok(VectorIndex::new(dimension, catalog.id())),
+        Ok(None) => Ok(VectorIndex::with_options(dimension, catalog.id(), options)),
         Err(error @ VectorError::NeedsRebuild { .. }) => {
             tracing::warn!(collection = %name, %error, "reading the vectors from the catalog instead");
-            Ok(VectorIndex::new(dimension, catalog.id()))
+            Ok(VectorIndex::with_options(dimension, catalog.id(), options))
         }
         Err(error) => Err(of(name)(error)),
     }

@@ -3,7 +3,8 @@
 //! Few vectors are scanned. Many stand in a *base*, rows that no longer change with a graph over them, and a *tail* of
 //! what came since, which is scanned. A removed row of the base is a tombstone. When a fifth of the base is tombstones, or
 //! the tail has grown to a quarter of it, the owner builds a new base from a [`Rebuild`], without a lock and while the old
-//! one serves, and installs it together with what changed meanwhile.
+//! one serves, and installs it together with what changed meanwhile. A base waits for its first graph without one, and is
+//! then scanned.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     GraphOptions, VectorError,
-    flat::{Filter, Flat},
-    graph::Graph,
+    flat::Flat,
+    graph::{Graph, Walk},
+    kernel::pack,
     top::Top,
 };
 
@@ -24,8 +26,49 @@ const UNIT_TOLERANCE: f64 = 1e-3;
 const TOMBSTONE_SHARE: usize = 5;
 /// Or when the tail has one for this many rows of the base.
 const TAIL_SHARE: usize = 4;
-/// A filter that lets through less than one in this many chunks is answered by a scan of those.
-const SELECTIVE: usize = 4;
+/// A filter that lets through less than one in this many chunks is answered by a scan: a walk would take longer.
+const SELECTIVE: usize = 20;
+/// And so is a search for more than one in this many chunks.
+const MANY: usize = 50;
+/// Rows asked about a filter to see how many it lets through.
+const SAMPLE: usize = 256;
+
+/// A filter over chunks.
+type Filter<'f> = Option<&'f (dyn Fn(ChunkId) -> bool + Sync)>;
+
+/// How a search goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Method {
+    /// By the graph where there is one and it pays, else a scan.
+    #[default]
+    Auto,
+    /// A scan that reads 8-bit codes and some floats. Exact.
+    Codes,
+    /// A scan that reads all floats. Exact, bit by bit the same.
+    Floats,
+    /// By the graph where there is one, keeping this many candidates.
+    Graph {
+        /// Candidates kept, at least the hits asked for.
+        ef: usize,
+    },
+}
+
+/// What an index consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexStats {
+    /// Vectors.
+    pub vectors: usize,
+    /// Of these, under a graph; 0 if all are scanned.
+    pub graph: usize,
+    /// Rows that were removed and still take room.
+    pub tombstones: usize,
+    /// Bytes of vectors and codes.
+    pub vector_bytes: usize,
+    /// Bytes that a scan reads.
+    pub code_bytes: usize,
+    /// Bytes of the graph.
+    pub graph_bytes: usize,
+}
 
 /// A chunk found.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -36,22 +79,37 @@ pub struct VectorHit {
     pub score: f32,
 }
 
-/// Rows with a graph over them.
+/// Rows that no longer change.
 #[derive(Debug, Clone)]
 pub(crate) struct Base {
     pub(crate) flat: Arc<Flat>,
-    pub(crate) graph: Arc<Graph>,
-    /// Removed since the graph was built.
-    pub(crate) dead: HashSet<ChunkId>,
+    pub(crate) graph: Option<Arc<Graph>>,
+    /// By row: removed since.
+    pub(crate) dead: Vec<bool>,
+    pub(crate) dead_rows: usize,
 }
 
 impl Base {
-    fn contains(&self, chunk: ChunkId) -> bool {
-        self.flat.row_of.contains_key(&chunk) && !self.dead.contains(&chunk)
+    pub(crate) fn new(flat: Arc<Flat>, graph: Option<Arc<Graph>>) -> Self {
+        let dead = vec![false; flat.len()];
+        Self { flat, graph, dead, dead_rows: 0 }
+    }
+
+    /// Row of a chunk that is not removed.
+    pub(crate) fn live_row(&self, chunk: ChunkId) -> Option<usize> {
+        self.flat.row_of.get(&chunk).copied().filter(|row| !self.dead[*row])
+    }
+
+    /// Makes the row of a chunk a tombstone. False if there is none.
+    pub(crate) fn bury(&mut self, chunk: ChunkId) -> bool {
+        let Some(row) = self.live_row(chunk) else { return false };
+        self.dead[row] = true;
+        self.dead_rows += 1;
+        true
     }
 
     pub(crate) fn live(&self) -> usize {
-        self.flat.len() - self.dead.len()
+        self.flat.len() - self.dead_rows
     }
 }
 
@@ -70,10 +128,11 @@ pub struct VectorIndex {
     refused_at: Option<usize>,
 }
 
-/// What a new base is built from: a copy of the live vectors.
+/// What a new base is built from.
 #[derive(Debug)]
 pub struct Rebuild {
-    flat: Flat,
+    base: Base,
+    tail: Flat,
     options: GraphOptions,
 }
 
@@ -81,18 +140,32 @@ pub struct Rebuild {
 #[derive(Debug)]
 pub struct Rebuilt {
     flat: Arc<Flat>,
-    graph: Graph,
+    graph: Option<Graph>,
 }
 
 impl Rebuild {
-    /// Builds the graph and probes it. Takes minutes for hundreds of thousands of vectors, uses the threads of the
-    /// current rayon pool, and needs no lock.
+    /// Puts the live vectors together, and builds and probes a graph if there are enough of them. Takes minutes for
+    /// hundreds of thousands of vectors, uses the threads of the current rayon pool, and needs no lock.
     ///
     /// # Errors
     /// [`VectorError::Graph`] if the graph is not sound: tell the index with [`VectorIndex::abandon`]; it goes on without.
     pub fn build(self) -> Result<Rebuilt, VectorError> {
-        let flat = Arc::new(self.flat);
-        let graph = Graph::build(Arc::clone(&flat), self.options)?;
+        let Self { base, tail, options } = self;
+        let flat = if base.dead_rows == 0 && tail.len() == 0 {
+            base.flat
+        } else {
+            let mut flat = Flat::new(tail.dimension);
+            flat.reserve(base.live() + tail.len());
+            for (row, chunk) in base.flat.ids.iter().enumerate().filter(|(row, _)| !base.dead[*row]) {
+                flat.insert_row(*chunk, base.flat.row(row));
+            }
+            for (row, chunk) in tail.ids.iter().enumerate() {
+                flat.insert_row(*chunk, tail.row(row));
+            }
+            Arc::new(flat)
+        };
+        let graph =
+            if flat.len() < options.threshold.max(1) { None } else { Some(Graph::build(Arc::clone(&flat), options)?) };
         Ok(Rebuilt { flat, graph })
     }
 }
@@ -151,7 +224,7 @@ impl VectorIndex {
 
     /// Whether the chunk has a vector here.
     pub fn contains(&self, chunk: ChunkId) -> bool {
-        self.tail.row_of.contains_key(&chunk) || self.base.as_ref().is_some_and(|base| base.contains(chunk))
+        self.tail.row_of.contains_key(&chunk) || self.base.as_ref().is_some_and(|base| base.live_row(chunk).is_some())
     }
 
     /// The vector of a chunk.
@@ -159,19 +232,37 @@ impl VectorIndex {
         if let Some(row) = self.tail.row_of.get(&chunk) {
             return Some(self.tail.vector(*row).collect());
         }
-        let base = self.base.as_ref().filter(|base| base.contains(chunk))?;
-        Some(base.flat.vector(*base.flat.row_of.get(&chunk)?).collect())
+        let base = self.base.as_ref()?;
+        Some(base.flat.vector(base.live_row(chunk)?).collect())
     }
 
     /// Every chunk that has a vector here, in no particular order.
     pub fn chunks(&self) -> impl Iterator<Item = ChunkId> {
-        let base = self.base.iter().flat_map(|base| base.flat.ids.iter().filter(move |id| !base.dead.contains(id)));
+        let live = |base: &'_ Base, row: usize| !base.dead[row];
+        let base = self.base.iter().flat_map(move |base| {
+            base.flat.ids.iter().enumerate().filter(move |(row, _)| live(base, *row)).map(|(_, chunk)| chunk)
+        });
         base.chain(&self.tail.ids).copied()
     }
 
     /// Whether a graph serves, and over how many vectors; `None` if all are scanned.
     pub fn graph_len(&self) -> Option<usize> {
-        self.base.as_ref().map(Base::live)
+        self.base.as_ref().filter(|base| base.graph.is_some()).map(Base::live)
+    }
+
+    /// What it consists of.
+    pub fn stats(&self) -> IndexStats {
+        let base = self.base.as_ref();
+        let graph = base.and_then(|base| base.graph.as_ref());
+        let sum = |bytes: fn(&Flat) -> usize| bytes(&self.tail) + base.map_or(0, |base| bytes(&base.flat));
+        IndexStats {
+            vectors: self.len(),
+            graph: self.graph_len().unwrap_or(0),
+            tombstones: base.map_or(0, |base| base.dead_rows),
+            vector_bytes: sum(Flat::bytes),
+            code_bytes: sum(Flat::code_bytes),
+            graph_bytes: graph.map_or(0, |graph| graph.bytes()),
+        }
     }
 
     /// Makes room for `additional` more vectors at once.
@@ -202,10 +293,7 @@ impl VectorIndex {
 
     /// Makes a row of the base a tombstone.
     fn bury(&mut self, chunk: ChunkId) -> bool {
-        match &mut self.base {
-            Some(base) if base.contains(chunk) => base.dead.insert(chunk),
-            _ => false,
-        }
+        self.base.as_mut().is_some_and(|base| base.bury(chunk))
     }
 
     fn note(&mut self, chunk: ChunkId) {
@@ -226,99 +314,164 @@ impl VectorIndex {
         k: usize,
         filter: Option<&(dyn Fn(ChunkId) -> bool + Sync)>,
     ) -> Result<Vec<VectorHit>, VectorError> {
-        self.validate(query)?;
-        let Some(base) = &self.base else { return Ok(self.scan(query, k, filter)) };
-        // Tombstones and chunks filtered out take places in the graph's answer: ask for as many more.
-        let wanted = |chunk: ChunkId| !base.dead.contains(&chunk) && filter.is_none_or(|filter| filter(chunk));
-        let passing = match filter {
-            None => base.live(),
-            Some(_) => base.flat.ids.iter().filter(|chunk| wanted(**chunk)).count(),
-        };
-        if k == 0 || passing * SELECTIVE < base.flat.len() || k * SELECTIVE > passing {
-            return Ok(self.scan(query, k, filter));
-        }
-        let ask = (k * base.flat.len()).div_ceil(passing) + k / 8;
-        let mut top = self.tail.search(query, k, filter);
-        let mut found = 0;
-        for hit in base.graph.search(query, ask) {
-            if wanted(hit.chunk) {
-                found += 1;
-                top.push(hit.chunk, hit.score);
-            }
-        }
-        if found < k {
-            return Ok(self.scan(query, k, filter));
-        }
-        Ok(top.into_hits())
+        self.search_by(Method::Auto, query, k, filter)
     }
 
     /// As [`Self::search`], but always exact.
     ///
     /// # Errors
     /// As [`Self::search`].
-    pub fn search_exact(&self, query: &[f32], k: usize, filter: Filter<'_>) -> Result<Vec<VectorHit>, VectorError> {
-        self.validate(query)?;
-        Ok(self.scan(query, k, filter))
+    pub fn search_exact(
+        &self,
+        query: &[f32],
+        k: usize,
+        filter: Option<&(dyn Fn(ChunkId) -> bool + Sync)>,
+    ) -> Result<Vec<VectorHit>, VectorError> {
+        self.search_by(Method::Codes, query, k, filter)
     }
 
-    fn scan(&self, query: &[f32], k: usize, filter: Filter<'_>) -> Vec<VectorHit> {
+    /// As [`Self::search`], by a method of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Self::search`].
+    pub fn search_by(
+        &self,
+        method: Method,
+        query: &[f32],
+        k: usize,
+        filter: Option<&(dyn Fn(ChunkId) -> bool + Sync)>,
+    ) -> Result<Vec<VectorHit>, VectorError> {
+        self.validate(query)?;
         if k == 0 {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let tail = self.tail.search(query, k, filter);
-        let Some(base) = &self.base else { return tail.into_hits() };
-        let wanted = |chunk: ChunkId| !base.dead.contains(&chunk) && filter.is_none_or(|filter| filter(chunk));
-        Top::merge(base.flat.search(query, k, Some(&wanted)), tail).into_hits()
+        let chosen = match method {
+            Method::Auto => self.walk_pays(k, filter).then(|| self.options.ef_search.max(2 * k)),
+            Method::Graph { ef } => Some(ef.max(k)),
+            Method::Codes | Method::Floats => None,
+        };
+        let walked = chosen.and_then(|ef| self.walk(query, k, ef, filter));
+        Ok(walked.unwrap_or_else(|| self.scan(query, k, filter, method == Method::Floats)).into_hits())
+    }
+
+    /// Whether the graph, if there is one, is faster than a scan.
+    fn walk_pays(&self, k: usize, filter: Filter<'_>) -> bool {
+        let Some(base) = self.base.as_ref().filter(|base| base.graph.is_some()) else { return false };
+        let rows = base.flat.len();
+        if k.saturating_mul(MANY) > rows {
+            return false;
+        }
+        let Some(filter) = filter else { return base.live() * SELECTIVE >= rows };
+        let sample = rows.min(SAMPLE);
+        let wanted = |at: usize| {
+            let row = at * rows / sample;
+            !base.dead[row] && filter(base.flat.ids[row])
+        };
+        (0..sample).filter(|at| wanted(*at)).count() * SELECTIVE >= sample
+    }
+
+    /// By the graph; `None` if there is none, or it does not answer.
+    fn walk(&self, query: &[f32], k: usize, ef: usize, filter: Filter<'_>) -> Option<Top> {
+        let base = self.base.as_ref()?;
+        let wanted =
+            |row: u32| !base.dead[row as usize] && filter.is_none_or(|filter| filter(base.flat.ids[row as usize]));
+        let Walk::Rows(rows) = base.graph.as_ref()?.search(query, k, ef, &wanted) else { return None };
+        if rows.len() < k && rows.len() < base.live() {
+            // Either there are no more, or the graph does not find them.
+            return None;
+        }
+        let packed = pack(query);
+        let mut top = self.scan_tail(query, k, filter, false);
+        for row in rows {
+            top.push(base.flat.ids[row as usize], base.flat.score(&packed, row as usize));
+        }
+        Some(top)
+    }
+
+    fn scan_tail(&self, query: &[f32], k: usize, filter: Filter<'_>, floats: bool) -> Top {
+        let ids = &self.tail.ids;
+        let passes = filter.map(|filter| move |row: usize| filter(ids[row]));
+        let wanted = passes.as_ref().map(|passes| passes as &(dyn Fn(usize) -> bool + Sync));
+        if floats { self.tail.search_floats(query, k, wanted) } else { self.tail.search(query, k, wanted) }
+    }
+
+    fn scan(&self, query: &[f32], k: usize, filter: Filter<'_>, floats: bool) -> Top {
+        let tail = self.scan_tail(query, k, filter, floats);
+        let Some(base) = &self.base else { return tail };
+        let wanted = |row: usize| !base.dead[row] && filter.is_none_or(|filter| filter(base.flat.ids[row]));
+        let all = base.dead_rows == 0 && filter.is_none();
+        let wanted = (!all).then_some(&wanted as &(dyn Fn(usize) -> bool + Sync));
+        let found = if floats { base.flat.search_floats(query, k, wanted) } else { base.flat.search(query, k, wanted) };
+        found.merge(tail)
     }
 
     /// Whether a new base is worth building: there are many vectors without a graph, many tombstones, or a long tail.
     /// False while one is being built.
     pub fn rebuild_due(&self) -> bool {
-        if self.changed.is_some() || self.len() < self.options.threshold {
+        if self.changed.is_some() {
             return false;
         }
-        if self.refused_at.is_some_and(|refused| self.len() < refused + refused / 2) {
+        let many = self.len() >= self.options.threshold;
+        if many && self.refused_at.is_some_and(|refused| self.len() < refused + refused / 2) {
             return false;
         }
-        match &self.base {
-            None => true,
-            Some(base) => {
-                let rows = base.flat.len();
-                base.dead.len() * TOMBSTONE_SHARE >= rows || self.tail.len() * TAIL_SHARE >= rows
-            }
-        }
+        let Some(base) = &self.base else { return many };
+        let rows = base.flat.len();
+        let crowded = base.dead_rows * TOMBSTONE_SHARE >= rows;
+        crowded || many && (base.graph.is_none() || self.tail.len() * TAIL_SHARE >= rows)
     }
 
-    /// Begins a rebuild: copies the live vectors. From here on, changes are remembered until [`Self::install`] or
-    /// [`Self::abandon`].
+    /// Begins a rebuild. From here on, changes are remembered until [`Self::install`] or [`Self::abandon`]. Takes the
+    /// time of copying the tail, unless there is no base yet.
     pub fn begin_rebuild(&mut self) -> Rebuild {
-        let mut flat = Flat::new(self.dimension);
-        flat.reserve(self.len());
-        if let Some(base) = &self.base {
-            for (row, chunk) in base.flat.ids.iter().enumerate().filter(|(_, chunk)| !base.dead.contains(chunk)) {
-                flat.insert_row(*chunk, base.flat.row(row));
-            }
-        }
-        for (row, chunk) in self.tail.ids.iter().enumerate() {
-            flat.insert_row(*chunk, self.tail.row(row));
-        }
         self.changed = Some(HashSet::new());
-        Rebuild { flat, options: self.options }
+        let empty = Flat::new(self.dimension);
+        let (base, tail) = match &self.base {
+            Some(base) => (base.clone(), self.tail.clone()),
+            None => (Base::new(Arc::new(std::mem::replace(&mut self.tail, empty.clone())), None), empty),
+        };
+        self.base.get_or_insert_with(|| base.clone());
+        Rebuild { base, tail, options: self.options }
     }
 
-    /// Puts a new base in place, together with what changed since it was begun.
+    /// Whether a rebuild was begun that is neither installed nor abandoned.
+    pub fn rebuilding(&self) -> bool {
+        self.changed.is_some()
+    }
+
+    /// Puts a new base in place, together with what changed since it was begun. Does nothing if none was begun: what
+    /// changed is then not known.
     pub fn install(&mut self, rebuilt: Rebuilt) {
-        let changed = self.changed.take().unwrap_or_default();
+        let Some(changed) = self.changed.take() else { return };
         let mut tail = Flat::new(self.dimension);
         for chunk in &changed {
             if let Some(vector) = self.vector(*chunk) {
                 tail.insert(*chunk, &vector);
             }
         }
-        let dead = changed.into_iter().filter(|chunk| rebuilt.flat.row_of.contains_key(chunk)).collect();
-        self.base = Some(Base { flat: rebuilt.flat, graph: Arc::new(rebuilt.graph), dead });
-        self.tail = tail;
         self.refused_at = None;
+        self.base = None;
+        self.tail = tail;
+        let Rebuilt { flat, graph } = rebuilt;
+        if let Some(graph) = graph {
+            let mut base = Base::new(flat, Some(Arc::new(graph)));
+            changed.into_iter().for_each(|chunk| {
+                base.bury(chunk);
+            });
+            self.base = Some(base);
+            return;
+        }
+        // Few vectors: they may change in place.
+        let mut all = Arc::unwrap_or_clone(flat);
+        for chunk in changed {
+            match self.tail.row_of.get(&chunk) {
+                Some(row) => all.insert_row(chunk, self.tail.row(*row)),
+                None => {
+                    all.remove(chunk);
+                }
+            }
+        }
+        self.tail = all;
     }
 
     /// Ends a rebuild that failed. The index goes on as it is.

@@ -1,8 +1,10 @@
-//! Aligned rows and their dot product, in 32-bit floats and in 8-bit codes.
+//! Aligned rows, their dot product in 32-bit floats, and 8-bit codes for them.
 //!
 //! A row is a whole number of 64-byte blocks, the last one padded with zeros, so that every block is one cache line and
 //! the inner loop has no remainder. Summation order is fixed: block lanes first, then a tree, so a score is the same
 //! bits wherever the row stands and however rows are split among threads.
+
+use edgewise_kernels::ZERO_CODE;
 
 /// Floats in a block.
 pub(crate) const LANES: usize = 16;
@@ -35,16 +37,36 @@ pub(crate) fn pack_into(vector: &[f32], row: &mut [Block]) {
     }
 }
 
-/// Runs `work`, compiled for the widest vectors this processor has. `work` and what it calls must be inlined to gain by it.
-#[inline(always)]
-pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+/// Dot products of a query with rows of its length that stand one after the other.
+struct Dots<'r> {
+    query: &'r [Block],
+    rows: &'r [Block],
+    scores: &'r mut [f32],
+}
+
+impl pulp::NullaryFnOnce for Dots<'_> {
+    type Output = ();
+
+    /// Compiled for each instruction set, so all it calls must be inlined.
+    #[inline(always)]
+    fn call(self) {
+        for (row, score) in self.rows.chunks_exact(self.query.len()).zip(self.scores) {
+            *score = dot(self.query, row);
+        }
+    }
+}
+
+/// Dot products of `query` with as many rows as there are `scores`, compiled for the widest vectors this processor has.
+pub(crate) fn dots(query: &[Block], rows: &[Block], scores: &mut [f32]) {
+    if !query.is_empty() {
+        pulp::Arch::new().dispatch(Dots { query, rows, scores });
+    }
 }
 
 /// Dot product of two rows of equal length. Two independent sets of sixteen sums keep the adders busy; the compiler
-/// turns each into vector registers, as wide as the caller's instruction set (see [`vectorised`]).
+/// turns each into vector registers, as wide as the caller's instruction set.
 #[inline(always)]
-pub(crate) fn dot(a: &[Block], b: &[Block]) -> f32 {
+fn dot(a: &[Block], b: &[Block]) -> f32 {
     let (mut even, mut odd) = (Block::ZERO, Block::ZERO);
     let (a_pairs, a_rest) = a.as_chunks::<2>();
     let (b_pairs, b_rest) = b.as_chunks::<2>();
@@ -61,8 +83,8 @@ pub(crate) fn dot(a: &[Block], b: &[Block]) -> f32 {
 impl Block {
     #[inline(always)]
     fn add_product(&mut self, a: &Block, b: &Block) {
-        for ((sum, a), b) in self.0.iter_mut().zip(&a.0).zip(&b.0) {
-            *sum += a * b;
+        for lane in 0..LANES {
+            self.0[lane] += a.0[lane] * b.0[lane];
         }
     }
 
@@ -82,7 +104,7 @@ impl Block {
     }
 }
 
-/// A row in 8 bits: `scale · code` is near the row, and `error` is the length of the difference.
+/// A row in 8 bits: `scale · (code − 128)` is near the row, and `error` is the length of the difference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Coded {
     pub(crate) scale: f32,
@@ -90,36 +112,34 @@ pub(crate) struct Coded {
 }
 
 /// Quantises `row` (symmetric, one scale a row) into `codes`, of the row's padded length.
-pub(crate) fn encode(row: &[Block], codes: &mut [i8]) -> Coded {
+pub(crate) fn encode(row: &[Block], codes: &mut [u8]) -> Coded {
     let largest = row.iter().flat_map(|block| block.0).fold(0.0f32, |largest, value| largest.max(value.abs()));
     let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
     let mut error = 0.0f64;
     for (value, code) in row.iter().flat_map(|block| block.0).zip(codes) {
         let rounded = (value / scale).round().clamp(-127.0, 127.0);
-        *code = rounded as i8;
+        *code = (rounded as i8 as u8) ^ ZERO_CODE;
         error += f64::from(value - rounded * scale).powi(2);
     }
     // Rounded up, so that it is a bound.
     Coded { scale, error: error.sqrt() as f32 * (1.0 + 1e-5) + 1e-7 }
 }
 
-/// Dot product of two rows of codes of equal length.
-#[inline(always)]
-pub(crate) fn dot_codes(a: &[i8], b: &[i8]) -> i32 {
-    a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use edgewise_kernels::CodedQuery;
     use proptest::prelude::*;
+
+    use super::*;
 
     proptest! {
         #[test]
         fn the_dot_product_is_the_sum_of_products(pairs in prop::collection::vec((-1.0f32..1.0, -1.0f32..1.0), 0..200)) {
             let (a, b): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
             let exact: f64 = pairs.iter().map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-            prop_assert!((f64::from(dot(&pack(&a), &pack(&b))) - exact).abs() < 1e-4);
+            let mut score = [0.0];
+            dots(&pack(&a), &pack(&b), &mut score);
+            prop_assert!((f64::from(score[0]) - exact).abs() < 1e-4);
         }
     }
 
@@ -138,7 +158,9 @@ mod tests {
                 (codes, coded)
             };
             let ((a_codes, a_coded), (b_codes, b_coded)) = (code(&a), code(&b));
-            let near = f64::from(dot_codes(&a_codes, &b_codes)) * f64::from(a_coded.scale) * f64::from(b_coded.scale);
+            let mut sum = [0];
+            CodedQuery::of_row(&a_codes).dot_rows(&b_codes, &mut sum);
+            let near = f64::from(sum[0]) * f64::from(a_coded.scale) * f64::from(b_coded.scale);
             // a·b − â·b̂ = (a − â)·b + â·(b − b̂), and |â| ≤ |a| + |a − â|.
             let bound = f64::from(a_coded.error) * norm(&b)
                 + (norm(&a) + f64::from(a_coded.error)) * f64::from(b_coded.error);

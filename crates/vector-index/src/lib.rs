@@ -26,4 +26,4 @@ mod top;
 
 pub use error::VectorError;
 pub use graph::GraphOptions;
-pub use index::{Rebuild, Rebuilt, VectorHit, VectorIndex};
+pub use index::{IndexStats, Method, Rebuild, Rebuilt, VectorHit, VectorIndex};

@@ -3,17 +3,16 @@
 //! ```text
 //! <folder>/MANIFEST                 BLAKE3 of the second line, line feed, JSON, line feed
 //! <folder>/<generation>/vectors     tail, then base: ids as u64, then vectors as f32, little-endian, without padding
-//! <folder>/<generation>/graph.hnsw.*  the graph over the base, if there is one: what `hnsw_rs` dumps
+//! <folder>/<generation>/graph       layers of the graph over the base, if there is one, as u32, little-endian
 //! ```
 //!
-//! `hnsw_rs` believes what it reads, so its files are only opened when their checksums are right.
+//! Checksums cover every byte, and what a sound file says of the graph is checked again: no link leads out of its table.
 //!
 //! A snapshot is written to a folder of its own and synced, then the manifest is written beside the old one, synced,
 //! and renamed over it: the rename is the moment of publication. A crash before it leaves the snapshot before, a crash
 //! after it the new one. Folders that the manifest does not name are left-overs and go with the next publication.
 
 use std::{
-    collections::HashSet,
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
     path::Path,
@@ -23,12 +22,20 @@ use std::{
 use edgewise_types::{ChunkId, Generation};
 use serde::{Deserialize, Serialize};
 
-use crate::{GraphOptions, VectorError, VectorIndex, flat::Flat, graph::Graph, index::Base};
+use crate::{
+    GraphOptions, VectorError, VectorIndex,
+    flat::Flat,
+    graph::{Graph, Layer},
+    index::Base,
+};
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const MANIFEST: &str = "MANIFEST";
 const NEW_MANIFEST: &str = "MANIFEST.new";
 const VECTORS: &str = "vectors";
+const GRAPH: &str = "graph";
+/// Written at a time.
+const GRAPH_BYTES: usize = 1 << 18;
 
 /// What a snapshot holds, and its checksum.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,7 +44,7 @@ struct Manifest {
     source: String,
     generation: u64,
     dimension: usize,
-    /// Vectors without a graph.
+    /// Vectors that may change in place.
     vectors: usize,
     base: Option<BaseManifest>,
     /// Name of the snapshot's folder.
@@ -46,17 +53,23 @@ struct Manifest {
     blake3: String,
 }
 
-/// The part under a graph.
+/// The rows that don't change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct BaseManifest {
     rows: usize,
-    /// Chunks removed since the graph was built.
+    /// Chunks removed since.
     dead: Vec<ChunkId>,
-    /// Rows that the graph does not find.
+    graph: Option<GraphManifest>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct GraphManifest {
+    /// Rows of nodes that the graph does not find.
     unreached: Vec<u32>,
     options: GraphOptions,
-    /// Files of the graph and their BLAKE3, in hexadecimal.
-    files: Vec<(String, String)>,
+    layers: usize,
+    /// BLAKE3 of its file, in hexadecimal.
+    blake3: String,
 }
 
 impl VectorIndex {
@@ -69,6 +82,7 @@ impl VectorIndex {
         let fail = |error: io::Error| VectorError::io(path, &error);
         fs::create_dir_all(path).map_err(fail)?;
         let folder = unused_name(path, self.generation).map_err(fail)?;
+        step();
         let prepared = self.write(&path.join(&folder)).and_then(|(blake3, base)| {
             let manifest = Manifest {
                 format: FORMAT,
@@ -88,26 +102,34 @@ impl VectorIndex {
             let _ = fs::remove_file(path.join(NEW_MANIFEST));
             return Err(fail(error));
         }
+        step();
         fs::rename(path.join(NEW_MANIFEST), path.join(MANIFEST)).map_err(fail)?;
+        step();
         sync_folder(path).map_err(fail)?;
+        step();
         remove_others(path, &folder).map_err(fail)
     }
 
     /// Writes and syncs the snapshot's folder, and returns what the manifest says of it.
     fn write(&self, folder: &Path) -> io::Result<(String, Option<BaseManifest>)> {
         fs::create_dir(folder)?;
+        step();
         let mut file = Checked::new(BufWriter::with_capacity(1 << 20, File::create(folder.join(VECTORS))?));
+        step();
         write_flat(&self.tail, &mut file)?;
         if let Some(base) = &self.base {
             write_flat(&base.flat, &mut file)?;
         }
         let (file, blake3) = file.finish();
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        step();
         let base = match &self.base {
             Some(base) => Some(write_base(base, folder)?),
             None => None,
         };
+        step();
         sync_folder(folder)?;
+        step();
         Ok((blake3, base))
     }
 
@@ -162,25 +184,28 @@ fn write_flat(flat: &Flat, file: &mut Checked<BufWriter<File>>) -> io::Result<()
     Ok(())
 }
 
-/// Writes and syncs the graph's files.
+/// Writes and syncs the graph's file, if there is a graph.
 fn write_base(base: &Base, folder: &Path) -> io::Result<BaseManifest> {
-    let names = base.graph.dump(folder).map_err(io::Error::other)?;
-    let mut files = Vec::with_capacity(names.len());
-    for name in names {
-        let path = folder.join(&name);
-        File::open(&path)?.sync_all()?;
-        files.push((name, hash_file(&path)?));
+    let dead = base.flat.ids.iter().zip(&base.dead).filter(|(_, dead)| **dead).map(|(chunk, _)| *chunk).collect();
+    let mut manifest = BaseManifest { rows: base.flat.len(), dead, graph: None };
+    if let Some(graph) = &base.graph {
+        let mut file = Checked::new(BufWriter::with_capacity(1 << 20, File::create(folder.join(GRAPH))?));
+        step();
+        let mut bytes = Vec::with_capacity(GRAPH_BYTES);
+        for number in graph.layers.iter().flat_map(Layer::to_numbers) {
+            bytes.extend_from_slice(&number.to_le_bytes());
+            if bytes.len() >= GRAPH_BYTES {
+                file.write_all(&bytes)?;
+                bytes.clear();
+            }
+        }
+        file.write_all(&bytes)?;
+        let (file, blake3) = file.finish();
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        let (unreached, options, layers) = (graph.unreached.clone(), graph.options, graph.layers.len());
+        manifest.graph = Some(GraphManifest { unreached, options, layers, blake3 });
     }
-    let mut dead: Vec<ChunkId> = base.dead.iter().copied().collect();
-    dead.sort_unstable();
-    let (unreached, options) = (base.graph.unreached.clone(), base.graph.options);
-    Ok(BaseManifest { rows: base.flat.len(), dead, unreached, options, files })
-}
-
-fn hash_file(path: &Path) -> io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(manifest)
 }
 
 fn invalid(reason: impl Into<String>) -> io::Error {
@@ -210,17 +235,33 @@ fn read(folder: &Path, manifest: &Manifest, options: GraphOptions) -> io::Result
         return Err(invalid("its checksum is wrong"));
     }
     if let Some((flat, base)) = base {
-        for (name, blake3) in &base.files {
-            if hash_file(&folder.join(name))? != *blake3 {
-                return Err(invalid(format!("`{name}` has a wrong checksum")));
-            }
-        }
         let flat = Arc::new(flat);
-        let graph = Graph::load(folder, Arc::clone(&flat), base.unreached.clone(), base.options).map_err(invalid)?;
-        let dead: HashSet<ChunkId> = base.dead.iter().copied().collect();
-        index.base = Some(Base { flat, graph: Arc::new(graph), dead });
+        let graph = base.graph.as_ref().map(|graph| read_graph(folder, graph, &flat).map(Arc::new)).transpose()?;
+        let mut rows = Base::new(flat, graph);
+        if !base.dead.iter().all(|chunk| rows.bury(*chunk)) {
+            return Err(invalid("it names removed chunks that are not in it"));
+        }
+        if index.tail.ids.iter().any(|chunk| rows.live_row(*chunk).is_some()) {
+            return Err(invalid("a chunk stands in it twice"));
+        }
+        index.base = Some(rows);
     }
     Ok(index)
+}
+
+fn read_graph(folder: &Path, manifest: &GraphManifest, flat: &Arc<Flat>) -> io::Result<Graph> {
+    let bytes = fs::read(folder.join(GRAPH))?;
+    if blake3::hash(&bytes).to_hex().as_str() != manifest.blake3 {
+        return Err(invalid("the graph's checksum is wrong"));
+    }
+    let (numbers, rest) = bytes.as_chunks::<4>();
+    let numbers: Vec<u32> = numbers.iter().map(|number| u32::from_le_bytes(*number)).collect();
+    let mut left = numbers.as_slice();
+    let layers: Option<Vec<Layer>> = (0..manifest.layers).map(|_| Layer::from_numbers(&mut left)).collect();
+    let layers = layers.filter(|_| left.is_empty() && rest.is_empty());
+    let layers = layers.ok_or_else(|| invalid("the graph's layers do not fit its file"))?;
+    Graph::from_parts(Arc::clone(flat), layers, manifest.unreached.clone(), manifest.options)
+        .map_err(|reason| invalid(format!("the graph is unusable: {reason}")))
 }
 
 fn read_flat(count: usize, dimension: usize, file: &mut Checked<BufReader<File>>) -> io::Result<Flat> {
@@ -260,11 +301,21 @@ fn parse(text: &[u8]) -> Result<Manifest, String> {
 fn write_manifest(path: &Path, manifest: &Manifest) -> io::Result<()> {
     let json = serde_json::to_string(manifest)?;
     let mut file = File::create(path.join(NEW_MANIFEST))?;
+    step();
     writeln!(file, "{}", blake3::hash(json.as_bytes()).to_hex())?;
+    step();
     writeln!(file, "{json}")?;
+    step();
     file.sync_all()?;
+    step();
     // The folder's entry of the snapshot must be on disk before a manifest that names it.
     sync_folder(path)
+}
+
+/// Between any two steps of a publication the process may be killed; tests do so.
+fn step() {
+    #[cfg(test)]
+    tests::step();
 }
 
 /// The generation as a folder name, with a suffix if it is taken: the snapshot in place is never written to.
@@ -284,6 +335,7 @@ fn remove_others(path: &Path, current: &str) -> io::Result<()> {
         let entry = entry?;
         if entry.file_type()?.is_dir() && entry.file_name() != current {
             fs::remove_dir_all(entry.path())?;
+            step();
         }
     }
     Ok(())
@@ -325,5 +377,5 @@ impl<F: Read> Checked<F> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;

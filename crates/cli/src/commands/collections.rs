@@ -80,7 +80,12 @@ fn info(app: &App, name: &CollectionName, json: bool) -> Result<(), CliError> {
         if reached == stats.generation { "up to date".to_owned() } else { format!("at generation {reached}") }
     };
     let (lexical, vector) = (state(stats.lexical_generation), state(stats.vector_generation));
-    output::line(&output::dim(&format!("lexical index {lexical}, vector index {vector}\n")))?;
+    let searched = match (stats.graph_vectors, stats.building_graph) {
+        (0, false) => "vectors are scanned".to_owned(),
+        (0, true) => "vectors are scanned until their graph is built".to_owned(),
+        (vectors, _) => format!("a graph over {vectors} vectors"),
+    };
+    output::line(&output::dim(&format!("lexical index {lexical}, vector index {vector}, {searched}\n")))?;
     let rows = documents.iter().map(document_row).collect();
     output::line(&output::table(&["document", "title", "chunks", "tokens", "updated"], &[2, 3], rows))?;
     if stats.documents > documents.len() {

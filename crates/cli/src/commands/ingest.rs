@@ -134,7 +134,9 @@ fn once(
     let report = match target {
         Target::Local(collection, profile) => {
             let options = options(prune, profile.clone(), passwords, Some(cancel));
-            collection.ingest(sources, &options, &bar).map_err(CliError::from)
+            let report = collection.ingest(sources, &options, &bar);
+            // Before this process ends: a graph over many vectors takes longer than the ingest of a few.
+            report.and_then(|report| collection.flush().map(|()| report)).map_err(CliError::from)
         }
         Target::Remote(client, name) => remote(client, name, sources, passwords, prune, &bar),
     };

@@ -5,6 +5,7 @@ mod damage;
 mod durability;
 mod fault_run;
 mod filter;
+mod graph;
 mod ingest;
 mod maintain;
 mod processes;
