@@ -2,7 +2,7 @@
 //!
 //! This program is both sides: called with `worker` it is the process that parses, with parsers that do harm.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::hint::black_box;
 use std::sync::Arc;
