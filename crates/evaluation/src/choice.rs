@@ -129,7 +129,7 @@ fn ndcg(report: &SystemReport) -> Option<Estimate> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use edgewise_retrieval::{Bm25, Fusion};
 

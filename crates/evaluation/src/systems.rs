@@ -100,6 +100,9 @@ pub(crate) struct Comparison<'a> {
     pub(crate) limit: usize,
 }
 
+/// Shown the ranking of each question, given by its place, by each system.
+pub(crate) type Observe<'o, 'u> = dyn FnMut(usize, &System, &[Ranked<'u>]) -> Result<(), EvaluationError> + 'o;
+
 /// Values by system, metric and question.
 pub(crate) type Values = Vec<Vec<Vec<f64>>>;
 
@@ -110,7 +113,7 @@ impl Comparison<'_> {
         &self,
         questions: &[Asked<'_>],
         unit: &dyn Fn(usize, ChunkId) -> Option<&'u str>,
-        observe: &mut dyn FnMut(usize, &System, &[Ranked<'u>]) -> Result<(), EvaluationError>,
+        observe: &mut Observe<'_, 'u>,
         progress: &dyn Progress,
     ) -> Result<Values, EvaluationError> {
         let mut values = vec![vec![Vec::with_capacity(questions.len()); self.metrics.len()]; self.systems.len()];
