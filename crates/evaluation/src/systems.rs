@@ -88,6 +88,9 @@ pub(crate) struct Asked<'q> {
 /// One line of a ranking: what is ranked, and its score.
 pub(crate) type Ranked<'u> = (&'u str, f32);
 
+/// Is shown a question by its place, a system, and its ranking.
+pub(crate) type Observe<'o, 'u> = dyn FnMut(usize, &System, &[Ranked<'u>]) -> Result<(), EvaluationError> + 'o;
+
 /// What is asked, of whom, and how it is scored.
 pub(crate) struct Comparison<'a> {
     pub(crate) collection: &'a Collection,
@@ -110,7 +113,7 @@ impl Comparison<'_> {
         &self,
         questions: &[Asked<'_>],
         unit: &dyn Fn(usize, ChunkId) -> Option<&'u str>,
-        observe: &mut dyn FnMut(usize, &System, &[Ranked<'u>]) -> Result<(), EvaluationError>,
+        observe: &mut Observe<'_, 'u>,
         progress: &dyn Progress,
     ) -> Result<Values, EvaluationError> {
         let mut values = vec![vec![Vec::with_capacity(questions.len()); self.metrics.len()]; self.systems.len()];
