@@ -103,6 +103,9 @@ mod tests {
         assert_eq!(measure(Metric::Ndcg(3), &["a", "b", "c"], &relevant), 1.0);
     }
 
+    /// Grades, ranking, and what comes of them.
+    type Case<'c> = (&'c [(&'c str, u32)], &'c [&'c str], [f64; 6]);
+
     /// What pytrec_eval, the Python face of trec_eval, gives for the same rankings and grades. Its `recip_rank` has no
     /// cut-off.
     #[test]
@@ -112,7 +115,6 @@ mod tests {
         let mixed: Vec<String> = (0..15).map(|n| if n % 3 == 0 { format!("n{n}") } else { format!("r{n}") }).collect();
         let mixed: Vec<&str> = mixed.iter().map(String::as_str).collect();
         // Grades, ranking; then nDCG@3, nDCG@10, recall@3, recall@10, recall@100, reciprocal rank.
-        type Case<'c> = (&'c [(&'c str, u32)], &'c [&'c str], [f64; 6]);
         let cases: [Case<'_>; 4] = [
             (
                 // Of different grades, one of them never found; `d` was judged and found wanting.

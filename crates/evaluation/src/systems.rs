@@ -88,6 +88,9 @@ pub(crate) struct Asked<'q> {
 /// One line of a ranking: what is ranked, and its score.
 pub(crate) type Ranked<'u> = (&'u str, f32);
 
+/// Is shown a question by its place, a system, and its ranking.
+pub(crate) type Observe<'o, 'u> = dyn FnMut(usize, &System, &[Ranked<'u>]) -> Result<(), EvaluationError> + 'o;
+
 /// What is asked, of whom, and how it is scored.
 pub(crate) struct Comparison<'a> {
     pub(crate) collection: &'a Collection,

@@ -108,7 +108,7 @@ fn small_chunks_are_more_precise_and_gold_is_found() {
     let options = ChunkingOptions { chunks: vec![chunk(200), chunk(20)], ..options(1, 200) };
     let embedder: Arc<dyn Embedder> = Arc::new(HashEmbedder::new());
     let report = evaluate_chunking(&set, &embedder, &options, &Quiet).unwrap();
-    let [large, small] = &report.chunkings[..] else { panic!("two chunkings") };
+    let (large, small) = (&report.chunkings[0], &report.chunkings[1]);
     assert!(small.chunks >= large.chunks && small.mean_characters <= large.mean_characters);
     assert!(small.precision_omega.mean >= large.precision_omega.mean && large.precision_omega.mean > 0.0);
     let names: Vec<&str> = small.systems.iter().map(|system| system.name.as_str()).collect();
