@@ -2,13 +2,14 @@
 //!
 //! Tokens are cut into tiles of nearly equal width. Within a tile, the values that meet the same weights lie side by
 //! side: dense as `[tile][column][token]`, quantised as `[tile][block][8][token]` quads of four bytes with
-//! `[tile][block][{scale, scaled sum}][token]` beside them.
+//! `[tile][block][{scale, scaled sum, offset}][token]` beside them: `s`, `s·Σ q`, and `−128·s·Σ q` for 8-bit weights, whose
+//! codes are offset by 128.
 //!
 //! Quantisation is symmetric to 8 bits per block of 32, as in GGML's Q8_1 but with f32 scales: `x ≈ s·q` with
 //! `s = max|x| / 127`. A token's packed values never depend on its neighbours.
 
 use crate::{
-    matrix::BLOCK,
+    matrix::{BLOCK, BYTE_OFFSET},
     parallel::{self, SharedSlice},
     simd::{Isa, Kernel, LANES, MAX_TILE, Simd},
 };
@@ -34,8 +35,11 @@ pub(crate) struct Activations<'a> {
     scales: &'a [f32],
 }
 
+/// Numbers beside the quads of a block.
+pub(crate) const SCALES: usize = 3;
+
 /// One tile of quantised activations, for a product with `W` tokens side by side.
-pub(crate) type QuantisedTile<'a, const W: usize> = (&'a [[[i32; W]; 8]], &'a [[[f32; W]; 2]]);
+pub(crate) type QuantisedTile<'a, const W: usize> = (&'a [[[i32; W]; 8]], &'a [[[f32; W]; SCALES]]);
 
 impl<'a> Activations<'a> {
     /// Packs `x`, `[tokens, columns]`, in the forms asked for. `columns` must be whole blocks to be quantised.
@@ -55,9 +59,9 @@ impl<'a> Activations<'a> {
         }
         if quantised {
             quads.resize(x.len() / 4, 0);
-            scales.resize(x.len() / BLOCK * 2, 0.0);
+            scales.resize(x.len() / BLOCK * SCALES, 0.0);
             let quads = split_tiles(quads, tiling, columns / 4);
-            let scales = split_tiles(scales, tiling, columns / BLOCK * 2);
+            let scales = split_tiles(scales, tiling, columns / BLOCK * SCALES);
             for_each_tile(x, columns, tiling, quads.into_iter().zip(scales).collect(), |x, (quads, scales)| {
                 isa.run(Quantise { x, columns, quads, scales });
             });
@@ -81,7 +85,7 @@ impl<'a> Activations<'a> {
     pub(crate) fn quantised_tile<const W: usize>(&self, tile: usize) -> QuantisedTile<'a, W> {
         let (first, blocks) = (self.tiling.first_token(tile), self.columns / BLOCK);
         let quads = &self.quads[first * blocks * 8..][..W * blocks * 8];
-        let scales = &self.scales[first * blocks * 2..][..W * blocks * 2];
+        let scales = &self.scales[first * blocks * SCALES..][..W * blocks * SCALES];
         (quads.as_chunks().0.as_chunks().0, scales.as_chunks().0.as_chunks().0)
     }
 }
@@ -169,12 +173,15 @@ impl Kernel for Quantise<'_> {
                 let (low, high) = (s.load(&x[0]), s.load(&x[1]));
                 let largest = s.maximum(s.max(s.abs(low), s.abs(high)));
                 let inverse = s.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-                let bytes = [s.to_i8(s.round(s.mul(low, inverse))), s.to_i8(s.round(s.mul(high, inverse)))];
-                let sum: i32 = bytes.as_flattened().iter().map(|b| i32::from(*b)).sum();
+                let (low, high) = (s.round(s.mul(low, inverse)), s.round(s.mul(high, inverse)));
+                let bytes = [s.to_i8(low), s.to_i8(high)];
+                // Exact: whole numbers below 2^24.
+                let sum = s.sum(s.add(low, high));
                 let scale = largest / 127.0;
-                let scales = &mut self.scales[block * 2 * width..][..2 * width];
+                let scales = &mut self.scales[block * SCALES * width..][..SCALES * width];
                 scales[token] = scale;
-                scales[width + token] = scale * sum as f32;
+                scales[width + token] = scale * sum;
+                scales[2 * width + token] = -BYTE_OFFSET * (scale * sum);
                 let quads = &mut self.quads[block * 8 * width..][..8 * width];
                 for (quad, bytes) in bytes.as_flattened().as_chunks::<4>().0.iter().enumerate() {
                     quads[quad * width + token] = i32::from_ne_bytes(bytes.map(|b| b as u8));

@@ -1,4 +1,4 @@
-//! CPU kernels of the decoder: matrix products on quantised and dense weights, attention, normalisation, rotary
+//! CPU kernels of decoders and encoders: matrix products on quantised and dense weights, attention, normalisation, rotary
 //! positions, the feed-forward gate; and [`reference`], the plain definition each of them is tested against.
 //!
 //! Invariants:
@@ -17,6 +17,7 @@
 mod activations;
 mod attention;
 mod codes;
+mod encoder_attention;
 mod error;
 mod gates;
 mod kv_layout;
@@ -33,6 +34,7 @@ mod testing;
 pub use activations::Workspace;
 pub use attention::PagedAttention;
 pub use codes::{CodedQuery, MAX_WIDTH, ZERO_CODE};
+pub use encoder_attention::EncoderAttention;
 pub use error::KernelError;
 pub use gates::{Gelu, gelu, silu_mul};
 pub use kv_layout::{AttentionEntry, KvLayout, PAGE};

@@ -14,9 +14,9 @@ use half::{bf16, f16};
 
 use crate::{
     KernelError, PackedMatrix, Workspace,
-    activations::Activations,
+    activations::{Activations, QuantisedTile},
     error::check_length,
-    matrix::{BLOCK, BYTE_OFFSET, DenseLine, FloatLine, ScaleLine, Storage},
+    matrix::{BLOCK, DenseLine, FloatLine, ScaleLine, Storage},
     parallel::{self, SharedSlice},
     simd::{CodeLine, Element, Isa, Kernel, LANES, Simd, with_tile},
 };
@@ -199,16 +199,13 @@ fn dense<S: Simd, T: Element, const W: usize>(s: S, weights: &[DenseLine<T>], x:
     sums
 }
 
-/// Activations of `W` tokens: for each block of 32 weights its eight quads, and its two scales.
-type Tile<'a, const W: usize> = (&'a [[[i32; W]; 8]], &'a [[[f32; W]; 2]]);
-
 /// Sixteen rows of 4-bit weights times `W` tokens.
 #[inline(always)]
 fn nibbles<S: Simd, const W: usize>(
     s: S,
     codes: &[[CodeLine; 4]],
     scales: &[ScaleLine],
-    (quads, token_scales): Tile<'_, W>,
+    (quads, token_scales): QuantisedTile<'_, W>,
 ) -> [S::F; W] {
     let mut sums = [s.splat(0.0); W];
     for (((codes, scale), quads), token_scale) in codes.iter().zip(scales).zip(quads).zip(token_scales) {
@@ -246,7 +243,7 @@ fn bytes<S: Simd, const W: usize>(
     s: S,
     codes: &[[CodeLine; 8]],
     scales: &[FloatLine],
-    (quads, token_scales): Tile<'_, W>,
+    (quads, token_scales): QuantisedTile<'_, W>,
 ) -> [S::F; W] {
     let mut sums = [s.splat(0.0); W];
     for (((codes, d), quads), token_scale) in codes.iter().zip(scales).zip(quads).zip(token_scales) {
@@ -266,8 +263,7 @@ fn bytes<S: Simd, const W: usize>(
         let d = s.load(&d.0);
         for t in 0..W {
             // d·(s·Σ u·q − 128·s·Σ q): the codes are offset by 128.
-            let offset = s.splat(-BYTE_OFFSET * token_scale[1][t]);
-            let dot = s.fma(s.to_f32(dots[t]), s.splat(token_scale[0][t]), offset);
+            let dot = s.fma(s.to_f32(dots[t]), s.splat(token_scale[0][t]), s.splat(token_scale[2][t]));
             sums[t] = s.fma(d, dot, sums[t]);
         }
     }

@@ -87,6 +87,7 @@ impl Drafter<'_> {
             }
             let mut source = passage(*rank, hit);
             if let Some((at, section)) = section.and_then(|at| Some((at, sections.get(at)?))) {
+                source.heading_path.clone_from(&section.heading_path);
                 source.span = section.span;
                 source.text = section.text.as_str().into();
                 placed.insert(at, ranked.len());

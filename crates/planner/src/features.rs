@@ -17,22 +17,26 @@ pub(crate) struct Scope {
     pub(crate) tokens: usize,
 }
 
-/// Measures `hits`, which are in falling order of fused score.
+/// Measures `hits`, which come best first.
 pub(crate) fn measure(hits: &[Hit], scope: Scope, queue: QueueState) -> Features {
     let best = |scores: &mut dyn Iterator<Item = f32>| scores.max_by(f32::total_cmp).unwrap_or(0.0);
     let top = &hits[..hits.len().min(TOP)];
     let both = top.iter().filter(|hit| hit.lexical.is_some() && hit.vector.is_some()).count();
+    // A reranker may have put them in another order.
+    let mut fused: Vec<f32> = hits.iter().map(|hit| hit.score).collect();
+    fused.sort_by(|a, b| b.total_cmp(a));
+    let gap = match fused[..] {
+        [first, second, ..] => first - second,
+        [only] => only,
+        [] => 0.0,
+    };
     Features {
         scope_tokens: scope.tokens,
         scope_documents: scope.documents,
         hits: hits.len(),
         top_cosine: best(&mut hits.iter().filter_map(|hit| hit.vector.map(|arm| arm.score))),
         top_bm25: best(&mut hits.iter().filter_map(|hit| hit.lexical.map(|arm| arm.score))),
-        gap: match hits {
-            [first, second, ..] => first.score - second.score,
-            [only] => only.score,
-            [] => 0.0,
-        },
+        gap,
         arm_overlap: if top.is_empty() { 0.0 } else { both as f32 / top.len() as f32 },
         documents_in_top: top.iter().map(|hit| &hit.chunk.document).collect::<BTreeSet<_>>().len(),
         queue_requests: queue.requests,

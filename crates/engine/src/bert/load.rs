@@ -13,11 +13,13 @@ use half::f16;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::{Bert, EncoderArithmetic, Layer, Linear, Norm, Shape, math::LANES};
+use super::{Bert, EncoderArithmetic, Layer, Linear, Norm, Shape};
 use crate::EngineError;
 
 /// Weights that share a scale in integer arithmetic.
 const BLOCK: usize = 32;
+/// The dimensions of an attention head are a multiple of this.
+const HEAD: usize = 32;
 
 /// The keys of `config.json` that matter.
 #[derive(Deserialize)]
@@ -189,10 +191,10 @@ fn shape(config: &Config, family: &Family, arithmetic: EncoderArithmetic, path: 
         return Err(EngineError::BadFile { path: path.to_owned(), reason });
     }
     let dim = shape.hidden / shape.heads;
-    if !dim.is_multiple_of(LANES) {
+    if !dim.is_multiple_of(HEAD) {
         return Err(EngineError::Unsupported {
             what: format!("attention heads of {dim} dimensions in {}", path.display()),
-            supported: format!("the encoder needs a multiple of {LANES}"),
+            supported: format!("the encoder needs a multiple of {HEAD}"),
         });
     }
     if arithmetic == EncoderArithmetic::Integer8

@@ -13,9 +13,9 @@ pub(crate) mod load;
 pub(crate) mod math;
 pub(crate) mod worker;
 
-use edgewise_kernels::{KernelError, PackedMatrix, Product, matmul};
+use edgewise_kernels::{EncoderAttention, KernelError, PackedMatrix, Product, matmul};
 
-use math::{AttentionBuffers, Normalisation, add_and_normalise, add_bias, add_bias_and_gelu, attend};
+use math::{Normalisation, add_and_normalise, add_bias, add_bias_and_gelu};
 
 /// In what arithmetic the linear layers are computed. Part of a model's digest, since results differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub(crate) struct Workspace {
     qkv: Vec<f32>,
     context: Vec<f32>,
     inner: Vec<f32>,
-    attention: AttentionBuffers,
+    attention: EncoderAttention,
     kernels: edgewise_kernels::Workspace,
 }
 
@@ -165,7 +165,7 @@ impl Bert {
             for text in texts {
                 let end = first + text.ids.len();
                 let rows = &qkv[3 * first * hidden..3 * end * hidden];
-                attend(rows, heads, hidden / heads, &mut context[first * hidden..end * hidden], attention);
+                attention.run(rows, heads, hidden / heads, &mut context[first * hidden..end * hidden])?;
                 first = end;
             }
             if states == States::First && index + 1 == self.layers.len() {
