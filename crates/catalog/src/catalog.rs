@@ -41,14 +41,14 @@ impl Catalog {
             return Err(CatalogError::InvalidMeta { reason: "the embedder's dimension is 0".to_owned() });
         }
         let mut connection = open_writer(path, true)?;
-        let exists = || CatalogError::AlreadyExists { path: path.to_owned() };
+        let taken = || CatalogError::AlreadyExists { path: path.to_owned() };
         match file_kind(&connection).map_err(|fault| fault.at(path))? {
             FileKind::Empty => {}
-            FileKind::Catalog(_) => return Err(exists()),
+            FileKind::Catalog(_) => return Err(taken()),
             FileKind::Foreign(detail) => return Err(foreign(path, detail)),
         }
         if !initialise(&mut connection, meta).map_err(|fault| fault.at(path))? {
-            return Err(exists());
+            return Err(taken());
         }
         sync_parent(path)?;
         drop(connection);
@@ -63,11 +63,7 @@ impl Catalog {
     /// [`CatalogError::CannotMigrate`],
     /// [`CatalogError::Damaged`] and [`CatalogError::CannotOpen`] say what to do.
     pub fn open(path: &Path, mode: OpenMode) -> Result<Self, CatalogError> {
-        match path.try_exists() {
-            Ok(true) => {}
-            Ok(false) => return Err(CatalogError::Missing { path: path.to_owned() }),
-            Err(error) => return Err(CatalogError::CannotOpen { path: path.to_owned(), detail: error.to_string() }),
-        }
+        exists(path)?;
         let connection = match mode {
             OpenMode::ReadOnly => open_reader(path)?,
             OpenMode::ReadWrite => open_writer(path, false)?,
@@ -93,6 +89,7 @@ impl Catalog {
     /// # Errors
     /// As [`Self::open`].
     pub(crate) fn check_readable(path: &Path) -> Result<(), CatalogError> {
+        exists(path)?;
         version(&open_reader(path)?, path).map(drop)
     }
 
@@ -115,6 +112,15 @@ impl Catalog {
     /// The current generation: 0 when new, one more after each commit that changed something.
     pub fn generation(&self) -> Result<Generation, CatalogError> {
         self.connections.read(|transaction| rows::generation(transaction))
+    }
+}
+
+/// Refuses a path where there is no file, which SQLite would say less plainly.
+fn exists(path: &Path) -> Result<(), CatalogError> {
+    match path.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CatalogError::Missing { path: path.to_owned() }),
+        Err(error) => Err(CatalogError::CannotOpen { path: path.to_owned(), detail: error.to_string() }),
     }
 }
 

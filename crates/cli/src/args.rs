@@ -1,11 +1,15 @@
 //! Command line arguments. Nothing here does anything; see `commands`.
 
+mod measure;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use edgewise_planner::{Objective, Route};
 use edgewise_types::{CollectionName, Money};
+
+pub(crate) use measure::{Bench, BenchEngine, Eval, EvalChunking, EvalRetrieval, Intervals};
 
 /// Answers questions about your documents, choosing for each how much context to pay for.
 #[derive(Debug, Parser)]
@@ -446,156 +450,6 @@ pub(crate) struct Usage {
     /// Requests to list
     #[arg(long, default_value_t = 10)]
     pub(crate) recent: usize,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Whose quality is measured.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Eval {
-    /// Ranking metrics of each search arm and of both fused: on sets in the format of BEIR, or on a collection of yours
-    Retrieval(EvalRetrieval),
-    /// How much of what questions ask for the retrieved chunks hold, and how little else, by size of chunks
-    Chunking(EvalChunking),
-}
-
-/// Arguments of `eval retrieval`.
-#[derive(Debug, Args)]
-pub(crate) struct EvalRetrieval {
-    /// Folder with corpus.jsonl, queries.jsonl and qrels.tsv (may be repeated; three or more sets also choose among the
-    /// settings tried, leaving out one set at a time)
-    #[arg(long, required_unless_present = "collection", conflicts_with = "collection", value_name = "DIR", num_args = 1..)]
-    pub(crate) data: Vec<PathBuf>,
-    /// Measure this collection, and recommend how to fuse its two arms
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["profile", "lexical_only", "bm25", "runs", "embeddings_cache", "recall_at"])]
-    pub(crate) collection: Option<CollectionName>,
-    /// Labelled queries for the collection: lines such as {"query": "How do I borrow?", "document": "ch04.md"}, with
-    /// "span": {"start": 120, "end": 480} where only a part answers [default: sentences of the collection]
-    #[arg(long, value_name = "FILE", requires = "collection")]
-    pub(crate) queries: Option<PathBuf>,
-    /// Queries to make from the collection when none are given
-    #[arg(long, value_name = "N", default_value_t = 300, conflicts_with = "queries")]
-    pub(crate) sample: usize,
-    /// Put the recommended fusion in force, if its gain is beyond chance
-    #[arg(long, requires = "collection")]
-    pub(crate) apply: bool,
-    /// Keep embeddings in this file, so that the next run embeds only what is new
-    #[arg(long, value_name = "FILE")]
-    pub(crate) embeddings_cache: Option<PathBuf>,
-    /// Index profile [default: the default profile]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) profile: Option<PathBuf>,
-    /// Measure BM25 alone, without embedding anything
-    #[arg(long)]
-    pub(crate) lexical_only: bool,
-    /// Parameters of BM25 to try, such as k1=0.9,b=0.4,title=2,phrase=0.1 (may be repeated)
-    #[arg(long, value_name = "PARAMETERS")]
-    pub(crate) bm25: Vec<String>,
-    /// Weights of the lexical arm to try in the convex combination
-    #[arg(
-        long,
-        value_name = "WEIGHT",
-        value_delimiter = ',',
-        default_value = "0.05,0.1,0.15,0.2,0.25,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
-    )]
-    pub(crate) weights: Vec<f32>,
-    /// Rank constants to try in reciprocal rank fusion
-    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "60")]
-    pub(crate) rrf_k: Vec<f32>,
-    /// Hits of a search; decides how deep both arms are read (at least every cut-off of recall)
-    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "collection")]
-    pub(crate) limit: usize,
-    /// Cut-offs of recall
-    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "5,10,20,100")]
-    pub(crate) recall_at: Vec<usize>,
-    /// Write every ranking to this folder, in the run format of TREC
-    #[arg(long, value_name = "DIR")]
-    pub(crate) runs: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) intervals: Intervals,
-}
-
-/// How intervals are made, and what is printed.
-#[derive(Debug, Args)]
-pub(crate) struct Intervals {
-    /// Resamples of the bootstrap behind the intervals
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) resamples: usize,
-    /// Seed of the bootstrap, and of queries that are made
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Show intervals of every metric, not only of the first
-    #[arg(long)]
-    pub(crate) intervals: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Arguments of `eval chunking`.
-#[derive(Debug, Args)]
-pub(crate) struct EvalChunking {
-    /// Folder with questions.jsonl and corpora/NAME.md
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
-    /// Only this document (may be repeated) [default: all]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) corpus: Vec<String>,
-    /// Chunk limits to compare, such as target=150,overlap=30 or max=120,target=100; what is not named is as in the
-    /// profile (may be repeated)
-    #[arg(long, value_name = "LIMITS", default_values = ["max=60,target=50", "max=120,target=100", "max=180,target=150", "target=200", "target=200,overlap=50", "target=240"])]
-    pub(crate) chunk: Vec<String>,
-    /// Chunks retrieved for a question
-    #[arg(short, long, value_name = "N", default_value_t = 5)]
-    pub(crate) k: usize,
-    /// Tokens retrieved for a question, for the recall that chunks of all sizes reach with the same room
-    #[arg(long, value_name = "TOKENS", default_value_t = 1000)]
-    pub(crate) budget: usize,
-    /// Keep embeddings in this file, so that the next run embeds only what is new
-    #[arg(long, value_name = "FILE")]
-    pub(crate) embeddings_cache: Option<PathBuf>,
-    /// Index profile [default: the default profile]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) profile: Option<PathBuf>,
-    /// Measure BM25 alone, without embedding anything
-    #[arg(long)]
-    pub(crate) lexical_only: bool,
-    #[command(flatten)]
-    pub(crate) intervals: Intervals,
-}
-
-/// What is measured.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    /// Prefill and decode rates of the configured generator, batches, and what a cached prefix saves
-    Engine(BenchEngine),
-}
-
-/// Arguments of `bench engine`.
-#[derive(Debug, Args)]
-pub(crate) struct BenchEngine {
-    /// Prompt lengths to prefill and then decode at, in tokens
-    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_value = "512,2048,8000")]
-    pub(crate) depths: Vec<usize>,
-    /// Tokens to decode in each measurement
-    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = clap::value_parser!(u64).range(2..))]
-    pub(crate) decode: u64,
-    /// Numbers of requests to decode at once
-    #[arg(long, value_name = "REQUESTS", value_delimiter = ',', default_value = "1,2,4,8,16")]
-    pub(crate) batches: Vec<usize>,
-    /// Prompt length of each request of a batch, in tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
-    pub(crate) batch_prompt: usize,
-    /// Length of the prefix that is asked about cold and warm; 0 leaves this out
-    #[arg(long, value_name = "TOKENS", default_value_t = 4096)]
-    pub(crate) prefix: usize,
-    /// Measurements of each figure; the median is shown
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) runs: u64,
-    /// Seed of the random prompts
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -103,9 +103,6 @@ pub(crate) struct Comparison<'a> {
     pub(crate) limit: usize,
 }
 
-/// Shown the ranking of each question, given by its place, by each system.
-pub(crate) type Observe<'o, 'u> = dyn FnMut(usize, &System, &[Ranked<'u>]) -> Result<(), EvaluationError> + 'o;
-
 /// Values by system, metric and question.
 pub(crate) type Values = Vec<Vec<Vec<f64>>>;
 

@@ -25,9 +25,12 @@ fn large(root: &Path) -> Arc<Collection> {
     open(root).get_or_create(&name(), &profile()).unwrap()
 }
 
+fn text(n: usize) -> String {
+    format!("Item{n} stands on shelf{} in room{} beside {}.", n / 7, n / 40, n % 11)
+}
+
 /// Short documents, one chunk each, of words they share with a few others.
 fn documents(numbers: std::ops::Range<usize>) -> Vec<Source> {
-    let text = |n: usize| format!("Item{n} stands on shelf{} in room{} beside {}.", n / 7, n / 40, n % 11);
     numbers.map(|n| source(&format!("{n:04}.txt"), &text(n))).collect()
 }
 
@@ -53,7 +56,7 @@ fn graph_on_disk(root: &Path) -> Option<u64> {
 /// Every document of `numbers` is the best hit for its own words.
 fn assert_found(collection: &Collection, numbers: impl Iterator<Item = usize>) {
     for n in numbers {
-        let uris = found(collection, &format!("item{n} shelf{} room{}", n / 7, n / 40));
+        let uris = found(collection, &text(n));
         assert_eq!(uris.first().map(String::as_str), Some(format!("{n:04}.txt").as_str()), "{uris:?}");
     }
 }
