@@ -1,7 +1,7 @@
 //! From several hits of one section to the section itself.
 //!
-//! A section is a run of neighbouring chunks of a document that have the same parent: the smallest section that holds each
-//! of them and more. Small subsections beside each other are therefore one. Where several of its chunks came up,
+//! A section is a run of neighbouring chunks of a document under the same headings. Not those of the same parent
+//! ([`Chunk::section`]): the first chunk of a document often begins with its title, so its parent is the document. Where several of its chunks came up,
 //! its whole text often answers better than the pieces (parent-document retrieval), if it is not too long.
 //!
 //! Deliberately not here: deciding between a section and its chunks; the planner knows the budget.
@@ -23,7 +23,7 @@ pub struct Section {
     pub uri: String,
     /// Title of its document.
     pub title: String,
-    /// Titles that all of its chunks stand under, outermost first.
+    /// Titles of the sections it stands in and its own, outermost first.
     pub heading_path: Vec<String>,
     /// Where it stands in the normalised text.
     pub span: Span,
@@ -60,22 +60,13 @@ impl Collection {
                 }
                 (Err(error), _) | (_, Err(error)) => return Err(error),
             };
-            for section in chunks.chunk_by(|a, b| a.section == b.section) {
+            for section in chunks.chunk_by(|a, b| a.heading_path == b.heading_path) {
                 found.extend(gather(section, &hits, &text, least_hits, max_tokens));
             }
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.hits.cmp(&b.hits)));
         Ok(found)
     }
-}
-
-/// The titles that all of `chunks` stand under.
-fn common(chunks: &[Chunk]) -> Vec<String> {
-    let mut paths = chunks.iter().map(|chunk| chunk.heading_path.as_slice());
-    let first = paths.next().unwrap_or_default();
-    let shared =
-        |length: usize, path: &[String]| first.iter().zip(path).take(length).take_while(|(a, b)| a == b).count();
-    first.iter().take(paths.fold(first.len(), shared)).cloned().collect()
 }
 
 fn gather(section: &[Chunk], hits: &[&Hit], text: &str, least_hits: usize, max_tokens: usize) -> Option<Section> {
@@ -93,7 +84,7 @@ fn gather(section: &[Chunk], hits: &[&Hit], text: &str, least_hits: usize, max_t
         document: best.chunk.document.clone(),
         uri: best.uri.clone(),
         title: best.title.clone(),
-        heading_path: common(section),
+        heading_path: first.heading_path.clone(),
         span,
         text: span.slice(text).ok()?.to_owned(),
         generator_tokens,
