@@ -3,8 +3,7 @@
 //! tantivy's own totals count removed chunks until their segment is merged, and are estimates after a merge. Here the
 //! lengths of the live chunks are added up, so that scores do not depend on what was removed or when segments were
 //! merged: they are those of an index made anew. Lengths are the quantised ones that the score uses (exact to 40 words,
-//! then within an eighth), one byte a chunk and field, so a segment of 100,000 chunks takes well below a millisecond,
-//! once for each state of its removed chunks.
+//! then within an eighth): one byte is read a chunk and field, once for each state of a segment's removed chunks.
 
 use std::{
     collections::HashMap,
