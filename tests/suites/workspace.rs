@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("catalog", &["types"]),
     ("lexical-index", &["types"]),
     ("vector-index", &["types", "kernels"]),
+    ("summary-tree", &[]),
     ("retrieval", &["types", "model-api", "documents", "catalog", "lexical-index", "vector-index", "telemetry"]),
     ("ledger", &["types"]),
     ("planner", &["types", "model-api", "prompts", "retrieval", "ledger", "telemetry"]),
