@@ -142,6 +142,7 @@ impl QueryRequest {
             route: self.route,
             objective: self.objective,
             budget: self.budget,
+            ceilings: Vec::new(),
             top_k: self.top_k,
             documents,
             filter: parse_filter(self.filter.as_deref())?,

@@ -29,7 +29,7 @@ pub(crate) fn carry_out(
     started: Instant,
     sink: &mut dyn FnMut(AnswerEvent) -> ControlFlow<()>,
 ) -> Result<Answer, PlannerError> {
-    let Planned { explanation, composed, limits, mut timings } = planned;
+    let Planned { explanation, composed, limits, mut timings, .. } = planned;
     let Composed { prompt, sources, texts, segments, .. } = composed;
     let mut tell = |event| match sink(event) {
         ControlFlow::Continue(()) => Ok(()),
@@ -115,6 +115,7 @@ pub(crate) fn carry_out(
     }
     answer.timings.cite_ms = elapsed_ms(cite_started);
     answer.timings.total_ms = elapsed_ms(started);
+    planner.observed.note(answer.explanation.chosen, answer.usage.output_tokens, answer.timings.cite_ms);
     Ok(answer)
 }
 

@@ -7,6 +7,8 @@ use edgewise_model_api::{FinishReason, Sampling};
 use edgewise_retrieval::Filter;
 use edgewise_types::{CollectionName, DocumentId, Generation, Money, PageRange, Span, TenantId, Timings, Usage};
 
+use crate::limits::Ceiling;
+
 /// How much context a request reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +74,9 @@ pub struct Query {
     pub objective: Objective,
     /// Hard limits.
     pub budget: Budget,
+    /// Further limits that hold beside the budget, such as those of an API key. Those of the collection and of the server
+    /// the planner knows itself.
+    pub ceilings: Vec<Ceiling>,
     /// Passages to place at most; `None` takes the configured number.
     pub top_k: Option<usize>,
     /// Only these documents; `None` is the whole collection.
@@ -96,6 +101,7 @@ impl Query {
             route: None,
             objective: Objective::default(),
             budget: Budget::default(),
+            ceilings: Vec::new(),
             top_k: None,
             documents: None,
             filter: None,
@@ -145,8 +151,17 @@ pub struct Candidate {
     pub resident_tokens: usize,
     /// Output tokens assumed for the prediction.
     pub output_tokens: usize,
+    /// Predicted tokens by class; of the prompt they are exact as long as the cache stays as it is.
+    #[serde(default)]
+    pub usage: Usage,
     /// Predicted cost.
     pub cost: Money,
+    /// Questions expected to read this prompt's stable prefix before it expires.
+    #[serde(default)]
+    pub expected_follow_ups: f64,
+    /// Mean cost of this question and those: what routes are compared by.
+    #[serde(default)]
+    pub amortised_cost: Money,
     /// Predicted time to the first token, in milliseconds, queue included.
     pub ttft_ms: f64,
     /// Predicted total time, in milliseconds.

@@ -1,6 +1,7 @@
 //! The choice between priced routes.
 //!
-//! A route's score is its expected quality minus its cost and latency, each times a weight that the objective sets. The
+//! A route's score is its expected quality minus its amortised cost and its latency, each times a weight that the
+//! objective sets. The
 //! best score among the feasible routes wins; equal scores are decided by quality, then cost, then by the shorter
 //! context. The same candidates always give the same choice.
 
@@ -52,7 +53,7 @@ pub(crate) fn choose(
     let Weights { quality, dollar, second } = weights(objective);
     for Priced { candidate, .. } in &mut priced {
         candidate.score = quality * candidate.quality
-            - dollar * candidate.cost.as_dollars_lossy()
+            - dollar * candidate.amortised_cost.as_dollars_lossy()
             - second * candidate.latency_ms / 1000.0;
     }
     let too_poor = |candidate: &Candidate| objective == Objective::Cheapest && candidate.quality < MAY_ANSWER;
@@ -151,7 +152,10 @@ mod tests {
                 prompt_tokens: 100,
                 resident_tokens: 0,
                 output_tokens: 50,
+                usage: Default::default(),
                 cost: Money::from_nanos(nanos),
+                expected_follow_ups: 0.0,
+                amortised_cost: Money::from_nanos(nanos),
                 ttft_ms: latency_ms / 2.0,
                 latency_ms,
                 quality,

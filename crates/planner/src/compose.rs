@@ -54,6 +54,7 @@ pub(crate) struct Composed {
 }
 
 /// Composes prompts for one question to one collection.
+#[derive(Clone, Copy)]
 pub(crate) struct Composer<'a> {
     pub(crate) generator: &'a dyn Generator,
     pub(crate) prompts: &'a Prompts,

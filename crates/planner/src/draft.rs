@@ -31,6 +31,7 @@ pub(crate) struct Draft {
 }
 
 /// Makes the drafts for one question.
+#[derive(Clone, Copy)]
 pub(crate) struct Drafter<'a> {
     pub(crate) collection: &'a Collection,
     pub(crate) composer: Composer<'a>,

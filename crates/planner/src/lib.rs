@@ -2,7 +2,7 @@
 //!
 //! A question goes through these modules in order: `limits` and `features` measure what there is, `select`, `place`,
 //! `compose` and `draft` make the real prompt of every route, `cost` and `quality` predict what each would cost, take and be
-//! worth, `choose` picks one, `answer` has it generated, and `cite` ties the answer to the sources.
+//! worth, `narrow` shortens what is over a limit, `choose` picks one, `answer` has it generated, and `cite` ties the answer to the sources.
 //!
 //! Invariants:
 //! - What is predicted of a prompt's length is exact: the prompt that is priced is the prompt that is generated from.
@@ -23,10 +23,13 @@ mod draft;
 mod error;
 mod features;
 mod limits;
+mod narrow;
+mod observed;
 mod options;
 mod place;
 mod planner;
 mod quality;
+mod reuse;
 mod select;
 #[cfg(test)]
 mod testing;
@@ -36,5 +39,6 @@ pub use api::{
     Objective, Query, Route, Segment, SegmentKind, SourceRef,
 };
 pub use error::{PlannerError, PlannerErrorKind};
+pub use limits::{Ceiling, Origin};
 pub use options::PlannerOptions;
 pub use planner::Planner;

@@ -1,6 +1,6 @@
 //! What an operator can set.
 
-use crate::PlannerError;
+use crate::{Budget, PlannerError};
 
 /// Options of a [`crate::Planner`]. The defaults suit a small model on a CPU.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,8 +23,13 @@ pub struct PlannerOptions {
     pub score_floor: f32,
     /// Most tokens of an answer, where the query does not say.
     pub default_max_output_tokens: usize,
-    /// Tokens an answer is expected to have, for predictions. Hard cost limits assume the most it may have.
+    /// Tokens an answer is expected to have, for predictions, until enough answers have been seen. Hard cost limits assume the most it may have.
     pub expected_output_tokens: usize,
+    /// Limits of every request, whatever its budget says.
+    pub ceiling: Budget,
+    /// Whether the questions that are expected to read a prefix again bear their part of writing it. Without, each
+    /// question is compared by its own cost alone.
+    pub amortise: bool,
 }
 
 impl Default for PlannerOptions {
@@ -39,6 +44,8 @@ impl Default for PlannerOptions {
             score_floor: 0.2,
             default_max_output_tokens: 256,
             expected_output_tokens: 96,
+            ceiling: Budget::default(),
+            amortise: true,
         }
     }
 }
@@ -54,6 +61,7 @@ impl PlannerOptions {
             ((-1.0..=1.0).contains(&self.score_floor), "score_floor must be between -1 and 1"),
             (self.default_max_output_tokens > 0, "default_max_output_tokens must be at least 1"),
             (self.expected_output_tokens > 0, "expected_output_tokens must be at least 1"),
+            (self.ceiling.max_input_tokens != Some(0), "the ceiling's max_input_tokens must be at least 1"),
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, why)) => Err(PlannerError::InvalidOptions((*why).to_owned())),

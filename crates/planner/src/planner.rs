@@ -1,22 +1,30 @@
 //! The planner: from a question to a chosen, composed prompt, and from there to an answer.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use edgewise_ledger::PriceBook;
-use edgewise_model_api::{CacheState, Embedder, Generator};
+use edgewise_model_api::{Ahead, CacheState, Embedder, Generator, LatencyCurve};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
-use edgewise_types::{Document, Timings, Usage};
+use edgewise_types::{CollectionName, Document, Money, Timings, Usage};
 
 use crate::{
-    Answer, AnswerEvent, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, Route, answer,
+    Answer, AnswerEvent, Budget, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, Route, answer,
     choose::{self, Priced},
     compose::{Composed, Composer, SourceKind},
-    cost,
+    cost::{self, Conditions, Forecast},
     draft::{Draft, Drafter},
     features::{self, Scope},
-    limits::{Limits, RefusedBy},
+    limits::{Exceeded, Limits, RefusedBy},
+    narrow::{self, Excess, Narrowed},
+    observed::Observed,
     quality,
+    reuse::{Prefix, Reuse},
 };
 
 /// Fewest hits to search for: enough to see the shape of a result, whatever number of passages is placed.
@@ -32,7 +40,13 @@ pub struct Planner {
     pub(crate) prompts: Prompts,
     pub(crate) prices: PriceBook,
     pub(crate) options: PlannerOptions,
+    pub(crate) observed: Observed,
+    reuse: Reuse,
+    clock: Clock,
 }
+
+/// Time since some fixed start.
+type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
 /// A decision with everything needed to carry it out.
 pub(crate) struct Planned {
@@ -40,6 +54,20 @@ pub(crate) struct Planned {
     pub(crate) composed: Composed,
     pub(crate) limits: Limits,
     pub(crate) timings: Timings,
+    /// Stable prefixes of all candidate prompts.
+    prefixes: Vec<Prefix>,
+}
+
+/// What all candidates of one question are priced by.
+struct Pricing<'a> {
+    query: &'a Query,
+    features: &'a Features,
+    limits: Limits,
+    collection: &'a CollectionName,
+    curve: LatencyCurve,
+    ahead: Ahead,
+    before_ms: f64,
+    now: Duration,
 }
 
 impl Planner {
@@ -52,7 +80,17 @@ impl Planner {
         options: PlannerOptions,
     ) -> Result<Self, PlannerError> {
         options.validate()?;
-        Ok(Self { generator, embedder, prompts, prices, options })
+        let start = Instant::now();
+        let clock: Clock = Box::new(move || start.elapsed());
+        let (observed, reuse) = (Observed::default(), Reuse::default());
+        Ok(Self { generator, embedder, prompts, prices, options, observed, reuse, clock })
+    }
+
+    /// Takes the time by which it counts how soon prefixes are asked for again from `clock`, which gives the time since
+    /// any fixed start.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self { clock: Box::new(clock), ..self }
     }
 
     /// The state of the generator's prefix cache.
@@ -81,13 +119,17 @@ impl Planner {
     ) -> Result<Answer, PlannerError> {
         let started = Instant::now();
         let planned = self.plan(collection, query)?;
+        self.reuse.note(&planned.prefixes, planned.explanation.chosen, (self.clock)());
         answer::carry_out(self, collection, query, planned, started, sink)
     }
 
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
         let started = Instant::now();
         let top_k = self.check(query)?;
-        let limits = Limits::new(self.generator.info().context_window, &self.options, query)?;
+        let max_output = query.max_output_tokens.unwrap_or(self.options.default_max_output_tokens);
+        let expected_output = self.observed.output_tokens(self.options.expected_output_tokens, max_output);
+        let (window, ceiling) = (self.generator.info().context_window, collection_ceiling(collection)?);
+        let limits = Limits::new(window, &self.options, query, ceiling, expected_output)?;
         let (scope, only) = scope(collection, query)?;
 
         let composer = Composer {
@@ -115,13 +157,42 @@ impl Planner {
 
         let features = features::measure(&results.hits, scope, self.generator.queue());
         let drafter = Drafter { collection, composer, options: &self.options, limits, base_tokens };
-        let drafts = vec![
-            drafter.passages(&results.hits, &features, top_k)?,
-            drafter.documents(&results.hits)?,
-            drafter.full(scope, only.as_deref())?,
+        let pricing = Pricing {
+            query,
+            features: &features,
+            limits,
+            collection: collection.name(),
+            curve: self.generator.latency(),
+            ahead: self.generator.ahead(),
+            before_ms: elapsed_ms(started),
+            now: (self.clock)(),
+        };
+        let excess = |draft: &Draft| self.excess(draft, &pricing);
+        let passages =
+            |limits| Drafter { limits, ..drafter }.passages(&results.hits, &features, top_k);
+        let documents = |limits| Drafter { limits, ..drafter }.documents(&results.hits);
+        let full = |limits| Drafter { limits, ..drafter }.full(scope, only.as_deref());
+        let narrowed = [
+            narrow::narrowed(limits, "passages", passages, excess)?,
+            narrow::narrowed(limits, "documents", documents, excess)?,
+            // All or nothing.
+            Narrowed { draft: full(limits)?, note: None },
         ];
-        let priced = drafts.iter().map(|draft| self.price(draft, &features, &limits, query)).collect();
-        let candidates = choose::choose(priced, query.route, query.objective)?;
+        // Composing took its time, too, and the engine went on meanwhile.
+        let pricing = Pricing { before_ms: elapsed_ms(started), ahead: self.generator.ahead(), ..pricing };
+        let (mut priced, mut prefixes, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+        for Narrowed { draft, note } in &narrowed {
+            let (candidate, prefix) = self.price(draft, &pricing);
+            notes.extend(note.as_ref().map(|note| (draft.route, note.clone())));
+            prefixes.extend(prefix);
+            priced.push(candidate);
+        }
+        let drafts = narrowed.into_iter().map(|narrowed| narrowed.draft);
+        let mut candidates = choose::choose(priced, query.route, query.objective)?;
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.feasible) {
+            let note = notes.iter().find(|(route, _)| *route == candidate.route);
+            candidate.reason.extend(note.map(|(_, note)| format!("; {note}")));
+        }
         let chosen = candidates.first().map_or(Route::Passages, |candidate| candidate.route);
         let (composed, dropped) = drafts
             .into_iter()
@@ -142,7 +213,7 @@ impl Planner {
             notes: results.notes.clone(),
         };
         let timings = timings(&results, elapsed_ms(started) - search_ms);
-        Ok(Planned { explanation, composed, limits, timings })
+        Ok(Planned { explanation, composed, limits, timings, prefixes })
     }
 
     /// Checks what can be checked of a query alone, and gives the number of passages to place at most.
@@ -165,33 +236,76 @@ impl Planner {
         Ok(top_k)
     }
 
-    /// Predicts cost, time and quality of a draft, and checks them against the budget.
-    fn price(&self, draft: &Draft, features: &Features, limits: &Limits, query: &Query) -> Priced {
+    /// How the tokens of a draft are going to be counted.
+    fn usage(&self, draft: &Draft, pricing: &Pricing<'_>) -> (Usage, Option<Prefix>) {
+        let output = pricing.limits.expected_output;
+        let (prompt, needed) = match &draft.composed {
+            Ok(composed) => (Some(&composed.prompt), 0),
+            Err(refusal) => (refusal.prompt.as_ref(), refusal.needed_tokens),
+        };
+        let Some(prompt) = prompt else {
+            return (Usage { input_tokens: needed, output_tokens: output, ..Usage::default() }, None);
+        };
+        let resident = self.generator.prefix_state(&pricing.query.tenant, prompt).resident_tokens;
+        let min_prefix = self.generator.min_prefix_tokens();
+        let tenant = &pricing.query.tenant;
+        let prefix = Prefix::of(draft.route, tenant, pricing.collection, prompt, min_prefix, resident);
+        (cost::expected_usage(prompt, resident, min_prefix, output), prefix)
+    }
+
+    fn forecast(&self, route: Route, usage: &Usage, pricing: &Pricing<'_>) -> (Forecast, Money) {
         let prices = self.prices.of(&self.generator.info().model);
-        let output = limits.expected_output;
+        let Pricing { curve, ahead, before_ms, .. } = *pricing;
+        let conditions = Conditions { curve, ahead, before_ms, after_ms: self.observed.after_ms(route) };
+        let worst = prices.cost(&Usage { output_tokens: pricing.limits.max_output, ..*usage });
+        (cost::forecast(usage, prices, &conditions), worst)
+    }
+
+    /// How far a draft is over a limit of money or time.
+    fn excess(&self, draft: &Draft, pricing: &Pricing<'_>) -> Option<Excess> {
+        let (usage, _) = self.usage(draft, pricing);
+        let (forecast, worst) = self.forecast(draft.route, &usage, pricing);
+        let limit = pricing.limits.exceeded(worst, forecast.latency_ms)?;
+        let prices = self.prices.of(&self.generator.info().model);
+        let tokens = match limit {
+            Exceeded::Cost(most, _) => {
+                let each = [prices.input, prices.cache_write_5m, prices.cache_write_1h];
+                let each = each.iter().map(|price| price.cost(1)).max().unwrap_or(Money::ZERO);
+                (worst - most).nanos() as f64 / (each.nanos() as f64).max(1.0)
+            }
+            Exceeded::Latency(most, _) => {
+                let each = pricing.curve.b + 2.0 * pricing.curve.c * usage.prompt_tokens() as f64;
+                (forecast.latency_ms - most as f64) / each.max(1e-9)
+            }
+        };
+        Some(Excess { limit, tokens })
+    }
+
+    /// Predicts cost, time and quality of a draft, and checks them against the budget. Also gives its stable prefix.
+    fn price(&self, draft: &Draft, pricing: &Pricing<'_>) -> (Priced, Option<Prefix>) {
+        let Pricing { features, limits, now, .. } = pricing;
+        let (usage, prefix) = self.usage(draft, pricing);
+        let (forecast, worst_cost) = self.forecast(draft.route, &usage, pricing);
         let (prompt, sources, refusal) = match &draft.composed {
             Ok(composed) => (Some(&composed.prompt), composed.sources.len(), None),
             Err(refusal) => (refusal.prompt.as_ref(), 0, Some(refusal)),
         };
-        let usage = match (prompt, refusal) {
-            (Some(prompt), _) => {
-                let resident = self.generator.prefix_state(&query.tenant, prompt).resident_tokens;
-                cost::expected_usage(prompt, resident, output)
-            }
-            (None, refusal) => Usage {
-                input_tokens: refusal.map_or(0, |refusal| refusal.needed_tokens),
-                output_tokens: output,
-                ..Usage::default()
-            },
-        };
-        let prompt_tokens = usage.prompt_tokens();
-        let forecast = cost::forecast(&usage, prices, self.generator.latency(), self.generator.queue());
-        let worst_cost = prices.cost(&Usage { output_tokens: limits.max_output, ..usage });
         let refused = match refusal {
             Some(refusal) => Some((refusal.by, refusal.reason.clone())),
             None => limits.over_budget(worst_cost, forecast.latency_ms).map(|reason| (RefusedBy::Budget, reason)),
         };
-        Priced {
+        let expected = prefix.as_ref().filter(|_| self.options.amortise);
+        let expected_follow_ups = expected.map_or(0.0, |prefix| self.reuse.follow_ups(prefix, *now));
+        let (min_prefix, output) = (self.generator.min_prefix_tokens(), limits.expected_output);
+        let prices = self.prices.of(&self.generator.info().model);
+        let amortised_cost = match prompt {
+            Some(prompt) if expected_follow_ups > 0.0 => {
+                cost::amortised(prompt, forecast.cost, min_prefix, output, prices, expected_follow_ups)
+            }
+            _ => forecast.cost,
+        };
+        let prompt_tokens = usage.prompt_tokens();
+        let priced = Priced {
             refused: refused.as_ref().map(|(by, _)| *by),
             worst_cost,
             candidate: Candidate {
@@ -200,7 +314,10 @@ impl Planner {
                 prompt_tokens,
                 resident_tokens: usage.cache_read_tokens,
                 output_tokens: output,
+                usage,
                 cost: forecast.cost,
+                expected_follow_ups,
+                amortised_cost,
                 ttft_ms: forecast.ttft_ms,
                 latency_ms: forecast.latency_ms,
                 quality: quality::expected(draft.route, features, prompt_tokens + output, limits.window),
@@ -208,8 +325,15 @@ impl Planner {
                 sources,
                 reason: refused.map(|(_, reason)| reason).unwrap_or_default(),
             },
-        }
+        };
+        (priced, prefix)
     }
+}
+
+/// The ceiling that is stored with a collection.
+fn collection_ceiling(collection: &Collection) -> Result<Budget, PlannerError> {
+    let edgewise_retrieval::Ceiling { max_cost, max_input_tokens, max_latency_ms } = collection.ceiling()?;
+    Ok(Budget { max_cost, max_input_tokens, max_latency_ms })
 }
 
 /// The documents a query may draw on: how many, how long, and which, if it names them.
