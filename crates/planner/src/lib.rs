@@ -26,6 +26,7 @@ mod limits;
 mod options;
 mod place;
 mod planner;
+mod profile;
 mod quality;
 mod select;
 #[cfg(test)]
@@ -36,5 +37,10 @@ pub use api::{
     Objective, Query, Route, Segment, SegmentKind, SourceRef,
 };
 pub use error::{PlannerError, PlannerErrorKind};
-pub use options::PlannerOptions;
+pub use options::{EffectiveWindow, PlannerOptions};
+pub use place::{arrange, edges};
 pub use planner::Planner;
+pub use profile::{
+    CurvePoint, EFFECTIVE_SHARE, Interval, Measurement, Observation, PositionCurve, ProfileStore, ProfileStoreError,
+    ReadingCell, ReadingCurve, ReadingLength, ReadingProfile, ReadingTask,
+};

@@ -3,7 +3,7 @@
 use edgewise_model_api::Prompt;
 use edgewise_types::Money;
 
-use crate::{Budget, PlannerError, PlannerOptions, Query};
+use crate::{Budget, EffectiveWindow, PlannerError, PlannerOptions, Query};
 
 /// Who set the limit that a route breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) struct Limits {
     pub(crate) max_output: usize,
     /// Tokens an answer is expected to have.
     pub(crate) expected_output: usize,
+    /// Longest prompt the model was measured to read well, if that is known and counts.
+    pub(crate) effective_window: Option<usize>,
     /// Most prompt tokens that window and options allow.
     hard_input: usize,
     budget: Budget,
@@ -54,9 +56,26 @@ impl Limits {
             window,
             max_output,
             expected_output: options.expected_output_tokens.min(max_output),
+            effective_window: None,
             hard_input: options.max_input_tokens.map_or(beside_output, |most| most.min(beside_output)),
             budget: query.budget,
         })
+    }
+
+    /// The same limits for a model that was measured to read prompts of up to `effective` tokens well.
+    pub(crate) fn reading_to(self, effective: Option<usize>, respect: EffectiveWindow) -> Self {
+        match (effective, respect) {
+            (None, _) | (_, EffectiveWindow::Ignore) => self,
+            (Some(_), EffectiveWindow::Penalise) => Self { effective_window: effective, ..self },
+            (Some(most), EffectiveWindow::Refuse) => {
+                Self { effective_window: effective, hard_input: self.hard_input.min(most), ..self }
+            }
+        }
+    }
+
+    /// The window that a prompt is judged to fill: the effective one, where it is known and counts.
+    pub(crate) fn readable_window(&self) -> usize {
+        self.effective_window.map_or(self.window, |effective| effective.min(self.window))
     }
 
     /// Most prompt tokens.
@@ -68,6 +87,9 @@ impl Limits {
     pub(crate) fn input_origin(&self) -> String {
         match self.budget.max_input_tokens {
             Some(most) if most < self.hard_input => "max_input_tokens of the budget".to_owned(),
+            _ if self.effective_window == Some(self.hard_input) => {
+                "as much as the model was measured to read well, see planner.respect_effective_window".to_owned()
+            }
             _ if self.hard_input < self.window - self.max_output => "max_input_tokens of the server".to_owned(),
             _ => format!("a window of {} tokens less {} for the answer", self.window, self.max_output),
         }

@@ -1,6 +1,11 @@
 //! The planner: from a question to a chosen, composed prompt, and from there to an answer.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    ops::ControlFlow,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
+};
 
 use edgewise_ledger::PriceBook;
 use edgewise_model_api::{CacheState, Embedder, Generator};
@@ -9,14 +14,15 @@ use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
 use edgewise_types::{Document, Timings, Usage};
 
 use crate::{
-    Answer, AnswerEvent, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, Route, answer,
+    Answer, AnswerEvent, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, ReadingProfile, Route,
+    answer,
     choose::{self, Priced},
     compose::{Composed, Composer, SourceKind},
     cost,
     draft::{Draft, Drafter},
     features::{self, Scope},
     limits::{Limits, RefusedBy},
-    quality,
+    quality, select,
 };
 
 /// Fewest hits to search for: enough to see the shape of a result, whatever number of passages is placed.
@@ -32,6 +38,8 @@ pub struct Planner {
     pub(crate) prompts: Prompts,
     pub(crate) prices: PriceBook,
     pub(crate) options: PlannerOptions,
+    /// How the generator reads, if it was measured.
+    reading: RwLock<Option<Arc<ReadingProfile>>>,
 }
 
 /// A decision with everything needed to carry it out.
@@ -52,7 +60,22 @@ impl Planner {
         options: PlannerOptions,
     ) -> Result<Self, PlannerError> {
         options.validate()?;
-        Ok(Self { generator, embedder, prompts, prices, options })
+        Ok(Self { generator, embedder, prompts, prices, options, reading: RwLock::default() })
+    }
+
+    /// Places and judges prompts by `profile` from now on, questions being planned excepted. A profile of another model is
+    /// not used; whether it was taken.
+    pub fn set_reading_profile(&self, profile: Arc<ReadingProfile>) -> bool {
+        let ours = profile.is_of(self.generator.info());
+        if ours {
+            *self.reading.write().unwrap_or_else(PoisonError::into_inner) = Some(profile);
+        }
+        ours
+    }
+
+    /// How the generator reads, if it was measured.
+    pub fn reading_profile(&self) -> Option<Arc<ReadingProfile>> {
+        self.reading.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The state of the generator's prefix cache.
@@ -87,7 +110,10 @@ impl Planner {
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
         let started = Instant::now();
         let top_k = self.check(query)?;
-        let limits = Limits::new(self.generator.info().context_window, &self.options, query)?;
+        let profile = self.reading_profile();
+        let effective = profile.as_ref().and_then(|profile| profile.effective_window);
+        let limits = Limits::new(self.generator.info().context_window, &self.options, query)?
+            .reading_to(effective, self.options.respect_effective_window);
         let (scope, only) = scope(collection, query)?;
 
         let composer = Composer {
@@ -114,11 +140,13 @@ impl Planner {
         let search_ms = elapsed_ms(search_started);
 
         let features = features::measure(&results.hits, scope, self.generator.queue());
-        let drafter = Drafter { collection, composer, options: &self.options, limits, base_tokens };
+        let profile = profile.as_deref();
+        let drafter = Drafter { collection, composer, options: &self.options, limits, profile, base_tokens };
+        let (kept, _) = select::passages(&results.hits, &features, top_k, self.options.score_floor);
         let drafts = vec![
             drafter.passages(&results.hits, &features, top_k)?,
-            drafter.documents(&results.hits)?,
-            drafter.full(scope, only.as_deref())?,
+            drafter.documents(&results.hits, &kept)?,
+            drafter.full(scope, only.as_deref(), &kept)?,
         ];
         let priced = drafts.iter().map(|draft| self.price(draft, &features, &limits, query)).collect();
         let candidates = choose::choose(priced, query.route, query.objective)?;
@@ -203,7 +231,7 @@ impl Planner {
                 cost: forecast.cost,
                 ttft_ms: forecast.ttft_ms,
                 latency_ms: forecast.latency_ms,
-                quality: quality::expected(draft.route, features, prompt_tokens + output, limits.window),
+                quality: quality::expected(draft.route, features, prompt_tokens + output, limits.readable_window()),
                 score: 0.0,
                 sources,
                 reason: refused.map(|(_, reason)| reason).unwrap_or_default(),
