@@ -225,6 +225,8 @@ pub enum SegmentKind {
     Passage,
     /// A whole document.
     Document,
+    /// A passage of a document in the prompt, repeated after all documents, next to the question.
+    Excerpt,
     /// Question and instruction.
     Question,
     /// Control tokens of the chat template.

@@ -2,7 +2,9 @@
 //!
 //! Order: system message · preamble of the collection · sources · instruction and question. System message and preamble
 //! are the same for every question to a collection and end in a boundary that asks to keep them for an hour; on the
-//! routes that read whole documents in a fixed order, the sources end in one that asks for five minutes.
+//! routes that read whole documents in a fixed order, the sources end in one that asks for five minutes. Behind it, and so
+//! behind everything that is the same for other questions, key excerpts may repeat what is in the documents, under the
+//! documents' own numbers.
 //!
 //! Source texts are inserted verbatim. Whatever a source says or looks like, the numbers of sources, the boundaries and
 //! the rules for citations come from here and not from the text.
@@ -10,7 +12,7 @@
 use std::sync::Arc;
 
 use edgewise_model_api::{Boundary, ChatMessage, ChatPart, Generator, Prompt, Retention, Role};
-use edgewise_prompts::{DocumentVars, PassageVars, PreambleVars, Prompts, QuestionVars};
+use edgewise_prompts::{DocumentVars, ExcerptVars, PassageVars, PreambleVars, Prompts, QuestionVars};
 use edgewise_types::{DocumentId, Span};
 
 use crate::{PlannerError, Segment, SegmentKind, SourceRef};
@@ -28,6 +30,15 @@ pub(crate) struct SourceText {
     pub(crate) rank: usize,
     /// Retrieved passages in it; 0 for a whole document.
     pub(crate) passages: usize,
+}
+
+/// A part of a source, to be repeated behind all sources.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ExcerptText {
+    /// Number of the source it is part of.
+    pub(crate) n: usize,
+    pub(crate) title: String,
+    pub(crate) text: String,
 }
 
 /// What sources are.
@@ -65,6 +76,16 @@ pub(crate) struct Composer<'a> {
 impl Composer<'_> {
     /// The prompt with `sources` in this order.
     pub(crate) fn compose(&self, kind: SourceKind, sources: &[SourceText]) -> Result<Composed, PlannerError> {
+        self.compose_with(kind, sources, &[])
+    }
+
+    /// The prompt with `sources` in this order, then `excerpts` of them in theirs.
+    pub(crate) fn compose_with(
+        &self,
+        kind: SourceKind,
+        sources: &[SourceText],
+        excerpts: &[ExcerptText],
+    ) -> Result<Composed, PlannerError> {
         let templates = self.prompts.answer();
         let part = |label: &str, text: String| ChatPart { label: label.to_owned(), text };
         let preamble = templates.preamble(&PreambleVars { collection: self.collection, description: "" })?;
@@ -84,12 +105,15 @@ impl Composer<'_> {
             };
             parts.push(part("source", block));
         }
+        for ExcerptText { n, title, text } in excerpts {
+            parts.push(part("excerpt", templates.excerpt(&ExcerptVars { n: *n, title, text })?));
+        }
         let question = templates.question(&QuestionVars { question: self.question, instruction: None })?;
         parts.push(part("question", question));
         let system = ChatMessage::text(Role::System, templates.system()?);
         let encoded = self.generator.encode_chat(&[system, ChatMessage { role: Role::User, parts }])?;
 
-        // Parts come back in the order in which they went in: system, preamble, sources, question.
+        // Parts come back in the order in which they went in: system, preamble, sources, excerpts, question.
         let ranges: Vec<_> = encoded.parts.into_iter().map(|(_, range)| range).collect();
         let source_ranges = ranges.get(2..2 + sources.len()).unwrap_or_default();
         // The system prompt is the operator's and the same for all tenants; the preamble names a collection.
@@ -113,7 +137,10 @@ impl Composer<'_> {
                 0 => (SegmentKind::System, None),
                 1 => (SegmentKind::Preamble, None),
                 i if i < 2 + sources.len() => (source_kind, Some(i - 1)),
-                _ => (SegmentKind::Question, None),
+                i => match excerpts.get(i - 2 - sources.len()) {
+                    Some(excerpt) => (SegmentKind::Excerpt, Some(excerpt.n)),
+                    None => (SegmentKind::Question, None),
+                },
             };
             push(&mut segments, kind, range.start, range.end, source);
             end = range.end;
@@ -235,6 +262,30 @@ mod tests {
         assert_eq!(passages.prompt.boundaries.len(), 1, "passages change with every question and are not kept");
         let (bare, _) = compose(SourceKind::Documents, "Why?", &[]);
         assert_eq!(bare.prompt.boundaries.len(), 1);
+    }
+
+    #[test]
+    fn excerpts_stand_behind_what_is_kept_under_their_sources_numbers() {
+        let generator = ScriptedGenerator::new(|_| "ok");
+        let prompts = Prompts::load(None).unwrap();
+        let composer = Composer { generator: &generator, prompts: &prompts, collection: "guide", question: "Why?" };
+        let sources = [source("First text. It is long.", 1), source("Second text.", 2)];
+        let excerpt = ExcerptText { n: 2, title: "Alpha".to_owned(), text: "Second".to_owned() };
+        let bare = composer.compose(SourceKind::Documents, &sources).unwrap();
+        let with = composer.compose_with(SourceKind::Documents, &sources, &[excerpt]).unwrap();
+        assert_eq!(bare.prompt.boundaries, with.prompt.boundaries);
+        let kept = with.prompt.boundaries[1].at;
+        assert_eq!(
+            bare.prompt.tokens[..kept],
+            with.prompt.tokens[..kept],
+            "the prefix does not depend on the question"
+        );
+        assert_eq!((bare.source_tokens, bare.sources), (with.source_tokens.clone(), with.sources.clone()));
+        let tail: Vec<&Segment> = with.segments.iter().filter(|segment| segment.start >= kept).collect();
+        assert_eq!((tail[0].kind, tail[0].source), (SegmentKind::Excerpt, Some(2)));
+        assert!(text_of(tail[0], &with, &generator).contains("[2]"));
+        assert_eq!(tail[1].kind, SegmentKind::Question);
+        assert!(with.segments.windows(2).all(|pair| pair[0].end == pair[1].start));
     }
 
     #[test]

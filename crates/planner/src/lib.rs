@@ -28,6 +28,7 @@ mod observed;
 mod options;
 mod place;
 mod planner;
+mod profile;
 mod quality;
 mod reuse;
 mod select;
@@ -40,5 +41,10 @@ pub use api::{
 };
 pub use error::{PlannerError, PlannerErrorKind};
 pub use limits::{Ceiling, Origin};
-pub use options::PlannerOptions;
+pub use options::{EffectiveWindow, PlannerOptions};
+pub use place::{arrange, edges};
 pub use planner::Planner;
+pub use profile::{
+    CurvePoint, EFFECTIVE_SHARE, Interval, Measurement, Observation, PositionCurve, ProfileStore, ProfileStoreError,
+    ReadingCell, ReadingCurve, ReadingLength, ReadingProfile, ReadingTask,
+};

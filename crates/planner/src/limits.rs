@@ -8,7 +8,7 @@ use edgewise_types::Money;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Budget, PlannerError, PlannerOptions, Query};
+use crate::{Budget, EffectiveWindow, PlannerError, PlannerOptions, Query};
 
 /// Who set a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -74,6 +74,8 @@ pub(crate) struct Limits {
     pub(crate) max_output: usize,
     /// Tokens an answer is expected to have.
     pub(crate) expected_output: usize,
+    /// Longest prompt the model was measured to read well, if that is known and counts.
+    pub(crate) effective_window: Option<usize>,
     /// Most prompt tokens that window and options allow.
     hard_input: usize,
     input: Option<(usize, Origin)>,
@@ -135,6 +137,7 @@ impl Limits {
             window,
             max_output,
             expected_output: expected_output.min(max_output),
+            effective_window: None,
             hard_input,
             input: tightest(&ceilings, |budget| budget.max_input_tokens).filter(|(most, _)| *most < hard_input),
             cost: tightest(&ceilings, |budget| budget.max_cost),
@@ -146,6 +149,24 @@ impl Limits {
     /// These limits for prompts of at most `tokens`, since longer ones are over `exceeded`.
     pub(crate) fn narrowed(self, tokens: usize, exceeded: Exceeded) -> Self {
         Self { narrowed: Some((tokens, exceeded)), ..self }
+    }
+
+    /// The same limits for a model that was measured to read prompts of up to `effective` tokens well.
+    pub(crate) fn reading_to(self, effective: Option<usize>, respect: EffectiveWindow) -> Self {
+        match (effective, respect) {
+            (None, _) | (_, EffectiveWindow::Ignore) => self,
+            (Some(_), EffectiveWindow::Penalise) => Self { effective_window: effective, ..self },
+            (Some(most), EffectiveWindow::Refuse) => {
+                let hard_input = self.hard_input.min(most);
+                let input = self.input.filter(|(input, _)| *input < hard_input);
+                Self { effective_window: effective, hard_input, input, ..self }
+            }
+        }
+    }
+
+    /// The window that a prompt is judged to fill: the effective one, where it is known and counts.
+    pub(crate) fn readable_window(&self) -> usize {
+        self.effective_window.map_or(self.window, |effective| effective.min(self.window))
     }
 
     /// Most prompt tokens.
@@ -161,6 +182,9 @@ impl Limits {
         }
         match self.input {
             Some((_, origin)) => origin.owned("max_input_tokens"),
+            None if self.effective_window == Some(self.hard_input) => {
+                "as much as the model was measured to read well, see planner.respect_effective_window".to_owned()
+            }
             None if self.hard_input < self.window - self.max_output => "max_input_tokens of the server".to_owned(),
             None => format!("a window of {} tokens less {} for the answer", self.window, self.max_output),
         }

@@ -2,6 +2,18 @@
 
 use crate::{Budget, PlannerError};
 
+/// What a prompt longer than the model's measured effective window is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EffectiveWindow {
+    /// As good as any.
+    Ignore,
+    /// Expected to be answered worse: a prompt is judged by how much of the effective window it fills.
+    #[default]
+    Penalise,
+    /// Refused.
+    Refuse,
+}
+
 /// Options of a [`crate::Planner`]. The defaults suit a small model on a CPU.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannerOptions {
@@ -21,6 +33,10 @@ pub struct PlannerOptions {
     /// Cosine similarity to the question, -1 to 1, below which a passage is weak in the vector arm. A passage that is weak
     /// in both arms is dropped: a distracting passage costs more than an absent one. -1 keeps all.
     pub score_floor: f32,
+    /// Most tokens of key excerpts: passages of long documents in the prompt, repeated next to the question. 0 is none.
+    pub excerpts_budget_tokens: usize,
+    /// What becomes of prompts longer than the model's measured effective window.
+    pub respect_effective_window: EffectiveWindow,
     /// Most tokens of an answer, where the query does not say.
     pub default_max_output_tokens: usize,
     /// Tokens an answer is expected to have, for predictions, until enough answers have been seen. Hard cost limits assume the most it may have.
@@ -42,6 +58,8 @@ impl Default for PlannerOptions {
             max_documents: 3,
             top_k: 6,
             score_floor: 0.2,
+            excerpts_budget_tokens: 256,
+            respect_effective_window: EffectiveWindow::default(),
             default_max_output_tokens: 256,
             expected_output_tokens: 96,
             ceiling: Budget::default(),

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     ops::ControlFlow,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,8 @@ use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
 use edgewise_types::{CollectionName, Document, Money, Timings, Usage};
 
 use crate::{
-    Answer, AnswerEvent, Budget, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, Route, answer,
+    Answer, AnswerEvent, Budget, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, ReadingProfile,
+    Route, answer,
     choose::{self, Priced},
     compose::{Composed, Composer, SourceKind},
     cost::{self, Conditions, Forecast},
@@ -25,6 +26,7 @@ use crate::{
     observed::Observed,
     quality,
     reuse::{Prefix, Reuse},
+    select,
 };
 
 /// Fewest hits to search for: enough to see the shape of a result, whatever number of passages is placed.
@@ -43,6 +45,8 @@ pub struct Planner {
     pub(crate) observed: Observed,
     reuse: Reuse,
     clock: Clock,
+    /// How the generator reads, if it was measured.
+    reading: RwLock<Option<Arc<ReadingProfile>>>,
 }
 
 /// Time since some fixed start.
@@ -83,7 +87,8 @@ impl Planner {
         let start = Instant::now();
         let clock: Clock = Box::new(move || start.elapsed());
         let (observed, reuse) = (Observed::default(), Reuse::default());
-        Ok(Self { generator, embedder, prompts, prices, options, observed, reuse, clock })
+        let reading = RwLock::default();
+        Ok(Self { generator, embedder, prompts, prices, options, observed, reuse, clock, reading })
     }
 
     /// Takes the time by which it counts how soon prefixes are asked for again from `clock`, which gives the time since
@@ -91,6 +96,21 @@ impl Planner {
     #[must_use]
     pub fn with_clock(self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self { clock: Box::new(clock), ..self }
+    }
+
+    /// Places and judges prompts by `profile` from now on, questions being planned excepted. A profile of another model is
+    /// not used; whether it was taken.
+    pub fn set_reading_profile(&self, profile: Arc<ReadingProfile>) -> bool {
+        let ours = profile.is_of(self.generator.info());
+        if ours {
+            *self.reading.write().unwrap_or_else(PoisonError::into_inner) = Some(profile);
+        }
+        ours
+    }
+
+    /// How the generator reads, if it was measured.
+    pub fn reading_profile(&self) -> Option<Arc<ReadingProfile>> {
+        self.reading.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The state of the generator's prefix cache.
@@ -129,7 +149,10 @@ impl Planner {
         let max_output = query.max_output_tokens.unwrap_or(self.options.default_max_output_tokens);
         let expected_output = self.observed.output_tokens(self.options.expected_output_tokens, max_output);
         let (window, ceiling) = (self.generator.info().context_window, collection_ceiling(collection)?);
-        let limits = Limits::new(window, &self.options, query, ceiling, expected_output)?;
+        let profile = self.reading_profile();
+        let effective = profile.as_ref().and_then(|profile| profile.effective_window);
+        let limits = Limits::new(window, &self.options, query, ceiling, expected_output)?
+            .reading_to(effective, self.options.respect_effective_window);
         let (scope, only) = scope(collection, query)?;
 
         let composer = Composer {
@@ -156,7 +179,9 @@ impl Planner {
         let search_ms = elapsed_ms(search_started);
 
         let features = features::measure(&results.hits, scope, self.generator.queue());
-        let drafter = Drafter { collection, composer, options: &self.options, limits, base_tokens };
+        let profile = profile.as_deref();
+        let drafter = Drafter { collection, composer, options: &self.options, limits, profile, base_tokens };
+        let (kept, _) = select::passages(&results.hits, &features, top_k, self.options.score_floor);
         let pricing = Pricing {
             query,
             features: &features,
@@ -170,8 +195,8 @@ impl Planner {
         let excess = |draft: &Draft| self.excess(draft, &pricing);
         let passages =
             |limits| Drafter { limits, ..drafter }.passages(&results.hits, &features, top_k);
-        let documents = |limits| Drafter { limits, ..drafter }.documents(&results.hits);
-        let full = |limits| Drafter { limits, ..drafter }.full(scope, only.as_deref());
+        let documents = |limits| Drafter { limits, ..drafter }.documents(&results.hits, &kept);
+        let full = |limits| Drafter { limits, ..drafter }.full(scope, only.as_deref(), &kept);
         let narrowed = [
             narrow::narrowed(limits, "passages", passages, excess)?,
             narrow::narrowed(limits, "documents", documents, excess)?,
@@ -320,7 +345,7 @@ impl Planner {
                 amortised_cost,
                 ttft_ms: forecast.ttft_ms,
                 latency_ms: forecast.latency_ms,
-                quality: quality::expected(draft.route, features, prompt_tokens + output, limits.window),
+                quality: quality::expected(draft.route, features, prompt_tokens + output, limits.readable_window()),
                 score: 0.0,
                 sources,
                 reason: refused.map(|(_, reason)| reason).unwrap_or_default(),

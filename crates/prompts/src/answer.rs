@@ -21,6 +21,7 @@ const EMBEDDED: Embedded = Embedded {
         ("preamble", include_str!("../../../prompts/answer/preamble.jinja")),
         ("passage", include_str!("../../../prompts/answer/passage.jinja")),
         ("document", include_str!("../../../prompts/answer/document.jinja")),
+        ("excerpt", include_str!("../../../prompts/answer/excerpt.jinja")),
         ("instruction", include_str!("../../../prompts/answer/instruction.jinja")),
         ("question", include_str!("../../../prompts/answer/question.jinja")),
     ],
@@ -31,6 +32,7 @@ const INTERFACES: &[Interface] = &[
     Interface { template: "preamble", supplied: &["collection", "description"], required: &[] },
     Interface { template: "passage", supplied: &["n", "title", "heading_path", "text"], required: &["n", "text"] },
     Interface { template: "document", supplied: &["n", "title", "text"], required: &["n", "text"] },
+    Interface { template: "excerpt", supplied: &["n", "title", "text"], required: &["n", "text"] },
     Interface { template: "instruction", supplied: &[], required: &[] },
     Interface { template: "question", supplied: &["instruction", "question"], required: &["question"] },
 ];
@@ -63,6 +65,17 @@ pub struct DocumentVars<'a> {
     /// Number by which it is cited, from 1.
     pub n: usize,
     /// Its title.
+    pub title: &'a str,
+    /// Its text, inserted verbatim.
+    pub text: &'a str,
+}
+
+/// What an excerpt is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExcerptVars<'a> {
+    /// Number of the document it is part of.
+    pub n: usize,
+    /// Title of the document.
     pub title: &'a str,
     /// Its text, inserted verbatim.
     pub text: &'a str,
@@ -124,6 +137,12 @@ impl Answer {
     pub fn document(&self, vars: &DocumentVars<'_>) -> Result<String, PromptError> {
         let DocumentVars { n, title, text } = *vars;
         self.piece("document", context! { n, title, text })
+    }
+
+    /// A part of a numbered document, repeated behind all documents, ending in a blank line.
+    pub fn excerpt(&self, vars: &ExcerptVars<'_>) -> Result<String, PromptError> {
+        let ExcerptVars { n, title, text } = *vars;
+        self.piece("excerpt", context! { n, title, text })
     }
 
     /// The end of the user message, without a line break after it.

@@ -3,4 +3,5 @@
 
 mod answering;
 mod fixture;
+mod reading;
 mod routing;
