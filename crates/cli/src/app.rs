@@ -172,6 +172,7 @@ impl App {
             documents_budget_tokens: planner.documents_budget_tokens,
             top_k: planner.top_k,
             score_floor: planner.score_floor as f32,
+            escalate: planner.escalate,
             default_max_output_tokens: self.settings.engine.default_max_tokens,
             ..PlannerOptions::default()
         }

@@ -272,7 +272,7 @@ impl Drafter<'_> {
         }))
     }
 
-    fn every_document(&self) -> Result<Vec<Document>, PlannerError> {
+    pub(crate) fn every_document(&self) -> Result<Vec<Document>, PlannerError> {
         let mut documents = Vec::new();
         loop {
             let after = documents.last().map(|document: &Document| document.uri.clone());

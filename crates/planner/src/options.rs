@@ -25,6 +25,11 @@ pub struct PlannerOptions {
     pub default_max_output_tokens: usize,
     /// Tokens an answer is expected to have, for predictions. Hard cost limits assume the most it may have.
     pub expected_output_tokens: usize,
+    /// Whether to take a wider route once when the sources seem not to hold the answer, where the query does not say and
+    /// the planner chose the route.
+    pub escalate: bool,
+    /// Probability, 0 to 1, that the sources do not hold the answer above which a wider route is taken.
+    pub escalate_above: f64,
 }
 
 impl Default for PlannerOptions {
@@ -39,6 +44,8 @@ impl Default for PlannerOptions {
             score_floor: 0.2,
             default_max_output_tokens: 256,
             expected_output_tokens: 96,
+            escalate: true,
+            escalate_above: 0.5,
         }
     }
 }
@@ -53,6 +60,7 @@ impl PlannerOptions {
             ((1..=200).contains(&self.top_k), "top_k must be between 1 and 200"),
             ((-1.0..=1.0).contains(&self.score_floor), "score_floor must be between -1 and 1"),
             (self.default_max_output_tokens > 0, "default_max_output_tokens must be at least 1"),
+            ((0.0..=1.0).contains(&self.escalate_above), "escalate_above must be between 0 and 1"),
             (self.expected_output_tokens > 0, "expected_output_tokens must be at least 1"),
         ];
         match checks.iter().find(|(ok, _)| !ok) {

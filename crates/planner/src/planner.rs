@@ -3,18 +3,22 @@
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Instant};
 
 use edgewise_ledger::PriceBook;
-use edgewise_model_api::{CacheState, Embedder, Generator};
+use edgewise_model_api::{CacheState, Embedder, Generator, Prompt};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
-use edgewise_types::{Document, Timings, Usage};
+use edgewise_types::{Document, Money, Timings, Usage};
 
 use crate::{
-    Answer, AnswerEvent, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, Route, answer,
+    Answer, AnswerEvent, Candidate, JudgeCoefficients, Drop, Explanation, JudgeFile, PlannerError, PlannerOptions, Query,
+    Route, answer,
     choose::{self, Priced},
-    compose::{Composed, Composer, SourceKind},
+    compose::{self, Composed, Composer, Recap, SourceKind, Step},
     cost,
     draft::{Draft, Drafter},
+    escalate::{self, Spent},
+    extend::{self, Material, Placed},
     features::{self, Scope},
+    history,
     limits::{Limits, RefusedBy},
     quality,
 };
@@ -25,6 +29,13 @@ const MIN_HITS: usize = 16;
 /// Most passages a query may ask for.
 const MAX_TOP_K: usize = 200;
 
+/// Every route, narrowest first.
+pub(crate) const ROUTES: [Route; 3] = [Route::Passages, Route::Documents, Route::Full];
+
+/// What a follow-up that leans on the conversation is expected to lose when its prompt holds only a recap of it. A prior,
+/// about the difference between adjacent routes; not a measurement.
+const CONTEXT_LOST: f64 = 0.05;
+
 /// Chooses a route for a question and answers it. Share it in an `Arc`: every method takes `&self`.
 pub struct Planner {
     pub(crate) generator: Arc<dyn Generator>,
@@ -32,14 +43,30 @@ pub struct Planner {
     pub(crate) prompts: Prompts,
     pub(crate) prices: PriceBook,
     pub(crate) options: PlannerOptions,
+    pub(crate) judge: JudgeCoefficients,
 }
 
 /// A decision with everything needed to carry it out.
 pub(crate) struct Planned {
     pub(crate) explanation: Explanation,
     pub(crate) composed: Composed,
-    pub(crate) limits: Limits,
+    pub(crate) material: Material,
+    /// The exchanges that the prompt continues.
+    pub(crate) steps: Vec<Step>,
+    /// The turns they are of.
+    pub(crate) continues: usize,
+    /// What a fresh prompt repeats of the turn before.
+    pub(crate) recap: Option<Recap>,
     pub(crate) timings: Timings,
+}
+
+/// A prompt among those compared.
+struct Variant {
+    draft: Draft,
+    /// Exchanges of the conversation it leaves out from the front; all of them in a fresh prompt.
+    without: usize,
+    /// Turns it continues.
+    turns: usize,
 }
 
 impl Planner {
@@ -52,7 +79,8 @@ impl Planner {
         options: PlannerOptions,
     ) -> Result<Self, PlannerError> {
         options.validate()?;
-        Ok(Self { generator, embedder, prompts, prices, options })
+        let judge = JudgeFile::embedded()?.of(&generator.info().digest).clone();
+        Ok(Self { generator, embedder, prompts, prices, options, judge })
     }
 
     /// The state of the generator's prefix cache.
@@ -65,9 +93,14 @@ impl Planner {
         self.generator.release_prefix(id)
     }
 
-    /// The route that would be taken now, and why. Searches and composes, but generates nothing.
+    /// The route that would be taken now, and why; its prompt, part by part; and what would follow an answer that seems
+    /// not to be in the sources. Searches and composes, but generates nothing.
     pub fn explain(&self, collection: &Collection, query: &Query) -> Result<Explanation, PlannerError> {
-        Ok(self.plan(collection, query)?.explanation)
+        let mut planned = self.plan(collection, query)?;
+        let resident = self.generator.prefix_state(&query.tenant, &planned.composed.prompt).resident_tokens;
+        planned.explanation.prompt_map = compose::mark_cached(planned.composed.segments.clone(), resident);
+        planned.explanation.escalation = Some(escalate::preview(self, collection, query, &planned)?);
+        Ok(planned.explanation)
     }
 
     /// Answers a question. Blocks until the answer is complete; `sink` is told of the plan, of the sources and of each
@@ -89,60 +122,152 @@ impl Planner {
         let top_k = self.check(query)?;
         let limits = Limits::new(self.generator.info().context_window, &self.options, query)?;
         let (scope, only) = scope(collection, query)?;
+        let conversation = history::rebuild(collection, &query.history, only.as_deref())?;
+        let (steps, mut notes) = (conversation.steps, conversation.notes);
 
+        let bare = self.drafter(collection, query, limits, &[], None)?;
+        if bare.base_tokens > limits.input() {
+            return Err(PlannerError::QuestionTooLong {
+                prompt_tokens: bare.base_tokens,
+                limit: limits.input(),
+                why: limits.input_origin(),
+            });
+        }
+        let leans = history::leans_on_history(&query.question);
+        let recap = query.history.last().filter(|_| leans).map(history::recap_of);
+        let with_recap = self.drafter(collection, query, limits, &[], recap.as_ref())?;
+        // Half of the room is for sources.
+        let (fresh, recap_fits) = match with_recap.base_tokens <= limits.input() / 2 {
+            true => (with_recap, true),
+            false => (bare, recap.is_none()),
+        };
+
+        let search_started = Instant::now();
+        let searched = history::search_text(query);
+        let results = collection.search(&SearchRequest {
+            documents: query.documents.clone(),
+            filter: query.filter.clone(),
+            ..SearchRequest::new(searched.as_ref(), (2 * top_k).max(MIN_HITS))
+        })?;
+        let search_ms = elapsed_ms(search_started);
+
+        let features = features::measure(&results.hits, scope, self.generator.queue());
+        let mut variants: Vec<Variant> = [
+            fresh.passages(&results.hits, &features, top_k)?,
+            fresh.documents(&results.hits)?,
+            fresh.full(scope, only.as_deref())?,
+        ]
+        .into_iter()
+        .map(|draft| Variant { draft, without: steps.len(), turns: 0 })
+        .collect();
+        let timings = timings(&results, 0.0);
+        let SearchResults { hits, generation, notes: search_notes, .. } = results;
+        let material = Material { limits, scope, only, hits, features, top_k };
+        variants.extend(self.continued(collection, query, &material, &steps)?);
+
+        let priced = variants
+            .iter()
+            .map(|variant| {
+                let mut priced = self.price(&variant.draft, variant.turns, &material, query, Spent::default());
+                if leans && !steps.is_empty() && variant.turns == 0 {
+                    priced.candidate.quality = (priced.candidate.quality - CONTEXT_LOST).max(0.0);
+                }
+                priced
+            })
+            .collect();
+        let mut candidates = choose::choose(priced, query.route, query.objective)?;
+        let (chosen, turns) =
+            candidates.first().map_or((Route::Passages, 0), |candidate| (candidate.route, candidate.turns));
+        if query.route.is_some() {
+            let taken = if turns > 0 { "continuing the conversation" } else { "a fresh prompt" };
+            for other in candidates.iter_mut().skip(1).filter(|other| other.route == chosen && other.feasible) {
+                other.reason = format!("the same route, but {taken} scores better");
+            }
+        }
+        let (composed, mut dropped, without) = variants
+            .into_iter()
+            .find(|variant| variant.draft.route == chosen && variant.turns == turns)
+            .and_then(|variant| Some((variant.draft.composed.ok()?, variant.draft.dropped, variant.without)))
+            .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
+        let left_out = steps.get(..without).unwrap_or_default();
+        if let Some(note) = left_out_note(left_out, turns, recap_fits && recap.is_some(), &candidates) {
+            notes.push(note);
+        }
+        if turns > 0 {
+            dropped.extend(left_out.iter().flat_map(dropped_step));
+        }
+        notes.extend(search_notes);
+
+        tracing::debug!(collection = %collection.name(), %chosen, turns, prompt_tokens = composed.prompt.tokens.len(), "route chosen");
+        let explanation = Explanation {
+            collection: collection.name().clone(),
+            generation,
+            chosen,
+            forced: query.route.is_some(),
+            objective: query.objective,
+            budget: query.budget,
+            searched: (searched != query.question).then(|| searched.into_owned()),
+            features: material.features.clone(),
+            candidates,
+            dropped,
+            notes,
+            prompt_map: Vec::new(),
+            escalation: None,
+        };
+        let mut steps = steps;
+        steps.drain(..without);
+        let recap = recap.filter(|_| recap_fits && turns == 0);
+        let timings = Timings { plan_ms: elapsed_ms(started) - search_ms, ..timings };
+        Ok(Planned { explanation, composed, material, steps, continues: turns, recap, timings })
+    }
+
+    /// Drafts that continue the conversation of `steps`, with as many of its turns as fit.
+    fn continued(
+        &self,
+        collection: &Collection,
+        query: &Query,
+        material: &Material,
+        steps: &[Step],
+    ) -> Result<Vec<Variant>, PlannerError> {
+        let mut without = 0;
+        while let Some(oldest) = steps.get(without) {
+            let kept = steps.get(without..).unwrap_or_default();
+            let turns = kept.iter().map(|step| step.turn).collect::<BTreeSet<_>>().len();
+            let drafter = self.drafter(collection, query, material.limits, kept, None)?;
+            let placed = Placed::of(kept);
+            let drafts = ROUTES
+                .into_iter()
+                .map(|route| extend::draft(&drafter, route, material, &placed))
+                .collect::<Result<Vec<_>, _>>()?;
+            // Turns are dropped whole, oldest first, while that helps.
+            if turns == 1 || drafts.iter().any(|draft| draft.composed.is_ok()) {
+                return Ok(drafts.into_iter().map(|draft| Variant { draft, without, turns }).collect());
+            }
+            without += kept.iter().take_while(|step| step.turn == oldest.turn).count();
+        }
+        Ok(Vec::new())
+    }
+
+    /// Makes drafts that continue `steps`.
+    pub(crate) fn drafter<'a>(
+        &'a self,
+        collection: &'a Collection,
+        query: &'a Query,
+        limits: Limits,
+        steps: &'a [Step],
+        recap: Option<&'a Recap>,
+    ) -> Result<Drafter<'a>, PlannerError> {
         let composer = Composer {
             generator: self.generator.as_ref(),
             prompts: &self.prompts,
             collection: collection.name().as_str(),
             question: &query.question,
+            turn: query.history.len() + 1,
+            steps,
+            recap,
         };
         let base_tokens = composer.compose(SourceKind::Passages, &[])?.prompt.tokens.len();
-        if base_tokens > limits.input() {
-            return Err(PlannerError::QuestionTooLong {
-                prompt_tokens: base_tokens,
-                limit: limits.input(),
-                why: limits.input_origin(),
-            });
-        }
-
-        let search_started = Instant::now();
-        let results = collection.search(&SearchRequest {
-            documents: query.documents.clone(),
-            filter: query.filter.clone(),
-            ..SearchRequest::new(&query.question, (2 * top_k).max(MIN_HITS))
-        })?;
-        let search_ms = elapsed_ms(search_started);
-
-        let features = features::measure(&results.hits, scope, self.generator.queue());
-        let drafter = Drafter { collection, composer, options: &self.options, limits, base_tokens };
-        let drafts = vec![
-            drafter.passages(&results.hits, &features, top_k)?,
-            drafter.documents(&results.hits)?,
-            drafter.full(scope, only.as_deref())?,
-        ];
-        let priced = drafts.iter().map(|draft| self.price(draft, &features, &limits, query)).collect();
-        let candidates = choose::choose(priced, query.route, query.objective)?;
-        let chosen = candidates.first().map_or(Route::Passages, |candidate| candidate.route);
-        let (composed, dropped) = drafts
-            .into_iter()
-            .find(|draft| draft.route == chosen)
-            .and_then(|draft| Some((draft.composed.ok()?, draft.dropped)))
-            .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
-
-        tracing::debug!(collection = %collection.name(), %chosen, prompt_tokens = composed.prompt.tokens.len(), "route chosen");
-        let explanation = Explanation {
-            collection: collection.name().clone(),
-            generation: results.generation,
-            chosen,
-            forced: query.route.is_some(),
-            objective: query.objective,
-            features,
-            candidates,
-            dropped,
-            notes: results.notes.clone(),
-        };
-        let timings = timings(&results, elapsed_ms(started) - search_ms);
-        Ok(Planned { explanation, composed, limits, timings })
+        Ok(Drafter { collection, composer, options: &self.options, limits, base_tokens })
     }
 
     /// Checks what can be checked of a query alone, and gives the number of passages to place at most.
@@ -151,6 +276,7 @@ impl Planner {
             return Err(PlannerError::EmptyQuestion);
         }
         query.sampling.validate()?;
+        history::check(&query.history)?;
         let invalid = |message: &str| Err(PlannerError::InvalidQuery(message.to_owned()));
         if query.stop.iter().any(String::is_empty) {
             return invalid("a stop string is empty and would end every answer at once: remove it");
@@ -165,8 +291,17 @@ impl Planner {
         Ok(top_k)
     }
 
-    /// Predicts cost, time and quality of a draft, and checks them against the budget.
-    fn price(&self, draft: &Draft, features: &Features, limits: &Limits, query: &Query) -> Priced {
+    /// Predicts cost, time and quality of a draft that continues `turns` turns, and checks them, together with what was
+    /// `spent` before, against the budget.
+    pub(crate) fn price(
+        &self,
+        draft: &Draft,
+        turns: usize,
+        material: &Material,
+        query: &Query,
+        spent: Spent,
+    ) -> Priced {
+        let Material { limits, features, .. } = material;
         let prices = self.prices.of(&self.generator.info().model);
         let output = limits.expected_output;
         let (prompt, sources, refusal) = match &draft.composed {
@@ -189,13 +324,14 @@ impl Planner {
         let worst_cost = prices.cost(&Usage { output_tokens: limits.max_output, ..usage });
         let refused = match refusal {
             Some(refusal) => Some((refusal.by, refusal.reason.clone())),
-            None => limits.over_budget(worst_cost, forecast.latency_ms).map(|reason| (RefusedBy::Budget, reason)),
+            None => limits.over_budget(spent.cost + worst_cost, spent.ms + forecast.latency_ms).map(|reason| (RefusedBy::Budget, reason)),
         };
         Priced {
             refused: refused.as_ref().map(|(by, _)| *by),
             worst_cost,
             candidate: Candidate {
                 route: draft.route,
+                turns,
                 feasible: refused.is_none(),
                 prompt_tokens,
                 resident_tokens: usage.cache_read_tokens,
@@ -209,6 +345,18 @@ impl Planner {
                 reason: refused.map(|(_, reason)| reason).unwrap_or_default(),
             },
         }
+    }
+}
+
+impl Planner {
+    /// Cost and time of an answer of the expected length to `prompt`, of which `resident` tokens are in the cache, with
+    /// `more` resident tokens in it that it does not show yet.
+    pub(crate) fn forecast(&self, prompt: &Prompt, resident: usize, more: usize, material: &Material) -> (Money, f64) {
+        let mut usage = cost::expected_usage(prompt, resident, material.limits.expected_output);
+        usage.cache_read_tokens += more;
+        let prices = self.prices.of(&self.generator.info().model);
+        let forecast = cost::forecast(&usage, prices, self.generator.latency(), self.generator.queue());
+        (forecast.cost, forecast.latency_ms)
     }
 }
 
@@ -242,6 +390,30 @@ fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Do
         return Err(PlannerError::EmptyScope { collection: collection.name().clone() });
     }
     Ok((scope, only))
+}
+
+/// What to say of the turns that the prompt leaves out.
+fn left_out_note(left_out: &[Step], turns: usize, recap: bool, candidates: &[Candidate]) -> Option<String> {
+    let (first, last) = (left_out.first()?.turn, left_out.last()?.turn);
+    let which = if first == last { format!("turn {first} is") } else { format!("turns {first} to {last} are") };
+    if turns > 0 {
+        return Some(format!("{which} left out of the prompt, which would be too long with all of the conversation"));
+    }
+    let better = candidates.iter().any(|candidate| candidate.turns > 0 && candidate.feasible);
+    let why = if better { "a fresh prompt scored better" } else { "no prompt that continues the conversation fits" };
+    let instead = if recap { "; the last question and answer are repeated in short" } else { "" };
+    Some(format!("{which} not in the prompt: {why}{instead}"))
+}
+
+fn dropped_step(step: &Step) -> Vec<Drop> {
+    let reason = format!("with turn {} of the conversation, which no longer fits the prompt", step.turn);
+    let dropped = |(_, source): &(SourceKind, compose::SourceText)| Drop {
+        document: source.document.clone(),
+        uri: source.uri.clone(),
+        span: Some(source.span),
+        reason: reason.clone(),
+    };
+    step.sources.iter().map(dropped).collect()
 }
 
 fn timings(results: &SearchResults, plan_ms: f64) -> Timings {

@@ -280,6 +280,8 @@ pub struct Planner {
     pub top_k: usize,
     /// Cosine similarity to the question below which a passage is weak in the vector search.
     pub score_floor: f64,
+    /// Whether a wider route is taken once when the sources seem not to hold the answer.
+    pub escalate: bool,
 }
 
 impl Default for Planner {
@@ -292,6 +294,7 @@ impl Default for Planner {
             documents_budget_tokens: 4096,
             top_k: 6,
             score_floor: 0.2,
+            escalate: true,
         }
     }
 }
