@@ -190,6 +190,7 @@ impl App {
                 edgewise_settings::EffectiveWindow::Penalise => EffectiveWindow::Penalise,
                 edgewise_settings::EffectiveWindow::Refuse => EffectiveWindow::Refuse,
             },
+            escalate: planner.escalate,
             default_max_output_tokens: self.settings.engine.default_max_tokens,
             ..PlannerOptions::default()
         }

@@ -35,6 +35,7 @@ use crate::{cache, collections, documents, health, middleware, pages, query, sse
         sse::TokenEvent,
         sse::UsageEvent,
         edgewise_planner::Citation,
+        edgewise_planner::Escalated,
     ))
 )]
 struct Document;

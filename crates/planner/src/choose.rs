@@ -148,6 +148,7 @@ mod tests {
         Priced {
             candidate: Candidate {
                 route,
+                turns: 0,
                 feasible: true,
                 prompt_tokens: 100,
                 resident_tokens: 0,

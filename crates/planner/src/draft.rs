@@ -110,12 +110,15 @@ impl Drafter<'_> {
         let order = |sources: &mut dyn Iterator<Item = usize>| -> Vec<usize> {
             sources.filter_map(|rank| ranked.iter().position(|source| source.rank == rank)).collect()
         };
-        let placed = order(&mut composed.sources.iter().map(|source| source.rank));
+        // A prompt that continues another holds that one's sources, which stay where they are.
+        let earlier = composed.sources.len() - composed.source_tokens.len();
+        let placed = order(&mut composed.sources.iter().skip(earlier).map(|source| source.rank));
         let mut tokens = vec![0; ranked.len()];
         for (index, length) in placed.iter().zip(&composed.source_tokens) {
             tokens.get_mut(*index).into_iter().for_each(|slot| *slot = *length);
         }
-        let before = composed.prompt.boundaries.first().map_or(0, |stable| stable.at);
+        let first = composed.segments.iter().find(|segment| segment.source == Some(earlier + 1));
+        let before = first.map_or(0, |segment| segment.start);
         let after = composed.prompt.tokens.len().saturating_sub(before + tokens.iter().sum::<usize>());
         let wanted = place::arrange(self.profile, &tokens, before, after);
         if wanted == placed {
@@ -350,7 +353,7 @@ impl Drafter<'_> {
         }))
     }
 
-    fn every_document(&self) -> Result<Vec<Document>, PlannerError> {
+    pub(crate) fn every_document(&self) -> Result<Vec<Document>, PlannerError> {
         let mut documents = Vec::new();
         loop {
             let after = documents.last().map(|document: &Document| document.uri.clone());

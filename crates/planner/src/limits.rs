@@ -175,6 +175,11 @@ impl Limits {
         self.narrowed.map_or(most, |(tokens, _)| tokens.min(most))
     }
 
+    /// Most prompt tokens that a budget allows, and whose it is, if one does below what the model does.
+    pub(crate) fn input_ceiling(&self) -> Option<(usize, String)> {
+        self.input.map(|(most, origin)| (most, origin.owned("max_input_tokens")))
+    }
+
     /// Where [`Self::input`] comes from, in words.
     pub(crate) fn input_origin(&self) -> String {
         if let Some((_, exceeded)) = self.narrowed {
@@ -278,7 +283,10 @@ mod tests {
         assert_eq!(wide.input(), 8192 - 256);
         assert!(wide.input_origin().contains("window"), "{}", wide.input_origin());
         let collection = limits(&query, input(700), input(800));
-        assert_eq!((collection.input(), collection.input_origin().as_str()), (700, "max_input_tokens of the collection"));
+        assert_eq!(
+            (collection.input(), collection.input_origin().as_str()),
+            (700, "max_input_tokens of the collection")
+        );
         let narrowed = collection.narrowed(300, Exceeded::Latency(250, Origin::Server));
         assert_eq!(narrowed.input(), 300);
         assert_eq!(narrowed.input_origin(), "to stay under 250 ms (max_latency_ms of the server)");

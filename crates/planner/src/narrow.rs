@@ -40,10 +40,10 @@ pub(crate) fn narrowed(
     let mut current = first;
     let mut note = None;
     while let (Some(over), Ok(composed)) = (excess(&current), &current.composed) {
-        if composed.sources.len() <= 1 {
+        let length = composed.prompt.tokens.len();
+        if composed.source_tokens.len() <= 1 {
             break;
         }
-        let length = composed.prompt.tokens.len();
         let save = (over.tokens.ceil() as usize).max(1);
         let mut next = draft(limits.narrowed(length.saturating_sub(save), over.limit))?;
         for drop in next.dropped.iter_mut().filter(|drop| !known.iter().any(|known| same(known, drop))) {
@@ -58,7 +58,7 @@ pub(crate) fn narrowed(
 }
 
 fn sources(draft: &Draft) -> Option<usize> {
-    draft.composed.as_ref().ok().map(|composed| composed.sources.len())
+    draft.composed.as_ref().ok().map(|composed| composed.source_tokens.len())
 }
 
 fn same(a: &Drop, b: &Drop) -> bool {

@@ -47,9 +47,13 @@ impl Observed {
     /// Milliseconds from the last token of the next answer on `route` to its end; 0 before the first.
     pub(crate) fn after_ms(&self, route: Route) -> f64 {
         let state = self.state();
-        let of_others = || state.cite_ms.values().filter_map(median).fold(None, |most: Option<f64>, ms| {
-            Some(most.map_or(ms, |most| most.max(ms)))
-        });
+        let of_others = || {
+            state
+                .cite_ms
+                .values()
+                .filter_map(median)
+                .fold(None, |most: Option<f64>, ms| Some(most.map_or(ms, |most| most.max(ms))))
+        };
         state.cite_ms.get(&route).and_then(median).or_else(of_others).unwrap_or(0.0)
     }
 }

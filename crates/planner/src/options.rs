@@ -46,6 +46,11 @@ pub struct PlannerOptions {
     /// Whether the questions that are expected to read a prefix again bear their part of writing it. Without, each
     /// question is compared by its own cost alone.
     pub amortise: bool,
+    /// Whether to take a wider route once when the sources seem not to hold the answer, where the query does not say and
+    /// the planner chose the route.
+    pub escalate: bool,
+    /// Probability, 0 to 1, that the sources do not hold the answer above which a wider route is taken.
+    pub escalate_above: f64,
 }
 
 impl Default for PlannerOptions {
@@ -64,6 +69,8 @@ impl Default for PlannerOptions {
             expected_output_tokens: 96,
             ceiling: Budget::default(),
             amortise: true,
+            escalate: true,
+            escalate_above: 0.5,
         }
     }
 }
@@ -78,6 +85,7 @@ impl PlannerOptions {
             ((1..=200).contains(&self.top_k), "top_k must be between 1 and 200"),
             ((-1.0..=1.0).contains(&self.score_floor), "score_floor must be between -1 and 1"),
             (self.default_max_output_tokens > 0, "default_max_output_tokens must be at least 1"),
+            ((0.0..=1.0).contains(&self.escalate_above), "escalate_above must be between 0 and 1"),
             (self.expected_output_tokens > 0, "expected_output_tokens must be at least 1"),
             (self.ceiling.max_input_tokens != Some(0), "the ceiling's max_input_tokens must be at least 1"),
         ];

@@ -8,25 +8,25 @@ use std::{
 };
 
 use edgewise_ledger::PriceBook;
-use edgewise_model_api::{Ahead, CacheState, Embedder, Generator, LatencyCurve};
+use edgewise_model_api::{CacheState, Embedder, Generator};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
-use edgewise_types::{CollectionName, Document, Money, Timings, Usage};
+use edgewise_types::{Document, Timings};
 
 use crate::{
-    Answer, AnswerEvent, Budget, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, ReadingProfile,
-    Route, answer,
-    choose::{self, Priced},
-    compose::{Composed, Composer, SourceKind},
-    cost::{self, Conditions, Forecast},
+    Answer, AnswerEvent, Budget, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, PlannerError,
+    PlannerOptions, Query, ReadingProfile, Route, answer, choose,
+    compose::{self, Composed, Composer, Recap, SourceKind, Step},
     draft::{Draft, Drafter},
+    escalate::{self, Spent},
+    extend::{self, Material, Placed},
     features::{self, Scope},
-    limits::{Exceeded, Limits, RefusedBy},
-    narrow::{self, Excess, Narrowed},
+    history,
+    limits::Limits,
+    narrow::{self, Narrowed},
     observed::Observed,
-    quality,
+    pricing::Pricing,
     reuse::{Prefix, Reuse},
-    select,
 };
 
 /// Fewest hits to search for: enough to see the shape of a result, whatever number of passages is placed.
@@ -35,6 +35,13 @@ const MIN_HITS: usize = 16;
 /// Most passages a query may ask for.
 const MAX_TOP_K: usize = 200;
 
+/// Every route, narrowest first.
+pub(crate) const ROUTES: [Route; 3] = [Route::Passages, Route::Documents, Route::Full];
+
+/// What a follow-up that leans on the conversation is expected to lose when its prompt holds only a recap of it. A prior,
+/// about the difference between adjacent routes; not a measurement.
+const CONTEXT_LOST: f64 = 0.05;
+
 /// Chooses a route for a question and answers it. Share it in an `Arc`: every method takes `&self`.
 pub struct Planner {
     pub(crate) generator: Arc<dyn Generator>,
@@ -42,8 +49,9 @@ pub struct Planner {
     pub(crate) prompts: Prompts,
     pub(crate) prices: PriceBook,
     pub(crate) options: PlannerOptions,
+    pub(crate) judge: JudgeCoefficients,
     pub(crate) observed: Observed,
-    reuse: Reuse,
+    pub(crate) reuse: Reuse,
     clock: Clock,
     /// How the generator reads, if it was measured.
     reading: RwLock<Option<Arc<ReadingProfile>>>,
@@ -56,22 +64,27 @@ type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 pub(crate) struct Planned {
     pub(crate) explanation: Explanation,
     pub(crate) composed: Composed,
-    pub(crate) limits: Limits,
+    pub(crate) material: Material,
+    /// The exchanges that the prompt continues.
+    pub(crate) steps: Vec<Step>,
+    /// The turns they are of.
+    pub(crate) continues: usize,
+    /// What a fresh prompt repeats of the turn before.
+    pub(crate) recap: Option<Recap>,
     pub(crate) timings: Timings,
-    /// Stable prefixes of all candidate prompts.
+    /// Stable prefixes of the candidate prompts that continue as many turns.
     prefixes: Vec<Prefix>,
 }
 
-/// What all candidates of one question are priced by.
-struct Pricing<'a> {
-    query: &'a Query,
-    features: &'a Features,
-    limits: Limits,
-    collection: &'a CollectionName,
-    curve: LatencyCurve,
-    ahead: Ahead,
-    before_ms: f64,
-    now: Duration,
+/// A prompt among those compared.
+struct Variant {
+    draft: Draft,
+    /// What was left out for a limit's sake.
+    note: Option<String>,
+    /// Exchanges of the conversation it leaves out from the front; all of them in a fresh prompt.
+    without: usize,
+    /// Turns it continues.
+    turns: usize,
 }
 
 impl Planner {
@@ -84,11 +97,11 @@ impl Planner {
         options: PlannerOptions,
     ) -> Result<Self, PlannerError> {
         options.validate()?;
+        let judge = JudgeFile::embedded()?.of(&generator.info().digest).clone();
         let start = Instant::now();
         let clock: Clock = Box::new(move || start.elapsed());
-        let (observed, reuse) = (Observed::default(), Reuse::default());
-        let reading = RwLock::default();
-        Ok(Self { generator, embedder, prompts, prices, options, observed, reuse, clock, reading })
+        let (observed, reuse, reading) = (Observed::default(), Reuse::default(), RwLock::default());
+        Ok(Self { generator, embedder, prompts, prices, options, judge, observed, reuse, clock, reading })
     }
 
     /// Takes the time by which it counts how soon prefixes are asked for again from `clock`, which gives the time since
@@ -96,6 +109,10 @@ impl Planner {
     #[must_use]
     pub fn with_clock(self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self { clock: Box::new(clock), ..self }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        (self.clock)()
     }
 
     /// Places and judges prompts by `profile` from now on, questions being planned excepted. A profile of another model is
@@ -123,9 +140,14 @@ impl Planner {
         self.generator.release_prefix(id)
     }
 
-    /// The route that would be taken now, and why. Searches and composes, but generates nothing.
+    /// The route that would be taken now, and why; its prompt, part by part; and what would follow an answer that seems
+    /// not to be in the sources. Searches and composes, but generates nothing.
     pub fn explain(&self, collection: &Collection, query: &Query) -> Result<Explanation, PlannerError> {
-        Ok(self.plan(collection, query)?.explanation)
+        let mut planned = self.plan(collection, query)?;
+        let resident = self.generator.prefix_state(&query.tenant, &planned.composed.prompt).resident_tokens;
+        planned.explanation.prompt_map = compose::mark_cached(planned.composed.segments.clone(), resident);
+        planned.explanation.escalation = Some(escalate::preview(self, collection, query, &planned)?);
+        Ok(planned.explanation)
     }
 
     /// Answers a question. Blocks until the answer is complete; `sink` is told of the plan, of the sources and of each
@@ -139,7 +161,7 @@ impl Planner {
     ) -> Result<Answer, PlannerError> {
         let started = Instant::now();
         let planned = self.plan(collection, query)?;
-        self.reuse.note(&planned.prefixes, planned.explanation.chosen, (self.clock)());
+        self.reuse.note(&planned.prefixes, planned.explanation.chosen, self.now());
         answer::carry_out(self, collection, query, planned, started, sink)
     }
 
@@ -154,91 +176,182 @@ impl Planner {
         let limits = Limits::new(window, &self.options, query, ceiling, expected_output)?
             .reading_to(effective, self.options.respect_effective_window);
         let (scope, only) = scope(collection, query)?;
+        let conversation = history::rebuild(collection, &query.history, only.as_deref())?;
+        let (steps, mut notes) = (conversation.steps, conversation.notes);
 
+        let bare = self.drafter(collection, query, limits, &[], None)?;
+        if bare.base_tokens > limits.input() {
+            return Err(PlannerError::QuestionTooLong {
+                prompt_tokens: bare.base_tokens,
+                limit: limits.input(),
+                why: limits.input_origin(),
+            });
+        }
+        let leans = history::leans_on_history(&query.question);
+        let recap = query.history.last().filter(|_| leans).map(history::recap_of);
+        let with_recap = self.drafter(collection, query, limits, &[], recap.as_ref())?;
+        // Half of the room is for sources.
+        let (fresh, recap_fits) = match with_recap.base_tokens <= limits.input() / 2 {
+            true => (with_recap, true),
+            false => (bare, recap.is_none()),
+        };
+
+        let search_started = Instant::now();
+        let searched = history::search_text(query);
+        let results = collection.search(&SearchRequest {
+            documents: query.documents.clone(),
+            filter: query.filter.clone(),
+            ..SearchRequest::new(searched.as_ref(), (2 * top_k).max(MIN_HITS))
+        })?;
+        let search_ms = elapsed_ms(search_started);
+
+        let features = features::measure(&results.hits, scope, self.generator.queue());
+        let timings = timings(&results, 0.0);
+        let SearchResults { hits, generation, notes: search_notes, .. } = results;
+        let material = Material { limits, scope, only, hits, features, top_k, profile };
+        let pricing = self.pricing(collection, query, &material, elapsed_ms(started), Spent::default());
+        let mut variants = Vec::new();
+        for route in ROUTES {
+            let draft = |limits| {
+                extend::fresh(&Drafter { limits, profile: material.profile.as_deref(), ..fresh }, route, &material)
+            };
+            let Narrowed { draft, note } = self.narrowed(route, &pricing, limits, draft)?;
+            variants.push(Variant { draft, note, without: steps.len(), turns: 0 });
+        }
+        variants.extend(self.continued(collection, query, &material, &steps, &pricing)?);
+
+        // Composing took its time, too, and the engine went on meanwhile.
+        let pricing = self.pricing(collection, query, &material, elapsed_ms(started), Spent::default());
+        let (mut priced, mut prefixes) = (Vec::new(), Vec::new());
+        for variant in &variants {
+            let (mut candidate, prefix) = self.price(&variant.draft, variant.turns, &pricing);
+            if leans && !steps.is_empty() && variant.turns == 0 {
+                candidate.candidate.quality = (candidate.candidate.quality - CONTEXT_LOST).max(0.0);
+            }
+            prefixes.extend(prefix.map(|prefix| (variant.turns, prefix)));
+            priced.push(candidate);
+        }
+        let mut candidates = choose::choose(priced, query.route, query.objective)?;
+        let (chosen, turns) =
+            candidates.first().map_or((Route::Passages, 0), |candidate| (candidate.route, candidate.turns));
+        if query.route.is_some() {
+            let taken = if turns > 0 { "continuing the conversation" } else { "a fresh prompt" };
+            for other in candidates.iter_mut().skip(1).filter(|other| other.route == chosen && other.feasible) {
+                other.reason = format!("the same route, but {taken} scores better");
+            }
+        }
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.feasible) {
+            let same = |variant: &&Variant| variant.draft.route == candidate.route && variant.turns == candidate.turns;
+            let note = variants.iter().find(same).and_then(|variant| variant.note.as_ref());
+            candidate.reason.extend(note.map(|note| format!("; {note}")));
+        }
+        let (composed, mut dropped, without) = variants
+            .into_iter()
+            .find(|variant| variant.draft.route == chosen && variant.turns == turns)
+            .and_then(|variant| Some((variant.draft.composed.ok()?, variant.draft.dropped, variant.without)))
+            .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
+        let left_out = steps.get(..without).unwrap_or_default();
+        if let Some(note) = left_out_note(left_out, turns, recap_fits && recap.is_some(), &candidates) {
+            notes.push(note);
+        }
+        if turns > 0 {
+            dropped.extend(left_out.iter().flat_map(dropped_step));
+        }
+        notes.extend(search_notes);
+
+        tracing::debug!(collection = %collection.name(), %chosen, turns, prompt_tokens = composed.prompt.tokens.len(), "route chosen");
+        let explanation = Explanation {
+            collection: collection.name().clone(),
+            generation,
+            chosen,
+            forced: query.route.is_some(),
+            objective: query.objective,
+            budget: query.budget,
+            searched: (searched != query.question).then(|| searched.into_owned()),
+            features: material.features.clone(),
+            candidates,
+            dropped,
+            notes,
+            prompt_map: Vec::new(),
+            escalation: None,
+        };
+        let mut steps = steps;
+        steps.drain(..without);
+        let recap = recap.filter(|_| recap_fits && turns == 0);
+        let timings = Timings { plan_ms: elapsed_ms(started) - search_ms, ..timings };
+        let prefixes = prefixes.into_iter().filter(|(of, _)| *of == turns).map(|(_, prefix)| prefix).collect();
+        Ok(Planned { explanation, composed, material, steps, continues: turns, recap, timings, prefixes })
+    }
+
+    /// The draft of `route` with as many sources as the limits of money and time allow. The whole scope is all or nothing.
+    fn narrowed(
+        &self,
+        route: Route,
+        pricing: &Pricing<'_>,
+        limits: Limits,
+        mut draft: impl FnMut(Limits) -> Result<Draft, PlannerError>,
+    ) -> Result<Narrowed, PlannerError> {
+        match route {
+            Route::Passages | Route::Documents => {
+                narrow::narrowed(limits, route.as_str(), draft, |draft| self.excess(draft, pricing))
+            }
+            Route::Full => Ok(Narrowed { draft: draft(limits)?, note: None }),
+        }
+    }
+
+    /// Drafts that continue the conversation of `steps`, with as many of its turns as fit.
+    fn continued(
+        &self,
+        collection: &Collection,
+        query: &Query,
+        material: &Material,
+        steps: &[Step],
+        pricing: &Pricing<'_>,
+    ) -> Result<Vec<Variant>, PlannerError> {
+        let mut without = 0;
+        while let Some(oldest) = steps.get(without) {
+            let kept = steps.get(without..).unwrap_or_default();
+            let turns = kept.iter().map(|step| step.turn).collect::<BTreeSet<_>>().len();
+            let profile = material.profile.as_deref();
+            let drafter = Drafter { profile, ..self.drafter(collection, query, material.limits, kept, None)? };
+            let placed = Placed::of(kept);
+            let narrowed = ROUTES
+                .into_iter()
+                .map(|route| {
+                    let draft = |limits| extend::draft(&Drafter { limits, ..drafter }, route, material, &placed);
+                    self.narrowed(route, pricing, material.limits, draft)
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            // Turns are dropped whole, oldest first, while that helps.
+            if turns == 1 || narrowed.iter().any(|narrowed| narrowed.draft.composed.is_ok()) {
+                let variant = |Narrowed { draft, note }| Variant { draft, note, without, turns };
+                return Ok(narrowed.into_iter().map(variant).collect());
+            }
+            without += kept.iter().take_while(|step| step.turn == oldest.turn).count();
+        }
+        Ok(Vec::new())
+    }
+
+    /// Makes drafts that continue `steps`, as yet without regard to how the model reads.
+    pub(crate) fn drafter<'a>(
+        &'a self,
+        collection: &'a Collection,
+        query: &'a Query,
+        limits: Limits,
+        steps: &'a [Step],
+        recap: Option<&'a Recap>,
+    ) -> Result<Drafter<'a>, PlannerError> {
         let composer = Composer {
             generator: self.generator.as_ref(),
             prompts: &self.prompts,
             collection: collection.name().as_str(),
             question: &query.question,
+            turn: query.history.len() + 1,
+            steps,
+            recap,
         };
         let base_tokens = composer.compose(SourceKind::Passages, &[])?.prompt.tokens.len();
-        if base_tokens > limits.input() {
-            return Err(PlannerError::QuestionTooLong {
-                prompt_tokens: base_tokens,
-                limit: limits.input(),
-                why: limits.input_origin(),
-            });
-        }
-
-        let search_started = Instant::now();
-        let results = collection.search(&SearchRequest {
-            documents: query.documents.clone(),
-            filter: query.filter.clone(),
-            ..SearchRequest::new(&query.question, (2 * top_k).max(MIN_HITS))
-        })?;
-        let search_ms = elapsed_ms(search_started);
-
-        let features = features::measure(&results.hits, scope, self.generator.queue());
-        let profile = profile.as_deref();
-        let drafter = Drafter { collection, composer, options: &self.options, limits, profile, base_tokens };
-        let (kept, _) = select::passages(&results.hits, &features, top_k, self.options.score_floor);
-        let pricing = Pricing {
-            query,
-            features: &features,
-            limits,
-            collection: collection.name(),
-            curve: self.generator.latency(),
-            ahead: self.generator.ahead(),
-            before_ms: elapsed_ms(started),
-            now: (self.clock)(),
-        };
-        let excess = |draft: &Draft| self.excess(draft, &pricing);
-        let passages =
-            |limits| Drafter { limits, ..drafter }.passages(&results.hits, &features, top_k);
-        let documents = |limits| Drafter { limits, ..drafter }.documents(&results.hits, &kept);
-        let full = |limits| Drafter { limits, ..drafter }.full(scope, only.as_deref(), &kept);
-        let narrowed = [
-            narrow::narrowed(limits, "passages", passages, excess)?,
-            narrow::narrowed(limits, "documents", documents, excess)?,
-            // All or nothing.
-            Narrowed { draft: full(limits)?, note: None },
-        ];
-        // Composing took its time, too, and the engine went on meanwhile.
-        let pricing = Pricing { before_ms: elapsed_ms(started), ahead: self.generator.ahead(), ..pricing };
-        let (mut priced, mut prefixes, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-        for Narrowed { draft, note } in &narrowed {
-            let (candidate, prefix) = self.price(draft, &pricing);
-            notes.extend(note.as_ref().map(|note| (draft.route, note.clone())));
-            prefixes.extend(prefix);
-            priced.push(candidate);
-        }
-        let drafts = narrowed.into_iter().map(|narrowed| narrowed.draft);
-        let mut candidates = choose::choose(priced, query.route, query.objective)?;
-        for candidate in candidates.iter_mut().filter(|candidate| candidate.feasible) {
-            let note = notes.iter().find(|(route, _)| *route == candidate.route);
-            candidate.reason.extend(note.map(|(_, note)| format!("; {note}")));
-        }
-        let chosen = candidates.first().map_or(Route::Passages, |candidate| candidate.route);
-        let (composed, dropped) = drafts
-            .into_iter()
-            .find(|draft| draft.route == chosen)
-            .and_then(|draft| Some((draft.composed.ok()?, draft.dropped)))
-            .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
-
-        tracing::debug!(collection = %collection.name(), %chosen, prompt_tokens = composed.prompt.tokens.len(), "route chosen");
-        let explanation = Explanation {
-            collection: collection.name().clone(),
-            generation: results.generation,
-            chosen,
-            forced: query.route.is_some(),
-            objective: query.objective,
-            features,
-            candidates,
-            dropped,
-            notes: results.notes.clone(),
-        };
-        let timings = timings(&results, elapsed_ms(started) - search_ms);
-        Ok(Planned { explanation, composed, limits, timings, prefixes })
+        Ok(Drafter { collection, composer, options: &self.options, limits, profile: None, base_tokens })
     }
 
     /// Checks what can be checked of a query alone, and gives the number of passages to place at most.
@@ -247,6 +360,7 @@ impl Planner {
             return Err(PlannerError::EmptyQuestion);
         }
         query.sampling.validate()?;
+        history::check(&query.history)?;
         let invalid = |message: &str| Err(PlannerError::InvalidQuery(message.to_owned()));
         if query.stop.iter().any(String::is_empty) {
             return invalid("a stop string is empty and would end every answer at once: remove it");
@@ -259,99 +373,6 @@ impl Planner {
             return Err(PlannerError::InvalidQuery(format!("top_k must be between 1 and {MAX_TOP_K}, not {top_k}")));
         }
         Ok(top_k)
-    }
-
-    /// How the tokens of a draft are going to be counted.
-    fn usage(&self, draft: &Draft, pricing: &Pricing<'_>) -> (Usage, Option<Prefix>) {
-        let output = pricing.limits.expected_output;
-        let (prompt, needed) = match &draft.composed {
-            Ok(composed) => (Some(&composed.prompt), 0),
-            Err(refusal) => (refusal.prompt.as_ref(), refusal.needed_tokens),
-        };
-        let Some(prompt) = prompt else {
-            return (Usage { input_tokens: needed, output_tokens: output, ..Usage::default() }, None);
-        };
-        let resident = self.generator.prefix_state(&pricing.query.tenant, prompt).resident_tokens;
-        let min_prefix = self.generator.min_prefix_tokens();
-        let tenant = &pricing.query.tenant;
-        let prefix = Prefix::of(draft.route, tenant, pricing.collection, prompt, min_prefix, resident);
-        (cost::expected_usage(prompt, resident, min_prefix, output), prefix)
-    }
-
-    fn forecast(&self, route: Route, usage: &Usage, pricing: &Pricing<'_>) -> (Forecast, Money) {
-        let prices = self.prices.of(&self.generator.info().model);
-        let Pricing { curve, ahead, before_ms, .. } = *pricing;
-        let conditions = Conditions { curve, ahead, before_ms, after_ms: self.observed.after_ms(route) };
-        let worst = prices.cost(&Usage { output_tokens: pricing.limits.max_output, ..*usage });
-        (cost::forecast(usage, prices, &conditions), worst)
-    }
-
-    /// How far a draft is over a limit of money or time.
-    fn excess(&self, draft: &Draft, pricing: &Pricing<'_>) -> Option<Excess> {
-        let (usage, _) = self.usage(draft, pricing);
-        let (forecast, worst) = self.forecast(draft.route, &usage, pricing);
-        let limit = pricing.limits.exceeded(worst, forecast.latency_ms)?;
-        let prices = self.prices.of(&self.generator.info().model);
-        let tokens = match limit {
-            Exceeded::Cost(most, _) => {
-                let each = [prices.input, prices.cache_write_5m, prices.cache_write_1h];
-                let each = each.iter().map(|price| price.cost(1)).max().unwrap_or(Money::ZERO);
-                (worst - most).nanos() as f64 / (each.nanos() as f64).max(1.0)
-            }
-            Exceeded::Latency(most, _) => {
-                let each = pricing.curve.b + 2.0 * pricing.curve.c * usage.prompt_tokens() as f64;
-                (forecast.latency_ms - most as f64) / each.max(1e-9)
-            }
-        };
-        Some(Excess { limit, tokens })
-    }
-
-    /// Predicts cost, time and quality of a draft, and checks them against the budget. Also gives its stable prefix.
-    fn price(&self, draft: &Draft, pricing: &Pricing<'_>) -> (Priced, Option<Prefix>) {
-        let Pricing { features, limits, now, .. } = pricing;
-        let (usage, prefix) = self.usage(draft, pricing);
-        let (forecast, worst_cost) = self.forecast(draft.route, &usage, pricing);
-        let (prompt, sources, refusal) = match &draft.composed {
-            Ok(composed) => (Some(&composed.prompt), composed.sources.len(), None),
-            Err(refusal) => (refusal.prompt.as_ref(), 0, Some(refusal)),
-        };
-        let refused = match refusal {
-            Some(refusal) => Some((refusal.by, refusal.reason.clone())),
-            None => limits.over_budget(worst_cost, forecast.latency_ms).map(|reason| (RefusedBy::Budget, reason)),
-        };
-        let expected = prefix.as_ref().filter(|_| self.options.amortise);
-        let expected_follow_ups = expected.map_or(0.0, |prefix| self.reuse.follow_ups(prefix, *now));
-        let (min_prefix, output) = (self.generator.min_prefix_tokens(), limits.expected_output);
-        let prices = self.prices.of(&self.generator.info().model);
-        let amortised_cost = match prompt {
-            Some(prompt) if expected_follow_ups > 0.0 => {
-                cost::amortised(prompt, forecast.cost, min_prefix, output, prices, expected_follow_ups)
-            }
-            _ => forecast.cost,
-        };
-        let prompt_tokens = usage.prompt_tokens();
-        let priced = Priced {
-            refused: refused.as_ref().map(|(by, _)| *by),
-            worst_cost,
-            candidate: Candidate {
-                route: draft.route,
-                feasible: refused.is_none(),
-                prompt_tokens,
-                resident_tokens: usage.cache_read_tokens,
-                output_tokens: output,
-                usage,
-                cost: forecast.cost,
-                expected_follow_ups,
-                amortised_cost,
-                ttft_ms: forecast.ttft_ms,
-                latency_ms: forecast.latency_ms,
-                quality: quality::expected(draft.route, features, prompt_tokens + output, limits.readable_window()),
-                score: 0.0,
-                sources,
-                reason: refused.map(|(_, reason)| reason).unwrap_or_default(),
-            },
-        };
-        (priced, prefix)
     }
 }
 
@@ -391,6 +412,30 @@ fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Do
         return Err(PlannerError::EmptyScope { collection: collection.name().clone() });
     }
     Ok((scope, only))
+}
+
+/// What to say of the turns that the prompt leaves out.
+fn left_out_note(left_out: &[Step], turns: usize, recap: bool, candidates: &[Candidate]) -> Option<String> {
+    let (first, last) = (left_out.first()?.turn, left_out.last()?.turn);
+    let which = if first == last { format!("turn {first} is") } else { format!("turns {first} to {last} are") };
+    if turns > 0 {
+        return Some(format!("{which} left out of the prompt, which would be too long with all of the conversation"));
+    }
+    let better = candidates.iter().any(|candidate| candidate.turns > 0 && candidate.feasible);
+    let why = if better { "a fresh prompt scored better" } else { "no prompt that continues the conversation fits" };
+    let instead = if recap { "; the last question and answer are repeated in short" } else { "" };
+    Some(format!("{which} not in the prompt: {why}{instead}"))
+}
+
+fn dropped_step(step: &Step) -> Vec<Drop> {
+    let reason = format!("with turn {} of the conversation, which no longer fits the prompt", step.turn);
+    let dropped = |(_, source): &(SourceKind, compose::SourceText)| Drop {
+        document: source.document.clone(),
+        uri: source.uri.clone(),
+        span: Some(source.span),
+        reason: reason.clone(),
+    };
+    step.sources.iter().map(dropped).collect()
 }
 
 fn timings(results: &SearchResults, plan_ms: f64) -> Timings {

@@ -22,6 +22,7 @@ const EMBEDDED: Embedded = Embedded {
         ("passage", include_str!("../../../prompts/answer/passage.jinja")),
         ("document", include_str!("../../../prompts/answer/document.jinja")),
         ("excerpt", include_str!("../../../prompts/answer/excerpt.jinja")),
+        ("recap", include_str!("../../../prompts/answer/recap.jinja")),
         ("instruction", include_str!("../../../prompts/answer/instruction.jinja")),
         ("question", include_str!("../../../prompts/answer/question.jinja")),
     ],
@@ -33,6 +34,7 @@ const INTERFACES: &[Interface] = &[
     Interface { template: "passage", supplied: &["n", "title", "heading_path", "text"], required: &["n", "text"] },
     Interface { template: "document", supplied: &["n", "title", "text"], required: &["n", "text"] },
     Interface { template: "excerpt", supplied: &["n", "title", "text"], required: &["n", "text"] },
+    Interface { template: "recap", supplied: &["question", "answer"], required: &["question", "answer"] },
     Interface { template: "instruction", supplied: &[], required: &[] },
     Interface { template: "question", supplied: &["instruction", "question"], required: &["question"] },
 ];
@@ -79,6 +81,15 @@ pub struct ExcerptVars<'a> {
     pub title: &'a str,
     /// Its text, inserted verbatim.
     pub text: &'a str,
+}
+
+/// What is repeated of the exchange before a follow-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecapVars<'a> {
+    /// What was asked, inserted verbatim.
+    pub question: &'a str,
+    /// What was answered, inserted verbatim.
+    pub answer: &'a str,
 }
 
 /// What ends the user message.
@@ -143,6 +154,12 @@ impl Answer {
     pub fn excerpt(&self, vars: &ExcerptVars<'_>) -> Result<String, PromptError> {
         let ExcerptVars { n, title, text } = *vars;
         self.piece("excerpt", context! { n, title, text })
+    }
+
+    /// The exchange before a follow-up, in short, ending in a blank line.
+    pub fn recap(&self, vars: &RecapVars<'_>) -> Result<String, PromptError> {
+        let RecapVars { question, answer } = *vars;
+        self.piece("recap", context! { question, answer })
     }
 
     /// The end of the user message, without a line break after it.

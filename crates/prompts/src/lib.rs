@@ -16,7 +16,7 @@ mod task;
 
 use std::path::Path;
 
-pub use answer::{Answer, DocumentVars, ExcerptVars, PassageVars, PreambleVars, QuestionVars};
+pub use answer::{Answer, DocumentVars, ExcerptVars, PassageVars, PreambleVars, QuestionVars, RecapVars};
 pub use error::PromptError;
 
 /// All prompts. Cheap to clone, and shared between threads.

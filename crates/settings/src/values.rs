@@ -305,6 +305,8 @@ pub struct Planner {
     pub excerpts_budget_tokens: usize,
     /// What becomes of prompts longer than the measured effective window.
     pub respect_effective_window: EffectiveWindow,
+    /// Whether a wider route is taken once when the sources seem not to hold the answer.
+    pub escalate: bool,
 }
 
 impl Default for Planner {
@@ -319,6 +321,7 @@ impl Default for Planner {
             score_floor: 0.2,
             excerpts_budget_tokens: 256,
             respect_effective_window: EffectiveWindow::Penalise,
+            escalate: true,
         }
     }
 }
