@@ -1,6 +1,8 @@
 //! Command line arguments. Nothing here does anything; see `commands`.
 
 mod measure;
+mod placement;
+mod probe;
 
 use std::path::PathBuf;
 
@@ -10,6 +12,8 @@ use edgewise_planner::{Objective, Route};
 use edgewise_types::{CollectionName, Money};
 
 pub(crate) use measure::{Bench, BenchEngine, Eval, EvalChunking, EvalRetrieval, Intervals};
+pub(crate) use placement::EvalPlacement;
+pub(crate) use probe::Probe;
 
 /// Answers questions about your documents, choosing for each how much context to pay for.
 #[derive(Debug, Parser)]
@@ -71,6 +75,8 @@ pub(crate) enum Command {
     /// Measure quality on labelled sets
     #[command(subcommand)]
     Eval(Eval),
+    /// Measure how well the configured generator reads, by where an answer stands and by the length of the prompt
+    Probe(Probe),
     /// Measure this machine
     #[command(subcommand)]
     Bench(Bench),

@@ -68,6 +68,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Models(command) => commands::models::run(command, &app),
         Command::Usage(args) => commands::usage::run(args, &app),
         Command::Eval(command) => commands::eval::run(command, &app),
+        Command::Probe(args) => commands::probe::run(args, &app),
         Command::Bench(command) => commands::bench::run(command, &app),
         Command::Config(_) | Command::ParseWorker => Ok(()),
     }

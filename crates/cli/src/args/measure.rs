@@ -6,6 +6,8 @@ use clap::{Args, Subcommand};
 
 use edgewise_types::CollectionName;
 
+use super::EvalPlacement;
+
 /// Whose quality is measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Eval {
@@ -13,6 +15,8 @@ pub(crate) enum Eval {
     Retrieval(EvalRetrieval),
     /// How much of what questions ask for the retrieved chunks hold, and how little else, by size of chunks
     Chunking(EvalChunking),
+    /// What the place of a passage in the prompt is worth: accuracy and likelihood by position and by order
+    Placement(EvalPlacement),
 }
 
 /// Arguments of `eval retrieval`.

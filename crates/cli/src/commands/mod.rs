@@ -7,6 +7,7 @@ pub(crate) mod documents;
 pub(crate) mod eval;
 pub(crate) mod ingest;
 pub(crate) mod models;
+pub(crate) mod probe;
 pub(crate) mod query;
 pub(crate) mod quickstart;
 pub(crate) mod search;
