@@ -97,8 +97,8 @@ pub const FIELDS: &[Field] = &[
     Field { key: "planner.score_floor", kind: Kind::Float { min: -1.0, max: 1.0 } },
     integer("planner.excerpts_budget_tokens", 0, 1_000_000_000),
     Field { key: "planner.respect_effective_window", kind: Kind::Choice(&["ignore", "penalise", "refuse"]) },
-    integer("monitor.probe_every_h", 0, 8_760),
     Field { key: "planner.escalate", kind: Kind::Switch },
+    integer("monitor.probe_every_h", 0, 8_760),
     Field { key: "telemetry.log", kind: Kind::Text { optional: false } },
     Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },
 ];
