@@ -7,7 +7,7 @@ use edgewise_gateway::Recorder;
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
-use edgewise_planner::{Objective, Planner, PlannerOptions};
+use edgewise_planner::{Objective, Planner, PlannerOptions, Router};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
 use edgewise_settings::Settings;
@@ -159,7 +159,11 @@ impl App {
             model: self.settings.models.generator.clone(),
             template_hash: prompts.answer().template_hash().to_owned(),
         };
-        let planner = Planner::new(generator, embedder, prompts, prices, self.planner_options())?;
+        let mut planner = Planner::new(generator, embedder, prompts, prices, self.planner_options())?;
+        if let Some(file) = self.settings.planner.router_file() {
+            planner = planner.with_router(Router::load(file).map_err(|error| CliError::Usage(error.to_string()))?);
+        }
+        planner.correct_with(|| edgewise_gateway::learned(&recorder.ledger))?;
         Ok(Stack { collections, planner: Arc::new(planner), recorder })
     }
 
@@ -172,6 +176,7 @@ impl App {
             documents_budget_tokens: planner.documents_budget_tokens,
             top_k: planner.top_k,
             score_floor: planner.score_floor as f32,
+            pre_route: planner.pre_route == edgewise_settings::PreRoute::Model,
             default_max_output_tokens: self.settings.engine.default_max_tokens,
             ..PlannerOptions::default()
         }

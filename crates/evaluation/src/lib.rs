@@ -21,6 +21,7 @@ mod collection;
 mod error;
 mod metrics;
 mod retrieval;
+mod routing;
 mod runs;
 mod scratch;
 mod spread;
@@ -37,4 +38,8 @@ pub use collection::{CollectionReport, LEAST_QUERIES, Queries, QuerySource, Reco
 pub use error::EvaluationError;
 pub use metrics::{Metric, measure};
 pub use retrieval::{Progress, RetrievalOptions, RetrievalReport, evaluate_retrieval};
+pub use routing::{
+    Calibration, KindFigures, KindQuestions, ModelReplay, Point, Policy, Replay, RoutedQuestion, Routing,
+    RoutingOptions, RoutingReport, RoutingSet, Scores, routing_curve,
+};
 pub use systems::{System, SystemReport};

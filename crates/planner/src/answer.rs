@@ -105,6 +105,10 @@ pub(crate) fn carry_out(
         explanation,
         timings,
     };
+    if let Some(judged) = &answer.explanation.pre_route {
+        answer.usage = judged.with(&answer.usage);
+        answer.cost += judged.cost;
+    }
     settle_refusal(planner, &mut answer);
     for citation in &mut answer.citations {
         if citation.heading_path.is_empty() {

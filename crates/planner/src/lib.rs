@@ -1,6 +1,7 @@
 //! Features, cost model, route choice, budgets, placement, composition and citations.
 //!
-//! A question goes through these modules in order: `limits` and `features` measure what there is, `select`, `place`,
+//! A question goes through these modules in order: `limits` and `features` measure what there is, `question` and `router`
+//! judge the question, `select`, `place`,
 //! `compose` and `draft` make the real prompt of every route, `cost` and `quality` predict what each would cost, take and be
 //! worth, `choose` picks one, `answer` has it generated, and `cite` ties the answer to the sources.
 //!
@@ -22,19 +23,29 @@ mod cost;
 mod draft;
 mod error;
 mod features;
+mod judge_kind;
+mod learned;
 mod limits;
 mod options;
 mod place;
 mod planner;
 mod quality;
+mod question;
+mod router;
 mod select;
 #[cfg(test)]
 mod testing;
 
 pub use api::{
     Answer, AnswerEvent, AnswerSentence, Budget, Candidate, Citation, CitationMethod, Drop, Explanation, Features,
-    Objective, Query, Route, Segment, SegmentKind, SourceRef,
+    Objective, PreRoute, Query, Route, Segment, SegmentKind, SourceRef,
 };
 pub use error::{PlannerError, PlannerErrorKind};
+pub use features::{Scope, ask as measure_question, measure as measure_hits};
 pub use options::PlannerOptions;
 pub use planner::Planner;
+pub use question::{KindProbabilities, QuestionKind, SURFACE_NAMES, Surface};
+pub use router::{
+    BUCKETS, Corrections, FORMAT as ROUTER_FORMAT, Feedback, Head, ModelHead, Platt, Provenance, Router, RouterError,
+    RouterFile, RouterInput, RouterReading, Scale, Sparse, kinds, ngrams, scale, word_hashes,
+};

@@ -25,6 +25,8 @@ pub struct PlannerOptions {
     pub default_max_output_tokens: usize,
     /// Tokens an answer is expected to have, for predictions. Hard cost limits assume the most it may have.
     pub expected_output_tokens: usize,
+    /// Whether the model judges the kind of question first, in one word.
+    pub pre_route: bool,
 }
 
 impl Default for PlannerOptions {
@@ -39,6 +41,7 @@ impl Default for PlannerOptions {
             score_floor: 0.2,
             default_max_output_tokens: 256,
             expected_output_tokens: 96,
+            pre_route: false,
         }
     }
 }

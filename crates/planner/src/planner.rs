@@ -15,8 +15,8 @@ use crate::{
     cost,
     draft::{Draft, Drafter},
     features::{self, Scope},
+    learned::Learned,
     limits::{Limits, RefusedBy},
-    quality,
 };
 
 /// Fewest hits to search for: enough to see the shape of a result, whatever number of passages is placed.
@@ -32,6 +32,7 @@ pub struct Planner {
     pub(crate) prompts: Prompts,
     pub(crate) prices: PriceBook,
     pub(crate) options: PlannerOptions,
+    pub(crate) learned: Learned,
 }
 
 /// A decision with everything needed to carry it out.
@@ -52,7 +53,7 @@ impl Planner {
         options: PlannerOptions,
     ) -> Result<Self, PlannerError> {
         options.validate()?;
-        Ok(Self { generator, embedder, prompts, prices, options })
+        Ok(Self { generator, embedder, prompts, prices, options, learned: Learned::embedded()? })
     }
 
     /// The state of the generator's prefix cache.
@@ -113,14 +114,15 @@ impl Planner {
         })?;
         let search_ms = elapsed_ms(search_started);
 
-        let features = features::measure(&results.hits, scope, self.generator.queue());
+        let mut features = features::measure(&results.hits, scope, self.generator.queue());
+        let (pre_route, notes) = self.learn_features(&mut features, query, &results)?;
         let drafter = Drafter { collection, composer, options: &self.options, limits, base_tokens };
         let drafts = vec![
             drafter.passages(&results.hits, &features, top_k)?,
             drafter.documents(&results.hits)?,
             drafter.full(scope, only.as_deref())?,
         ];
-        let priced = drafts.iter().map(|draft| self.price(draft, &features, &limits, query)).collect();
+        let priced = drafts.iter().map(|draft| self.price(collection, draft, &features, &limits, query)).collect();
         let candidates = choose::choose(priced, query.route, query.objective)?;
         let chosen = candidates.first().map_or(Route::Passages, |candidate| candidate.route);
         let (composed, dropped) = drafts
@@ -137,9 +139,10 @@ impl Planner {
             forced: query.route.is_some(),
             objective: query.objective,
             features,
+            pre_route,
             candidates,
             dropped,
-            notes: results.notes.clone(),
+            notes,
         };
         let timings = timings(&results, elapsed_ms(started) - search_ms);
         Ok(Planned { explanation, composed, limits, timings })
@@ -166,7 +169,14 @@ impl Planner {
     }
 
     /// Predicts cost, time and quality of a draft, and checks them against the budget.
-    fn price(&self, draft: &Draft, features: &Features, limits: &Limits, query: &Query) -> Priced {
+    fn price(
+        &self,
+        collection: &Collection,
+        draft: &Draft,
+        features: &Features,
+        limits: &Limits,
+        query: &Query,
+    ) -> Priced {
         let prices = self.prices.of(&self.generator.info().model);
         let output = limits.expected_output;
         let (prompt, sources, refusal) = match &draft.composed {
@@ -191,6 +201,9 @@ impl Planner {
             Some(refusal) => Some((refusal.by, refusal.reason.clone())),
             None => limits.over_budget(worst_cost, forecast.latency_ms).map(|reason| (RefusedBy::Budget, reason)),
         };
+        let tokens = prompt_tokens + output;
+        let (quality, feedback_shift) =
+            self.learned.expected(collection.name(), draft.route, features, tokens, limits.window);
         Priced {
             refused: refused.as_ref().map(|(by, _)| *by),
             worst_cost,
@@ -203,7 +216,8 @@ impl Planner {
                 cost: forecast.cost,
                 ttft_ms: forecast.ttft_ms,
                 latency_ms: forecast.latency_ms,
-                quality: quality::expected(draft.route, features, prompt_tokens + output, limits.window),
+                quality,
+                feedback_shift,
                 score: 0.0,
                 sources,
                 reason: refused.map(|(_, reason)| reason).unwrap_or_default(),

@@ -94,6 +94,8 @@ pub const FIELDS: &[Field] = &[
     integer("planner.documents_budget_tokens", 1, 1_000_000_000),
     integer("planner.top_k", 1, 200),
     Field { key: "planner.score_floor", kind: Kind::Float { min: -1.0, max: 1.0 } },
+    Field { key: "planner.router", kind: Kind::Path { optional: true } },
+    Field { key: "planner.pre_route", kind: Kind::Choice(&["off", "model"]) },
     Field { key: "telemetry.log", kind: Kind::Text { optional: false } },
     Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },
 ];

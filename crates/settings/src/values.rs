@@ -132,10 +132,7 @@ impl Paths {
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
         let Self { data, models, prompts, ledger, registry, prefixes, passwords } = self;
         for path in [data, models, prompts, ledger, registry, prefixes, passwords] {
-            if let Ok(rest) = path.strip_prefix("~") {
-                let home = lookup(env::HOME).filter(|home| !home.is_empty()).ok_or(SettingsError::NoHome)?;
-                *path = Path::new(&home).join(rest);
-            }
+            *path = expanded(path, lookup)?;
         }
         if self.models.as_os_str().is_empty() {
             self.models = default_models_dir(lookup)?;
@@ -149,6 +146,13 @@ impl Paths {
         }
         Ok(())
     }
+}
+
+/// `path` with a leading `~/` as the home folder.
+pub(crate) fn expanded(path: &Path, lookup: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, SettingsError> {
+    let Ok(rest) = path.strip_prefix("~") else { return Ok(path.to_owned()) };
+    let home = lookup(env::HOME).filter(|home| !home.is_empty()).ok_or(SettingsError::NoHome)?;
+    Ok(Path::new(&home).join(rest))
 }
 
 /// `$XDG_CACHE_HOME/edgewise/models`, or `~/.cache/edgewise/models` when the variable is unset, empty or relative
@@ -280,6 +284,28 @@ pub struct Planner {
     pub top_k: usize,
     /// Cosine similarity to the question below which a passage is weak in the vector search.
     pub score_floor: f64,
+    /// Router file to use instead of the built-in one; empty means built-in. See [`Planner::router_file`].
+    pub router: PathBuf,
+    /// Whether the model judges the kind of question first.
+    pub pre_route: PreRoute,
+}
+
+/// Who judges the kind of question.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PreRoute {
+    /// The trained router alone.
+    #[default]
+    Off,
+    /// The model too, in one word.
+    Model,
+}
+
+impl Planner {
+    /// The router file to use, if not the built-in one.
+    pub fn router_file(&self) -> Option<&Path> {
+        Some(self.router.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
 }
 
 impl Default for Planner {
@@ -292,6 +318,8 @@ impl Default for Planner {
             documents_budget_tokens: 4096,
             top_k: 6,
             score_floor: 0.2,
+            router: PathBuf::new(),
+            pre_route: PreRoute::Off,
         }
     }
 }

@@ -13,6 +13,8 @@ pub(crate) enum Eval {
     Retrieval(EvalRetrieval),
     /// How much of what questions ask for the retrieved chunks hold, and how little else, by size of chunks
     Chunking(EvalChunking),
+    /// How well routes are chosen between passages and the full context, and the training of what chooses them
+    Routing(super::EvalRouting),
 }
 
 /// Arguments of `eval retrieval`.

@@ -3,4 +3,5 @@
 
 mod answering;
 mod fixture;
+mod learning;
 mod routing;
