@@ -7,7 +7,7 @@ use edgewise_gateway::Recorder;
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
-use edgewise_planner::{EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore};
+use edgewise_planner::{EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, Router};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
 use edgewise_settings::Settings;
@@ -160,13 +160,17 @@ impl App {
             template_hash: prompts.answer().template_hash().to_owned(),
         };
         let profile = self.profiles().load(generator.info());
-        let planner = Planner::new(generator, embedder, prompts, prices, self.planner_options())?;
+        let mut planner = Planner::new(generator, embedder, prompts, prices, self.planner_options())?;
         match profile {
             Ok(Some(profile)) => drop(planner.set_reading_profile(Arc::new(profile))),
             Ok(None) => {}
             // Answers do not depend on it; where passages stand does, by the rule instead of by measurement.
             Err(error) => tracing::warn!(%error, "the model's reading profile is not used"),
         }
+        if let Some(file) = self.settings.planner.router_file() {
+            planner = planner.with_router(Router::load(file).map_err(|error| CliError::Usage(error.to_string()))?);
+        }
+        planner.correct_with(|| edgewise_gateway::learned(&recorder.ledger))?;
         Ok(Stack { collections, planner: Arc::new(planner), recorder })
     }
 
@@ -191,6 +195,7 @@ impl App {
                 edgewise_settings::EffectiveWindow::Refuse => EffectiveWindow::Refuse,
             },
             escalate: planner.escalate,
+            pre_route: planner.pre_route == edgewise_settings::PreRoute::Model,
             default_max_output_tokens: self.settings.engine.default_max_tokens,
             ..PlannerOptions::default()
         }

@@ -1,8 +1,10 @@
 //! Command line arguments. Nothing here does anything; see `commands`.
 
+mod feedback;
 mod measure;
 mod placement;
 mod probe;
+mod routing;
 
 use std::path::PathBuf;
 
@@ -11,9 +13,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use edgewise_planner::{Objective, Route};
 use edgewise_types::{CollectionName, Money};
 
+pub(crate) use feedback::Feedback;
 pub(crate) use measure::{Bench, BenchEngine, Eval, EvalChunking, EvalRetrieval, Intervals};
 pub(crate) use placement::EvalPlacement;
 pub(crate) use probe::Probe;
+pub(crate) use routing::EvalRouting;
 
 /// Answers questions about your documents, choosing for each how much context to pay for.
 #[derive(Debug, Parser)]
@@ -72,6 +76,8 @@ pub(crate) enum Command {
     Config(Config),
     /// Show tokens, cost and recent requests
     Usage(Usage),
+    /// Rate an answer, so that later ones are routed better
+    Feedback(Feedback),
     /// Measure quality on labelled sets
     #[command(subcommand)]
     Eval(Eval),

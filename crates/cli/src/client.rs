@@ -146,6 +146,11 @@ impl Client {
         self.check(self.send(Method::DELETE, path, None)?).map(drop)
     }
 
+    /// `DELETE path`, answered by JSON.
+    pub(crate) fn remove<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.read(self.send(Method::DELETE, path, None)?)
+    }
+
     /// `POST path` with files as multipart, answered by JSON. Each file is a URI and its bytes.
     pub(crate) fn upload<T: DeserializeOwned>(
         &self,

@@ -67,6 +67,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Documents(command) => commands::documents::run(command, &app),
         Command::Models(command) => commands::models::run(command, &app),
         Command::Usage(args) => commands::usage::run(args, &app),
+        Command::Feedback(args) => commands::feedback::run(args, &app),
         Command::Eval(command) => commands::eval::run(command, &app),
         Command::Probe(args) => commands::probe::run(args, &app),
         Command::Bench(command) => commands::bench::run(command, &app),

@@ -24,6 +24,7 @@ mod placement;
 mod probe;
 mod reader;
 mod retrieval;
+mod routing;
 mod rows;
 mod runs;
 mod scratch;
@@ -46,5 +47,9 @@ pub use placement::{
 };
 pub use probe::{Probe, ProbeOptions, ProbePlan, ProbeText};
 pub use retrieval::{Progress, RetrievalOptions, RetrievalReport, evaluate_retrieval};
+pub use routing::{
+    Calibration, KindFigures, KindQuestions, ModelReplay, Point, Policy, Replay, RoutedQuestion, Routing,
+    RoutingOptions, RoutingReport, RoutingSet, Scores, routing_curve,
+};
 pub use rows::{Other, Rows};
 pub use systems::{System, SystemReport};

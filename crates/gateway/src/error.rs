@@ -41,6 +41,8 @@ pub enum ErrorKind {
     UnknownDocument,
     /// The engine keeps no such prefix.
     UnknownPrefix,
+    /// No answered request has this id.
+    UnknownRequest,
     /// The path does not take this method.
     MethodNotAllowed,
     /// The body did not arrive in time.
@@ -71,7 +73,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 21] = [
+    pub const ALL: [ErrorKind; 22] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
@@ -80,6 +82,7 @@ impl ErrorKind {
         Self::UnknownCollection,
         Self::UnknownDocument,
         Self::UnknownPrefix,
+        Self::UnknownRequest,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::Conflict,
@@ -100,9 +103,11 @@ impl ErrorKind {
         match self {
             Self::MalformedRequest | Self::InvalidRequest | Self::InvalidName => StatusCode::BAD_REQUEST,
             Self::CrossOrigin => StatusCode::FORBIDDEN,
-            Self::UnknownPath | Self::UnknownCollection | Self::UnknownDocument | Self::UnknownPrefix => {
-                StatusCode::NOT_FOUND
-            }
+            Self::UnknownPath
+            | Self::UnknownCollection
+            | Self::UnknownDocument
+            | Self::UnknownPrefix
+            | Self::UnknownRequest => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict => StatusCode::CONFLICT,
@@ -145,6 +150,7 @@ impl ErrorKind {
             Self::UnknownCollection => "unknown_collection",
             Self::UnknownDocument => "unknown_document",
             Self::UnknownPrefix => "unknown_prefix",
+            Self::UnknownRequest => "unknown_request",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::Conflict => "conflict",

@@ -12,7 +12,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{cache, collections, documents, health, middleware, pages, query, sse, state::AppState, upkeep, usage};
+use crate::{
+    cache, collections, documents, feedback, health, middleware, pages, query, sse, state::AppState, upkeep, usage,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -49,6 +51,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(query::query))
         .routes(routes!(query::explain))
+        .routes(routes!(feedback::rate, feedback::forget))
         .routes(routes!(collections::list, collections::create))
         .routes(routes!(collections::get, collections::delete))
         .routes(routes!(collections::search))

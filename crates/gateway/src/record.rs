@@ -13,6 +13,8 @@ use edgewise_planner::{Answer, Candidate, Explanation, PlannerError, Query, Rout
 use edgewise_telemetry::names::{self, labels};
 use edgewise_types::{ContentHash, Money, Timings, Usage};
 
+use crate::feedback;
+
 /// Writes records. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
@@ -76,6 +78,7 @@ impl Recorder {
             timings: answer.timings,
             ..base
         });
+        feedback::keep(&self.ledger, id, at, query, &answer.explanation);
     }
 
     /// Records a failure after the first token.

@@ -109,6 +109,7 @@ const READS: usize = 16;
 impl AppState {
     /// A server that is ready.
     pub fn new(parts: Parts) -> Self {
+        crate::feedback::restore(&parts);
         metrics::gauge!(names::BUILD_INFO, labels::VERSION => parts.info.version.clone()).set(1.0);
         Self {
             lifecycle: Lifecycle::new(),

@@ -41,6 +41,10 @@ fn default_recent() -> usize {
 impl From<LedgerError> for ApiError {
     fn from(error: LedgerError) -> Self {
         match error {
+            LedgerError::UnknownRequest { id } => {
+                Self::new(ErrorKind::UnknownRequest, format!("no answered request `{id}` is known"))
+                    .hint("take the id from the header x-request-id of the answer or from GET /v1/usage, or say `last`")
+            }
             LedgerError::DiskFull => Self::new(ErrorKind::DiskFull, error.to_string()),
             _ => Self::internal(error.to_string()),
         }

@@ -48,6 +48,14 @@ pub enum LedgerError {
         /// The id.
         id: String,
     },
+    /// No answered request has this id.
+    #[error(
+        "no answered request `{id}` is known: its id is in the header x-request-id of the answer, and in `edgewise usage --json`"
+    )]
+    UnknownRequest {
+        /// The id.
+        id: String,
+    },
     /// The disk is full. Earlier records are kept.
     #[error("no space left for the ledger: free some; the records written so far are kept")]
     DiskFull,

@@ -89,12 +89,13 @@ impl Ledger {
             transaction.execute_batch(SCHEMA).map_err(open)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(open)?;
         }
+        crate::feedback::create(&transaction).map_err(open)?;
         transaction.commit().map_err(open)?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 
     /// A panic elsewhere cannot leave a transaction half done: the connection is usable.
-    fn connection(&self) -> MutexGuard<'_, Connection> {
+    pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -96,7 +96,9 @@ pub(crate) fn carry_out(
     let (mut usage, mut cost) = (heard.usage, request.cost(&heard.usage));
     let mut escalation = None;
     if settled.probability > planner.options.escalate_above {
-        let spent = Spent { cost, ms: elapsed_ms(started), prompt_tokens: composed.prompt.tokens.len() };
+        let judging = explanation.pre_route.as_ref().map_or(Money::ZERO, |judged| judged.cost);
+        let prompt_tokens = composed.prompt.tokens.len();
+        let spent = Spent { cost: cost + judging, ms: elapsed_ms(started), prompt_tokens };
         steps.push(escalate::step_of(query, &composed, recap.as_ref(), &heard.raw));
         let first = First { route: explanation.chosen, continues, steps, recap: recap.as_ref() };
         match request.widen(&first, spent)? {
@@ -163,6 +165,10 @@ pub(crate) fn carry_out(
         timings,
         turn,
     };
+    if let Some(judged) = &answer.explanation.pre_route {
+        answer.usage = judged.with(&answer.usage);
+        answer.cost += judged.cost;
+    }
     let finishing = Instant::now();
     for citation in &mut answer.citations {
         if citation.heading_path.is_empty() {

@@ -7,7 +7,7 @@ use edgewise_model_api::{FinishReason, Retention, Sampling};
 use edgewise_retrieval::Filter;
 use edgewise_types::{CollectionName, DocumentId, Generation, Money, PageRange, Span, TenantId, Timings, Usage};
 
-use crate::{Ceiling, Escalation, EscalationPlan, Judgement, Turn};
+use crate::{Ceiling, Escalation, EscalationPlan, Judgement, KindProbabilities, QuestionKind, RouterReading, Turn};
 
 /// How much context a request reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -143,6 +143,36 @@ pub struct Features {
     pub queue_requests: usize,
     /// Prompt tokens ahead in the engine's queue.
     pub queue_tokens: usize,
+    /// Cosine of the best hit minus that of the second best, 0 with fewer.
+    #[serde(default)]
+    pub cosine_gap: f32,
+    /// Entropy of the first ten hits' fused scores, 0 (one stands out) to 1 (all alike).
+    #[serde(default)]
+    pub entropy: f32,
+    /// Different sections among the first ten hits.
+    #[serde(default)]
+    pub sections_in_top: usize,
+    /// Share of the scope's tokens that the hits cover, 0 to 1.
+    #[serde(default)]
+    pub hit_share: f32,
+    /// Words of the question that carry what is asked.
+    #[serde(default)]
+    pub content_words: usize,
+    /// Share of them that the first hit's text holds.
+    #[serde(default)]
+    pub covered_by_first: f32,
+    /// Share of them that the texts of the first five hits hold together.
+    #[serde(default)]
+    pub covered_by_top: f32,
+    /// How likely each kind of question is.
+    #[serde(default)]
+    pub kind: KindProbabilities,
+    /// Prompt tokens beyond which the model was measured to read badly; absent without a measurement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_window: Option<usize>,
+    /// What the trained router makes of question and hits; absent where it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterReading>,
 }
 
 /// One route, priced.
@@ -176,8 +206,11 @@ pub struct Candidate {
     pub ttft_ms: f64,
     /// Predicted total time, in milliseconds.
     pub latency_ms: f64,
-    /// Expected quality, 0 to 1.
+    /// Expected quality, 0 to 1, feedback included.
     pub quality: f64,
+    /// By how much feedback on earlier answers moved it.
+    #[serde(default)]
+    pub feedback_shift: f64,
     /// Quality minus weighted cost and latency; what feasible routes are compared by.
     pub score: f64,
     /// Passages placed, or documents for the other routes.
@@ -197,6 +230,21 @@ pub struct Drop {
     pub span: Option<Span>,
     /// Why, such as over the token budget or below the score floor.
     pub reason: String,
+}
+
+/// What the model said of the question's kind, before the choice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PreRoute {
+    /// The kind it named; absent if its word was none of those asked for.
+    pub kind: Option<QuestionKind>,
+    /// Probability of the word under the model.
+    pub probability: f32,
+    /// Tokens used, which the answer's usage includes.
+    pub usage: Usage,
+    /// What they cost, which the answer's cost includes.
+    pub cost: Money,
+    /// Time taken, in milliseconds.
+    pub ms: f64,
 }
 
 /// The whole decision.
@@ -220,6 +268,9 @@ pub struct Explanation {
     pub searched: Option<String>,
     /// Measured features.
     pub features: Features,
+    /// What the model said of the question's kind; absent unless the pre-route is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_route: Option<PreRoute>,
     /// Every route, the chosen one first.
     pub candidates: Vec<Candidate>,
     /// What the chosen route's prompt leaves out.

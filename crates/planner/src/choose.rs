@@ -164,6 +164,7 @@ mod tests {
                 ttft_ms: latency_ms / 2.0,
                 latency_ms,
                 quality,
+                feedback_shift: 0.0,
                 score: 0.0,
                 sources: 3,
                 reason: String::new(),

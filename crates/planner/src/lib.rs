@@ -1,6 +1,7 @@
 //! Features, cost model, route choice, budgets, placement, composition and citations.
 //!
-//! A question goes through these modules in order: `limits` and `features` measure what there is, `select`, `place`,
+//! A question goes through these modules in order: `limits` and `features` measure what there is, `question` and `router`
+//! judge the question, `select`, `place`,
 //! `compose` and `draft` make the real prompt of every route, `cost` and `quality` predict what each would cost, take and be
 //! worth, `narrow` shortens what is over a limit, `choose` picks one, `answer` has it generated, and `cite` ties the answer
 //! to the sources. `judge` says how likely the sources do not hold the answer, and `escalate` then widens once. `history`
@@ -28,6 +29,8 @@ mod extend;
 mod features;
 mod history;
 mod judge;
+mod judge_kind;
+mod learned;
 mod limits;
 mod narrow;
 mod observed;
@@ -37,17 +40,20 @@ mod planner;
 mod pricing;
 mod profile;
 mod quality;
+mod question;
 mod reuse;
+mod router;
 mod select;
 #[cfg(test)]
 mod testing;
 
 pub use api::{
     Answer, AnswerEvent, AnswerSentence, Budget, Candidate, Citation, CitationMethod, Drop, Escalated, Explanation,
-    Features, Objective, Query, Route, Segment, SegmentKind, SourceRef,
+    Features, Objective, PreRoute, Query, Route, Segment, SegmentKind, SourceRef,
 };
 pub use error::{PlannerError, PlannerErrorKind};
 pub use escalate::{Escalation, EscalationPlan};
+pub use features::{Scope, ask as measure_question, measure as measure_hits};
 pub use history::{Attempt, MAX_TURN_BYTES, MAX_TURNS, Turn, TurnSource, TurnSourceKind};
 pub use judge::{JUDGE_FORMAT, JudgeCoefficients, JudgeFile, JudgeProvenance, Judgement};
 pub use limits::{Ceiling, Origin};
@@ -57,4 +63,9 @@ pub use planner::Planner;
 pub use profile::{
     CurvePoint, EFFECTIVE_SHARE, Interval, Measurement, Observation, PositionCurve, ProfileStore, ProfileStoreError,
     ReadingCell, ReadingCurve, ReadingLength, ReadingProfile, ReadingTask,
+};
+pub use question::{KindProbabilities, QuestionKind, SURFACE_NAMES, Surface};
+pub use router::{
+    BUCKETS, Corrections, FORMAT as ROUTER_FORMAT, Feedback, Head, ModelHead, Platt, Provenance, Router, RouterError,
+    RouterFile, RouterInput, RouterReading, Scale, Sparse, kinds, ngrams, scale, word_hashes,
 };

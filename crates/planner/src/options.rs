@@ -51,6 +51,8 @@ pub struct PlannerOptions {
     pub escalate: bool,
     /// Probability, 0 to 1, that the sources do not hold the answer above which a wider route is taken.
     pub escalate_above: f64,
+    /// Whether the model judges the kind of question first, in one word.
+    pub pre_route: bool,
 }
 
 impl Default for PlannerOptions {
@@ -71,6 +73,7 @@ impl Default for PlannerOptions {
             amortise: true,
             escalate: true,
             escalate_above: 0.5,
+            pre_route: false,
         }
     }
 }

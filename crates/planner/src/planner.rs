@@ -22,6 +22,7 @@ use crate::{
     extend::{self, Material, Placed},
     features::{self, Scope},
     history,
+    learned::Learned,
     limits::Limits,
     narrow::{self, Narrowed},
     observed::Observed,
@@ -55,6 +56,7 @@ pub struct Planner {
     clock: Clock,
     /// How the generator reads, if it was measured.
     reading: RwLock<Option<Arc<ReadingProfile>>>,
+    pub(crate) learned: Learned,
 }
 
 /// Time since some fixed start.
@@ -101,7 +103,8 @@ impl Planner {
         let start = Instant::now();
         let clock: Clock = Box::new(move || start.elapsed());
         let (observed, reuse, reading) = (Observed::default(), Reuse::default(), RwLock::default());
-        Ok(Self { generator, embedder, prompts, prices, options, judge, observed, reuse, clock, reading })
+        let learned = Learned::embedded()?;
+        Ok(Self { generator, embedder, prompts, prices, options, judge, observed, reuse, clock, reading, learned })
     }
 
     /// Takes the time by which it counts how soon prefixes are asked for again from `clock`, which gives the time since
@@ -205,9 +208,11 @@ impl Planner {
         })?;
         let search_ms = elapsed_ms(search_started);
 
-        let features = features::measure(&results.hits, scope, self.generator.queue());
+        let mut features = features::measure(&results.hits, scope, self.generator.queue());
+        features.effective_window = effective;
+        let (pre_route, search_notes) = self.learn_features(&mut features, query, &results)?;
         let timings = timings(&results, 0.0);
-        let SearchResults { hits, generation, notes: search_notes, .. } = results;
+        let SearchResults { hits, generation, .. } = results;
         let material = Material { limits, scope, only, hits, features, top_k, profile };
         let pricing = self.pricing(collection, query, &material, elapsed_ms(started), Spent::default());
         let mut variants = Vec::new();
@@ -269,6 +274,7 @@ impl Planner {
             budget: query.budget,
             searched: (searched != query.question).then(|| searched.into_owned()),
             features: material.features.clone(),
+            pre_route,
             candidates,
             dropped,
             notes,

@@ -18,7 +18,6 @@ use crate::{
     limits::{Exceeded, RefusedBy},
     narrow::Excess,
     planner::Planner,
-    quality,
     reuse::Prefix,
 };
 
@@ -144,7 +143,9 @@ impl Planner {
             _ => forecast.cost,
         };
         let tokens = usage.prompt_tokens();
-        let quality = quality::expected(draft.route, &material.features, tokens + output, limits.readable_window());
+        let (window, read) = (limits.readable_window(), tokens + output);
+        let (quality, feedback_shift) =
+            self.learned.expected(pricing.collection, draft.route, &material.features, read, window);
         let priced = Priced {
             refused: refused.as_ref().map(|(by, _)| *by),
             worst_cost,
@@ -162,6 +163,7 @@ impl Planner {
                 ttft_ms: forecast.ttft_ms,
                 latency_ms: forecast.latency_ms,
                 quality,
+                feedback_shift,
                 score: 0.0,
                 sources,
                 reason: refused.map(|(_, reason)| reason).unwrap_or_default(),

@@ -1,34 +1,41 @@
-//! Expected quality of an answer by route: priors, not measurements.
+//! Expected quality of an answer by route, 0 to 1: priors, moved by what was measured as far as it can be trusted.
 //!
-//! Each prior is a number between 0 and 1 that says how likely a good answer is. They encode what published comparisons
-//! agree on, and nothing about a particular model or collection:
-//! - Retrieval answers well when its evidence is strong and poorly when it is weak; whole documents depend on it less,
-//!   the full scope not at all (Li et al. 2024, "Retrieval Augmented Generation or Long-Context LLMs?").
-//! - Quality falls as a prompt fills the window (Hsieh et al. 2024, "RULER": effective windows are much shorter than
-//!   advertised ones).
+//! Measured (the router's file, fitted on published answers to questions about documents of about 32,000 tokens in windows
+//! of mostly 128,000): how good answers from passages are, and how much better the full context is, given question and
+//! hits.
 //!
-//! Once quality is measured per model and kind of question, a table replaces these numbers; the shape stays.
+//! Priors, still: how quality falls as a prompt fills the window (Hsieh et al. 2024, "RULER": effective windows are much
+//! shorter than advertised ones), the level of the routes where the router is not trusted (Li et al. 2024, "Retrieval
+//! Augmented Generation or Long-Context LLMs?": retrieval depends on its evidence, whole documents less, the full scope
+//! not at all), and the place of `documents`, of which nothing was measured. That route gets the share of the gain
+//! `c + (1 − c)·(1 − g)·e`: `c` is the share of the scope it reads, `g` the probability that the question asks for
+//! something of the whole, `e` the strength of the evidence that the right documents came up. So it equals `full` where
+//! it reads everything, and passages where nothing speaks for the documents found.
+//!
+//! What was learned moves a prior by at most [`MOST_LEARNED`], times its trust.
+//!
+//! Deliberately not here: cost, latency, and fitting.
 
 use crate::{Features, Route};
 
-/// Cosines of sentence embedders between unrelated and between matching texts, roughly. Evidence is scaled between.
+/// Cosine below which passages hardly concern the question, and above which they surely do (all-MiniLM-L6-v2).
 const COSINE_WEAK: f32 = 0.15;
 const COSINE_STRONG: f32 = 0.60;
 
-/// How good a route is without evidence, how much full evidence adds, and how much a full window takes away.
-struct Prior {
-    base: f64,
-    evidence: f64,
-    fill: f64,
-}
+/// Most that a learned quality or gain moves a prior.
+const MOST_LEARNED: f64 = 0.15;
 
-const fn prior(route: Route) -> Prior {
+/// Quality that a full window takes away, by route.
+const fn fill(route: Route) -> f64 {
     match route {
-        Route::Passages => Prior { base: 0.30, evidence: 0.45, fill: 0.30 },
-        Route::Documents => Prior { base: 0.40, evidence: 0.38, fill: 0.40 },
-        Route::Full => Prior { base: 0.78, evidence: 0.0, fill: 0.45 },
+        Route::Passages => 0.30,
+        Route::Documents => 0.40,
+        Route::Full => 0.45,
     }
 }
+
+/// How full the windows were where the gain was measured: its effect is in the measured figures already.
+const FILL_MEASURED: f64 = 0.25;
 
 /// Strength of the retrieved evidence, 0 to 1: mostly the best cosine; agreement of the two arms and concentration in
 /// few documents add to it.
@@ -41,48 +48,38 @@ fn evidence(features: &Features) -> f64 {
     f64::from(0.8 * cosine + 0.1 * features.arm_overlap + 0.1 * concentration)
 }
 
+/// `prior` moved towards `learned`.
+fn moved(prior: f64, learned: f64, trust: f64) -> f64 {
+    prior + trust.clamp(0.0, 1.0) * (learned - prior).clamp(-MOST_LEARNED, MOST_LEARNED)
+}
+
+/// Quality before the window's effect of passages, and of the full scope.
+fn levels(features: &Features) -> (f64, f64) {
+    let (passages, full) = (0.30 + 0.45 * evidence(features), 0.78);
+    let Some(router) = features.router else { return (passages, full) };
+    let better = moved(passages, router.passages, router.trust);
+    // The gain was measured with the window's effect in it, which is taken away again later.
+    let gain = moved(full - passages, router.gain + fill(Route::Full) * FILL_MEASURED, router.trust);
+    (better, better + gain)
+}
+
 /// Expected quality of `route` with a prompt and answer of `tokens` tokens in a window of `window`.
 pub(crate) fn expected(route: Route, features: &Features, tokens: usize, window: usize) -> f64 {
-    let Prior { base, evidence: weight, fill } = prior(route);
-    let filled = (tokens as f64 / window.max(1) as f64).min(1.0);
-    (base + weight * evidence(features) - fill * filled).clamp(0.0, 1.0)
+    let (passages, full) = levels(features);
+    let level = match route {
+        Route::Passages => passages,
+        Route::Full => full,
+        Route::Documents => {
+            let covered = (tokens as f64 / features.scope_tokens.max(1) as f64).min(1.0);
+            let whole = f64::from(features.kind.global);
+            passages + (full - passages) * (covered + (1.0 - covered) * (1.0 - whole) * evidence(features))
+        }
+    };
+    // A measured reading profile says where the model's window really ends.
+    let window = features.effective_window.map_or(window, |effective| effective.min(window)).max(1);
+    let filled = (tokens as f64 / window as f64).min(1.0);
+    (level - fill(route) * filled).clamp(0.0, 1.0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn features(top_cosine: f32, arm_overlap: f32) -> Features {
-        Features {
-            scope_tokens: 3000,
-            scope_documents: 10,
-            hits: 10,
-            top_cosine,
-            top_bm25: 1.0,
-            gap: 0.1,
-            arm_overlap,
-            documents_in_top: 4,
-            queue_requests: 0,
-            queue_tokens: 0,
-        }
-    }
-
-    #[test]
-    fn evidence_helps_retrieval_and_leaves_the_full_scope_alone() {
-        let (weak, strong) = (features(0.1, 0.0), features(0.7, 0.8));
-        let quality = |route, features| expected(route, features, 1000, 8192);
-        assert!(quality(Route::Passages, &strong) > quality(Route::Passages, &weak) + 0.3);
-        assert!(quality(Route::Documents, &strong) > quality(Route::Documents, &weak) + 0.2);
-        assert_eq!(quality(Route::Full, &strong), quality(Route::Full, &weak));
-        assert!(quality(Route::Passages, &strong) > expected(Route::Full, &strong, 7000, 8192));
-        assert!(quality(Route::Full, &weak) > quality(Route::Passages, &weak));
-    }
-
-    #[test]
-    fn a_full_window_costs_quality() {
-        let features = features(0.4, 0.5);
-        for route in [Route::Passages, Route::Documents, Route::Full] {
-            assert!(expected(route, &features, 8000, 8192) < expected(route, &features, 500, 8192));
-        }
-    }
-}
+mod tests;

@@ -12,27 +12,35 @@
 mod answer;
 mod declaration;
 mod error;
+mod route;
 mod task;
 
 use std::path::Path;
 
 pub use answer::{Answer, DocumentVars, ExcerptVars, PassageVars, PreambleVars, QuestionVars, RecapVars};
 pub use error::PromptError;
+pub use route::RoutePrompt;
 
 /// All prompts. Cheap to clone, and shared between threads.
 #[derive(Debug, Clone)]
 pub struct Prompts {
     answer: Answer,
+    route: RoutePrompt,
 }
 
 impl Prompts {
     /// Loads and checks the templates of `folder`, laid out like `prompts/`, or the built-in ones.
     pub fn load(folder: Option<&Path>) -> Result<Self, PromptError> {
-        Ok(Self { answer: Answer::load(folder)? })
+        Ok(Self { answer: Answer::load(folder)?, route: RoutePrompt::load(folder)? })
     }
 
     /// The task of answering a question from passages or documents.
     pub fn answer(&self) -> &Answer {
         &self.answer
+    }
+
+    /// The task of naming the kind of a question.
+    pub fn route(&self) -> &RoutePrompt {
+        &self.route
     }
 }

@@ -98,6 +98,8 @@ pub const FIELDS: &[Field] = &[
     integer("planner.excerpts_budget_tokens", 0, 1_000_000_000),
     Field { key: "planner.respect_effective_window", kind: Kind::Choice(&["ignore", "penalise", "refuse"]) },
     Field { key: "planner.escalate", kind: Kind::Switch },
+    Field { key: "planner.router", kind: Kind::Path { optional: true } },
+    Field { key: "planner.pre_route", kind: Kind::Choice(&["off", "model"]) },
     integer("monitor.probe_every_h", 0, 8_760),
     Field { key: "telemetry.log", kind: Kind::Text { optional: false } },
     Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },

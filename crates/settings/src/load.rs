@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Settings, SettingsError, env, layer::Layers};
+use crate::{Settings, SettingsError, env, layer::Layers, values};
 
 /// Where to load from. Everything the result depends on, apart from the content of files.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +92,7 @@ impl LoadOptions {
         layers.check()?;
         let mut settings = layers.settings()?;
         settings.paths.resolve(&|name| self.variable(name))?;
+        settings.planner.router = values::expanded(&settings.planner.router, &|name| self.variable(name))?;
         let sources = layers.0.into_iter().map(|(key, layered)| (key, layered.source)).collect();
         Ok(Loaded { settings, sources, file: file.map(|(path, _)| path) })
     }

@@ -137,10 +137,7 @@ impl Paths {
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
         let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords } = self;
         for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords] {
-            if let Ok(rest) = path.strip_prefix("~") {
-                let home = lookup(env::HOME).filter(|home| !home.is_empty()).ok_or(SettingsError::NoHome)?;
-                *path = Path::new(&home).join(rest);
-            }
+            *path = expanded(path, lookup)?;
         }
         if self.models.as_os_str().is_empty() {
             self.models = default_models_dir(lookup)?;
@@ -157,6 +154,13 @@ impl Paths {
         }
         Ok(())
     }
+}
+
+/// `path` with a leading `~/` as the home folder.
+pub(crate) fn expanded(path: &Path, lookup: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, SettingsError> {
+    let Ok(rest) = path.strip_prefix("~") else { return Ok(path.to_owned()) };
+    let home = lookup(env::HOME).filter(|home| !home.is_empty()).ok_or(SettingsError::NoHome)?;
+    Ok(Path::new(&home).join(rest))
 }
 
 /// `$XDG_CACHE_HOME/edgewise/models`, or `~/.cache/edgewise/models` when the variable is unset, empty or relative
@@ -307,6 +311,28 @@ pub struct Planner {
     pub respect_effective_window: EffectiveWindow,
     /// Whether a wider route is taken once when the sources seem not to hold the answer.
     pub escalate: bool,
+    /// Router file to use instead of the built-in one; empty means built-in. See [`Planner::router_file`].
+    pub router: PathBuf,
+    /// Whether the model judges the kind of question first.
+    pub pre_route: PreRoute,
+}
+
+/// Who judges the kind of question.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PreRoute {
+    /// The trained router alone.
+    #[default]
+    Off,
+    /// The model too, in one word.
+    Model,
+}
+
+impl Planner {
+    /// The router file to use, if not the built-in one.
+    pub fn router_file(&self) -> Option<&Path> {
+        Some(self.router.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
 }
 
 impl Default for Planner {
@@ -322,6 +348,8 @@ impl Default for Planner {
             excerpts_budget_tokens: 256,
             respect_effective_window: EffectiveWindow::Penalise,
             escalate: true,
+            router: PathBuf::new(),
+            pre_route: PreRoute::Off,
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) enum Eval {
     Chunking(EvalChunking),
     /// What the place of a passage in the prompt is worth: accuracy and likelihood by position and by order
     Placement(EvalPlacement),
+    /// How well routes are chosen between passages and the full context, and the training of what chooses them
+    Routing(super::EvalRouting),
 }
 
 /// Arguments of `eval retrieval`.

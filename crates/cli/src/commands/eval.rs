@@ -1,6 +1,7 @@
 //! `edgewise eval`: how good retrieval and chunks are on labelled sets, and which fusion suits a collection.
 
 mod placement;
+mod routing;
 mod show;
 
 use std::{path::Path, sync::Arc};
@@ -32,6 +33,7 @@ pub(crate) fn run(command: &Eval, app: &App) -> Result<(), CliError> {
         },
         Eval::Chunking(args) => chunking(args, app),
         Eval::Placement(args) => placement::run(args, app),
+        Eval::Routing(args) => routing::run(args, app),
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod collections;
 pub(crate) mod config;
 pub(crate) mod documents;
 pub(crate) mod eval;
+pub(crate) mod feedback;
 pub(crate) mod ingest;
 pub(crate) mod models;
 pub(crate) mod probe;

@@ -4,6 +4,7 @@
 mod collections;
 mod documents;
 mod errors;
+mod feedback;
 mod harness;
 mod questions;
 mod server;

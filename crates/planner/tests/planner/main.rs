@@ -3,5 +3,6 @@
 
 mod answering;
 mod fixture;
+mod learning;
 mod reading;
 mod routing;
