@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use edgewise_planner::PlannerError;
 use edgewise_retrieval::RetrievalError;
 
 /// Failure of a measurement.
@@ -60,6 +61,17 @@ pub enum EvaluationError {
     /// A folder for the collection can't be made.
     #[error("cannot make a temporary folder for the collection ({0}): free some space or set TMPDIR")]
     Folder(io::Error),
+    /// The file of answers can't be used.
+    #[error("cannot use the answers file {path} ({reason}): name another, or delete it to answer anew")]
+    Answers {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A question could not be answered.
+    #[error(transparent)]
+    Planner(#[from] PlannerError),
     /// Ingest or search failed.
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),

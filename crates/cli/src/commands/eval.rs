@@ -1,5 +1,6 @@
 //! `edgewise eval`: how good retrieval and chunks are on labelled sets, and which fusion suits a collection.
 
+mod judge;
 mod show;
 
 use std::{path::Path, sync::Arc};
@@ -30,6 +31,7 @@ pub(crate) fn run(command: &Eval, app: &App) -> Result<(), CliError> {
             None => retrieval(args, app),
         },
         Eval::Chunking(args) => chunking(args, app),
+        Eval::Judge(args) => judge::run(args, app),
     }
 }
 
