@@ -133,6 +133,16 @@ impl Planner {
         self.reading.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Registry name of the model that answers.
+    pub fn model(&self) -> &str {
+        &self.generator.info().model
+    }
+
+    /// Digest of the model that answers.
+    pub fn model_digest(&self) -> &str {
+        &self.generator.info().digest
+    }
+
     /// The state of the generator's prefix cache.
     pub fn cache(&self) -> CacheState {
         self.generator.cache()
