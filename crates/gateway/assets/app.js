@@ -4,7 +4,7 @@
 
 const REFRESH_MS = 4000;
 const SOURCE_CONTEXT_BYTES = 3000;
-const KINDS = ["system", "preamble", "document", "passage", "question", "template"];
+const KINDS = ["system", "preamble", "document", "passage", "excerpt", "question", "template"];
 
 const $ = (id) => document.getElementById(id);
 

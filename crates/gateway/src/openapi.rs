@@ -12,7 +12,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{cache, collections, documents, health, middleware, pages, query, sse, state::AppState, upkeep, usage};
+use crate::{
+    cache, collections, documents, health, middleware, pages, query, reading, sse, state::AppState, upkeep, usage,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -59,6 +61,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(documents::get, documents::delete))
         .routes(routes!(documents::text))
         .routes(routes!(usage::usage))
+        .routes(routes!(reading::get))
         .routes(routes!(cache::get))
         .routes(routes!(cache::release))
         .layer(DefaultBodyLimit::max(max_body))

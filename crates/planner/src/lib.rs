@@ -23,6 +23,7 @@ mod draft;
 mod error;
 mod features;
 mod limits;
+mod monitor;
 mod options;
 mod place;
 mod planner;
@@ -37,6 +38,9 @@ pub use api::{
     Objective, Query, Route, Segment, SegmentKind, SourceRef,
 };
 pub use error::{PlannerError, PlannerErrorKind};
+pub use monitor::{
+    FALSE_ALARM, PromptRegion, ReadingBlock, ReadingMonitor, ReadingSignal, RegionFigures, Sighting, SignalReport,
+};
 pub use options::{EffectiveWindow, PlannerOptions};
 pub use place::{arrange, edges};
 pub use planner::Planner;
