@@ -64,11 +64,15 @@ fn a_region_that_falls_raises_its_alert_and_recovers() {
     assert!(run(50, 1.0).is_empty());
     assert_eq!(run(50, 0.4), [PromptRegion::End]);
     assert!(run(50, 1.0).is_empty());
+    assert_eq!(run(8 * 50, 0.4), [PromptRegion::End]);
     let history = monitor.report()[1].history.clone();
-    assert_eq!(history.iter().map(|block| block.baseline).collect::<Vec<_>>(), [true, false, false, false]);
-    let fallen = history[2].regions.iter().find(|figures| figures.region == PromptRegion::End).unwrap();
-    let before = history[0].regions.iter().find(|figures| figures.region == PromptRegion::End).unwrap();
-    assert!((fallen.recall / before.recall - 0.4).abs() < 0.15, "{fallen:?} {before:?}");
+    assert_eq!(history.iter().filter(|block| block.baseline).count(), 1);
+    assert_eq!(history.len(), 1 + 3 + 8);
+    // One block of 50 answers tells the fall to about 0.08, eight to 0.03.
+    let end = |block: &ReadingBlock| *block.regions.iter().find(|figures| figures.region == PromptRegion::End).unwrap();
+    let before = end(&history[0]).recall;
+    let fallen = history[4..].iter().map(|block| end(block).recall / before).sum::<f64>() / 8.0;
+    assert!((fallen - 0.4).abs() < 0.1, "{fallen}");
 }
 
 #[test]
