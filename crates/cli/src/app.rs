@@ -7,7 +7,9 @@ use edgewise_gateway::Recorder;
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
-use edgewise_planner::{EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, Router};
+use edgewise_planner::{
+    EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, ReadingMonitor, Router,
+};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
 use edgewise_settings::Settings;
@@ -57,6 +59,7 @@ pub(crate) struct Stack {
     pub(crate) collections: Arc<Collections>,
     pub(crate) planner: Arc<Planner>,
     pub(crate) recorder: Recorder,
+    pub(crate) generator: Arc<dyn Generator>,
 }
 
 impl App {
@@ -159,8 +162,9 @@ impl App {
             model: self.settings.models.generator.clone(),
             template_hash: prompts.answer().template_hash().to_owned(),
         };
+        let generator: Arc<dyn Generator> = generator;
         let profile = self.profiles().load(generator.info());
-        let mut planner = Planner::new(generator, embedder, prompts, prices, self.planner_options())?;
+        let mut planner = Planner::new(Arc::clone(&generator), embedder, prompts, prices, self.planner_options())?;
         match profile {
             Ok(Some(profile)) => drop(planner.set_reading_profile(Arc::new(profile))),
             Ok(None) => {}
@@ -171,12 +175,23 @@ impl App {
             planner = planner.with_router(Router::load(file).map_err(|error| CliError::Usage(error.to_string()))?);
         }
         planner.correct_with(|| edgewise_gateway::learned(&recorder.ledger))?;
-        Ok(Stack { collections, planner: Arc::new(planner), recorder })
+        Ok(Stack { collections, planner: Arc::new(planner), recorder, generator })
     }
 
     /// The folder of reading profiles.
     pub(crate) fn profiles(&self) -> ProfileStore {
         ProfileStore::new(&self.settings.paths.profiles)
+    }
+
+    /// Watches how well the model reads; its figures are kept beside the profiles.
+    pub(crate) fn reading_monitor(&self, stack: &Stack) -> ReadingMonitor {
+        let info = stack.generator.info();
+        let path = self.profiles().path(info, "monitor.json");
+        let of = format!("{} {}", info.digest, stack.recorder.template_hash);
+        ReadingMonitor::open(&path, &of).unwrap_or_else(|error| {
+            tracing::warn!(%error, "figures of how prompts are read begin anew");
+            ReadingMonitor::anew(&path, &of)
+        })
     }
 
     fn planner_options(&self) -> PlannerOptions {

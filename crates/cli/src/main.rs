@@ -13,6 +13,7 @@ mod interrupt;
 mod output;
 mod progress;
 mod prompt;
+mod reading;
 mod watch;
 
 use std::{
