@@ -199,18 +199,15 @@ pub fn evaluate_judge(
             content: SourceContent::Bytes(format!("# {}\n\n{}\n", passage.title, passage.text).into_bytes()),
             media_type: None,
         });
-        let scratch =
-            Scratch::of(&set.dataset.name, sources.collect(), embedder, &IndexProfile::default(), progress)?;
+        let scratch = Scratch::of(&set.dataset.name, sources.collect(), embedder, &IndexProfile::default(), progress)?;
         let mut file = fs::File::options().create(true).append(true).open(rows).map_err(answers(rows))?;
         for (at, (query, removed)) in wanted.iter().enumerate() {
             if !held.contains(&(query.id.clone(), *removed)) {
                 let known = set.answers.get(&query.id).map(Vec::as_slice).unwrap_or_default();
                 let relevant = if *removed { query.relevant.keys().map(String::as_str).collect() } else { Vec::new() };
                 let row = answer(planner, &scratch.collection, &query.id, &query.text, &relevant, known, options)?;
-                let line = serde_json::to_string(&row).map_err(|error| EvaluationError::Answers {
-                    path: rows.to_owned(),
-                    reason: error.to_string(),
-                })?;
+                let line = serde_json::to_string(&row)
+                    .map_err(|error| EvaluationError::Answers { path: rows.to_owned(), reason: error.to_string() })?;
                 file.write_all(format!("{line}\n").as_bytes()).map_err(answers(rows))?;
                 done.push(row);
             }
@@ -393,7 +390,11 @@ fn judged(name: &str, rows: &[JudgeRow], labels: &[bool], names: &[&str], option
             .map(|(probability, outcome, answers)| Reliability { probability, outcome, answers })
             .collect(),
         bias: rounded(model.bias),
-        weights: names.iter().zip(&model.weights).map(|(name, weight)| ((*name).to_owned(), rounded(*weight))).collect(),
+        weights: names
+            .iter()
+            .zip(&model.weights)
+            .map(|(name, weight)| ((*name).to_owned(), rounded(*weight)))
+            .collect(),
     }
 }
 

@@ -12,8 +12,8 @@ use edgewise_retrieval::Collection;
 use edgewise_types::{DocumentId, Money, Span, Timings, Usage};
 
 use crate::{
-    Answer, AnswerEvent, Attempt, Citation, CitationMethod, Escalated, Escalation, Explanation, Judgement, PlannerError,
-    Query, Turn, TurnSource,
+    Answer, AnswerEvent, Attempt, Citation, CitationMethod, Escalated, Escalation, Explanation, Judgement,
+    PlannerError, Query, Turn, TurnSource,
     cite::{self, Cited},
     compose::{self, Composed},
     draft,
@@ -236,20 +236,18 @@ impl Request<'_> {
         let mut cited = cite::cite(&heard.raw, &composed.sources, &composed.texts, embedder, &mut verify)?;
         let unanswerable = settle_refusal(self.planner, &mut cited);
         let features = &self.material.features;
-        let judgement = Judgement::of(
-            &self.query.question,
-            &cited.text,
-            unanswerable,
-            &cited.sentences,
-            &heard.logprobs,
-            features,
-        );
+        let judgement =
+            Judgement::of(&self.query.question, &cited.text, unanswerable, &cited.sentences, &heard.logprobs, features);
         let probability = self.planner.judge.probability(&judgement);
         Ok(Settled { cited, unanswerable, judgement, probability, ms: elapsed_ms(started) })
     }
 
     /// Starts the next wider prompt, or says why none is taken.
-    fn widen(&self, first: &First<'_>, spent: Spent) -> Result<Result<(Wider, GenerationStream), String>, PlannerError> {
+    fn widen(
+        &self,
+        first: &First<'_>,
+        spent: Spent,
+    ) -> Result<Result<(Wider, GenerationStream), String>, PlannerError> {
         if let Err(why) = escalate::allowed(self.planner, self.query) {
             return Ok(Err(why.to_owned()));
         }

@@ -223,13 +223,7 @@ impl Composer<'_> {
         Ok(())
     }
 
-    fn ask(
-        &self,
-        writer: &mut Writer,
-        turn: usize,
-        recap: Option<&Recap>,
-        question: &str,
-    ) -> Result<(), PlannerError> {
+    fn ask(&self, writer: &mut Writer, turn: usize, recap: Option<&Recap>, question: &str) -> Result<(), PlannerError> {
         let templates = self.prompts.answer();
         if let Some(Recap { question, answer }) = recap {
             writer.part(SegmentKind::Recap, turn, None, templates.recap(&RecapVars { question, answer })?);

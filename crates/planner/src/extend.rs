@@ -110,12 +110,8 @@ fn documents(drafter: &Drafter<'_>, material: &Material, placed: &Placed) -> Res
             read.insert(id, document.is_some_and(|document| placed.has_read(&document)));
         }
     }
-    let new: Vec<Hit> = material
-        .hits
-        .iter()
-        .filter(|hit| !read.get(&hit.chunk.document).copied().unwrap_or(false))
-        .cloned()
-        .collect();
+    let new: Vec<Hit> =
+        material.hits.iter().filter(|hit| !read.get(&hit.chunk.document).copied().unwrap_or(false)).cloned().collect();
     if new.is_empty() { nothing_new(drafter, Route::Documents, Vec::new()) } else { drafter.documents(&new) }
 }
 

@@ -142,7 +142,8 @@ pub(crate) fn rebuild(
     let mut reader = Reader { collection, only, documents: HashMap::new() };
     let mut steps = Vec::new();
     for (at, turn) in history.iter().enumerate().skip(first) {
-        let mut recap = if turn.recap { at.checked_sub(1).and_then(|before| history.get(before)).map(recap_of) } else { None };
+        let mut recap =
+            if turn.recap { at.checked_sub(1).and_then(|before| history.get(before)).map(recap_of) } else { None };
         let attempt = turn.attempt.as_ref().map(|attempt| (&attempt.sources, &attempt.answer));
         for (sources, answer) in attempt.into_iter().chain([(&turn.sources, &turn.answer)]) {
             let mut read = Vec::with_capacity(sources.len());
@@ -216,7 +217,10 @@ impl Reader<'_> {
     ) -> Result<Result<(SourceKind, SourceText), String>, PlannerError> {
         let in_scope = self.only.is_none_or(|only| only.iter().any(|document| document.id == source.document));
         if !in_scope {
-            return Ok(Err(format!("document {} is outside what this question may draw on; it was not", source.document)));
+            return Ok(Err(format!(
+                "document {} is outside what this question may draw on; it was not",
+                source.document
+            )));
         }
         let Some((document, text)) = self.document(&source.document)? else {
             return Ok(Err(format!("document {} is no longer in the collection; it was", source.document)));
@@ -258,15 +262,16 @@ impl Reader<'_> {
 
 /// Pronouns that stand for something said before, unless the question has said enough by then itself.
 const PRONOUNS: &[&str] = &[
-    "it", "its", "itself", "they", "them", "their", "theirs", "he", "him", "his", "she", "her", "hers", "this", "these",
-    "those", "former", "latter", "ones",
+    "it", "its", "itself", "they", "them", "their", "theirs", "he", "him", "his", "she", "her", "hers", "this",
+    "these", "those", "former", "latter", "ones",
 ];
 
 /// How a question begins that goes on from another.
 const CONNECTIVES: &[&str] = &["and", "but", "so", "then", "also", "or", "what about", "how about", "why not"];
 
 /// How a question begins that asks what a single word means, and so stands alone.
-const DEFINITIONS: &[&str] = &["what is", "what are", "what was", "what were", "who is", "who was", "define", "explain"];
+const DEFINITIONS: &[&str] =
+    &["what is", "what are", "what was", "what were", "who is", "who was", "define", "explain"];
 
 /// Content words before a pronoun from which on it stands for one of them.
 const ANTECEDENTS: usize = 3;
@@ -278,7 +283,8 @@ const ANTECEDENTS: usize = 3;
 /// - or it has no content word, or a single one and does not ask what that is.
 pub(crate) fn leans_on_history(question: &str) -> bool {
     let words: Vec<String> = words::plain(question).into_iter().map(|word| word.to_lowercase()).collect();
-    let begins = |with: &&str| with.split(' ').zip(&words).all(|(a, b)| a == b) && words.len() >= with.split(' ').count();
+    let begins =
+        |with: &&str| with.split(' ').zip(&words).all(|(a, b)| a == b) && words.len() >= with.split(' ').count();
     if CONNECTIVES.iter().any(|with| begins(with)) {
         return true;
     }
@@ -375,7 +381,10 @@ mod tests {
             search_text(&query).into_owned()
         };
         assert_eq!(ask("Why?", &[]), "Why?", "nothing came before");
-        assert_eq!(ask("Who founded it?", &["When was the harbour of Westmar founded?"]), "Who founded it? harbour Westmar");
+        assert_eq!(
+            ask("Who founded it?", &["When was the harbour of Westmar founded?"]),
+            "Who founded it? harbour Westmar"
+        );
         let chain = ["How do bees make honey?", "When was the harbour built?", "And the lighthouse?"];
         assert_eq!(ask("Why there?", &chain), "Why there? lighthouse harbour built");
         let alone = "How many eggs does a queen lay in a day?";

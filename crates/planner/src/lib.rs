@@ -44,6 +44,6 @@ pub use api::{
 pub use error::{PlannerError, PlannerErrorKind};
 pub use escalate::{Escalation, EscalationPlan};
 pub use history::{Attempt, MAX_TURN_BYTES, MAX_TURNS, Turn, TurnSource, TurnSourceKind};
-pub use judge::{JudgeCoefficients, JUDGE_FORMAT, JudgeFile, Judgement, JudgeProvenance};
+pub use judge::{JUDGE_FORMAT, JudgeCoefficients, JudgeFile, JudgeProvenance, Judgement};
 pub use options::PlannerOptions;
 pub use planner::Planner;

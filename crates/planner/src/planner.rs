@@ -9,8 +9,8 @@ use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
 use edgewise_types::{Document, Money, Timings, Usage};
 
 use crate::{
-    Answer, AnswerEvent, Candidate, JudgeCoefficients, Drop, Explanation, JudgeFile, PlannerError, PlannerOptions, Query,
-    Route, answer,
+    Answer, AnswerEvent, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, PlannerError, PlannerOptions,
+    Query, Route, answer,
     choose::{self, Priced},
     compose::{self, Composed, Composer, Recap, SourceKind, Step},
     cost,
@@ -334,7 +334,9 @@ impl Planner {
         let worst_cost = prices.cost(&Usage { output_tokens: limits.max_output, ..usage });
         let refused = match refusal {
             Some(refusal) => Some((refusal.by, refusal.reason.clone())),
-            None => limits.over_budget(spent.cost + worst_cost, spent.ms + forecast.latency_ms).map(|reason| (RefusedBy::Budget, reason)),
+            None => limits
+                .over_budget(spent.cost + worst_cost, spent.ms + forecast.latency_ms)
+                .map(|reason| (RefusedBy::Budget, reason)),
         };
         Priced {
             refused: refused.as_ref().map(|(by, _)| *by),

@@ -2,5 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod answering;
+mod conversation;
+mod escalation;
 mod fixture;
+mod injection;
 mod routing;

@@ -1,7 +1,9 @@
 //! Which route is taken, what it is predicted to cost, and what is refused.
 
 use edgewise_model_api::Tokenizer;
-use edgewise_planner::{Answer, Budget, Explanation, Objective, PlannerError, PlannerErrorKind, PlannerOptions, Query, Route};
+use edgewise_planner::{
+    Answer, Budget, Explanation, Objective, PlannerError, PlannerErrorKind, PlannerOptions, Query, Route,
+};
 use edgewise_test_support::{ScriptedGenerator, WordTokenizer};
 use edgewise_types::{DocumentId, Money, TenantId};
 
