@@ -85,7 +85,8 @@ fn show(report: &JudgeReport) -> Result<(), CliError> {
     let header = ["held-out questions", "AUC", "Brier", "ECE", "found", "false alarms"];
     let rows = vec![row(&report.all), row(&report.without_logprobs)];
     output::line(&format!("\n{}", output::table(&header, &[1, 2, 3, 4, 5], rows)))?;
-    let weight = |judged: &JudgedSigns, name: &str| judged.weights.get(name).map_or("–".to_owned(), |w| format!("{w:+.2}"));
+    let weight =
+        |judged: &JudgedSigns, name: &str| judged.weights.get(name).map_or("–".to_owned(), |w| format!("{w:+.2}"));
     let rows = report
         .alone
         .iter()
