@@ -110,8 +110,7 @@ pub(crate) fn replay(material: &Material<'_>, share: f64, bootstrap: Bootstrap, 
     for out in 0..documents {
         let fitted = fit(material, &[out]);
         let mut others = vec![vec![f64::NAN; set.questions.len()]; models];
-        for (at, question) in set.questions.iter().enumerate().filter(|(_, question)| question.document == out) {
-            let _ = question;
+        for (at, _) in set.questions.iter().enumerate().filter(|(_, question)| question.document == out) {
             for (model, name) in set.models.iter().enumerate() {
                 gains[model][at] = fitted.gain(&material.shapes.inputs[at], name);
             }
