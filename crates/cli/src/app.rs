@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use edgewise_engine::{EngineOptions, LocalGenerator};
+use edgewise_engine::{EngineOptions, LocalGenerator, Placement};
 use edgewise_gateway::Recorder;
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
@@ -113,6 +113,14 @@ impl App {
     fn engine_options(&self) -> EngineOptions {
         let engine = &self.settings.engine;
         EngineOptions {
+            device: match engine.device.as_str() {
+                "cpu" => Placement::Cpu,
+                "cuda" => Placement::Cuda,
+                _ => Placement::Auto,
+            },
+            device_memory_share: engine.device_memory_share,
+            device_cache_bytes: None,
+            device_prefill_chunk: engine.device_prefill_chunk,
             prefill_chunk: engine.prefill_chunk,
             max_sequences: engine.max_sequences,
             target_ttft: Duration::from_millis(engine.target_ttft_ms),
