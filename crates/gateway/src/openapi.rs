@@ -12,7 +12,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{cache, collections, documents, health, middleware, pages, query, sse, state::AppState, upkeep, usage};
+use crate::{
+    budget, cache, collections, documents, health, middleware, pages, query, sse, state::AppState, upkeep, usage,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -51,6 +53,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(collections::list, collections::create))
         .routes(routes!(collections::get, collections::delete))
         .routes(routes!(collections::search))
+        .routes(routes!(budget::get, budget::put))
         .routes(routes!(upkeep::check))
         .routes(routes!(upkeep::repair))
         .routes(routes!(upkeep::compact))
@@ -59,6 +62,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(documents::get, documents::delete))
         .routes(routes!(documents::text))
         .routes(routes!(usage::usage))
+        .routes(routes!(usage::predictions))
         .routes(routes!(cache::get))
         .routes(routes!(cache::release))
         .layer(DefaultBodyLimit::max(max_body))

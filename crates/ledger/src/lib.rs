@@ -9,11 +9,14 @@
 //! enforce them), and any clock: times come from the caller.
 
 mod error;
+mod prediction;
 mod prices;
 mod record;
+mod schema;
 mod store;
 
 pub use error::LedgerError;
+pub use prediction::{Accuracy, Compared, PredictionErrors};
 pub use prices::{ModelPrices, PriceBook};
 pub use record::{Grouping, Prediction, RequestRecord, RequestStatus, Sums, Totals};
-pub use store::Ledger;
+pub use store::{Ledger, MOST_COMPARED};

@@ -83,7 +83,7 @@ pub(crate) fn carry_out(
     timings.prefill_ms = generation.prefill_ms;
     timings.decode_ms = generation.decode_ms;
 
-    let cite_started = Instant::now();
+    let (cite_started, cite_begun) = (Instant::now(), planner.now());
     let mut verify = |document: &DocumentId, span: Span, quote: &str| {
         // The document may have changed or gone since it was read: then it does not say this any more.
         let text = draft::present(collection.document_text(document))?;
@@ -115,7 +115,7 @@ pub(crate) fn carry_out(
     }
     answer.timings.cite_ms = elapsed_ms(cite_started);
     answer.timings.total_ms = elapsed_ms(started);
-    planner.observed.note(answer.explanation.chosen, answer.usage.output_tokens, answer.timings.cite_ms);
+    planner.observed.note(answer.explanation.chosen, answer.usage.output_tokens, planner.since_ms(cite_begun));
     Ok(answer)
 }
 

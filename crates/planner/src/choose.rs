@@ -133,7 +133,8 @@ fn refusal(priced: &[Priced], forced: Option<Route>) -> PlannerError {
             reasons,
             needed_tokens: candidate.prompt_tokens,
             needed_cost: *worst_cost,
-            needed_latency_ms: candidate.latency_ms.ceil() as u64,
+            // Planning takes not quite as long each time.
+            needed_latency_ms: (1.1 * candidate.latency_ms + 50.0).ceil() as u64,
         },
         None => PlannerError::DoesNotFit { route: forced, reasons },
     }

@@ -86,11 +86,16 @@ impl Planner {
         Ok(Self { generator, embedder, prompts, prices, options, observed, reuse, clock })
     }
 
-    /// Takes the time by which it counts how soon prefixes are asked for again from `clock`, which gives the time since
-    /// any fixed start.
+    /// Takes the time by which it counts how soon prefixes are asked for again, and how long it takes itself, from
+    /// `clock`, which gives the time since any fixed start.
     #[must_use]
     pub fn with_clock(self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self { clock: Box::new(clock), ..self }
+    }
+
+    /// Registry name of the generator.
+    pub fn model(&self) -> &str {
+        &self.generator.info().model
     }
 
     /// The state of the generator's prefix cache.
@@ -119,12 +124,22 @@ impl Planner {
     ) -> Result<Answer, PlannerError> {
         let started = Instant::now();
         let planned = self.plan(collection, query)?;
-        self.reuse.note(&planned.prefixes, planned.explanation.chosen, (self.clock)());
+        self.reuse.note(&planned.prefixes, planned.explanation.chosen, self.now());
         answer::carry_out(self, collection, query, planned, started, sink)
     }
 
+    /// The time by its clock.
+    pub(crate) fn now(&self) -> Duration {
+        (self.clock)()
+    }
+
+    /// Milliseconds since `begun` by its clock.
+    pub(crate) fn since_ms(&self, begun: Duration) -> f64 {
+        self.now().saturating_sub(begun).as_secs_f64() * 1e3
+    }
+
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
-        let started = Instant::now();
+        let (started, begun) = (Instant::now(), self.now());
         let top_k = self.check(query)?;
         let max_output = query.max_output_tokens.unwrap_or(self.options.default_max_output_tokens);
         let expected_output = self.observed.output_tokens(self.options.expected_output_tokens, max_output);
@@ -164,12 +179,11 @@ impl Planner {
             collection: collection.name(),
             curve: self.generator.latency(),
             ahead: self.generator.ahead(),
-            before_ms: elapsed_ms(started),
-            now: (self.clock)(),
+            before_ms: self.observed.planning_ms().unwrap_or_else(|| self.since_ms(begun)),
+            now: begun,
         };
         let excess = |draft: &Draft| self.excess(draft, &pricing);
-        let passages =
-            |limits| Drafter { limits, ..drafter }.passages(&results.hits, &features, top_k);
+        let passages = |limits| Drafter { limits, ..drafter }.passages(&results.hits, &features, top_k);
         let documents = |limits| Drafter { limits, ..drafter }.documents(&results.hits);
         let full = |limits| Drafter { limits, ..drafter }.full(scope, only.as_deref());
         let narrowed = [
@@ -178,8 +192,6 @@ impl Planner {
             // All or nothing.
             Narrowed { draft: full(limits)?, note: None },
         ];
-        // Composing took its time, too, and the engine went on meanwhile.
-        let pricing = Pricing { before_ms: elapsed_ms(started), ahead: self.generator.ahead(), ..pricing };
         let (mut priced, mut prefixes, mut notes) = (Vec::new(), Vec::new(), Vec::new());
         for Narrowed { draft, note } in &narrowed {
             let (candidate, prefix) = self.price(draft, &pricing);
@@ -187,6 +199,7 @@ impl Planner {
             prefixes.extend(prefix);
             priced.push(candidate);
         }
+        self.observed.note_planning(self.since_ms(begun));
         let drafts = narrowed.into_iter().map(|narrowed| narrowed.draft);
         let mut candidates = choose::choose(priced, query.route, query.objective)?;
         for candidate in candidates.iter_mut().filter(|candidate| candidate.feasible) {

@@ -154,5 +154,6 @@ pub(crate) fn calibrate<M: StepModel>(
             break;
         }
     }
-    Ok(best.map_or_else(|| LatencyFit::calibrated(&[], &[]), |best| LatencyFit::calibrated(&best.prefills, &best.decodes)))
+    Ok(best
+        .map_or_else(|| LatencyFit::calibrated(&[], &[]), |best| LatencyFit::calibrated(&best.prefills, &best.decodes)))
 }

@@ -38,8 +38,8 @@ use std::{
 
 use edgewise_kv_cache::{Identity, KvCache, PrefixId};
 use edgewise_model_api::{
-    Ahead, CacheState, ChatMessage, EncodedChat, GenerateRequest, GenerationStream, Generator, GeneratorInfo, LatencyCurve,
-    ModelError, PrefixState, Prompt, QueueState, Tokenizer,
+    Ahead, CacheState, ChatMessage, EncodedChat, GenerateRequest, GenerationStream, Generator, GeneratorInfo,
+    LatencyCurve, ModelError, PrefixState, Prompt, QueueState, Tokenizer,
 };
 use edgewise_types::TenantId;
 

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod answering;
+mod budgets;
 mod fixture;
 mod routing;
