@@ -30,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ledger", &["types"]),
     ("planner", &["types", "model-api", "prompts", "retrieval", "ledger", "telemetry"]),
     ("gateway", &["types", "model-api", "settings", "telemetry", "retrieval", "planner", "ledger"]),
-    ("evaluation", &["types", "model-api", "documents", "retrieval"]),
+    ("evaluation", &["types", "model-api", "kv-cache", "prompts", "documents", "retrieval", "ledger", "planner"]),
     (
         "cli",
         &[

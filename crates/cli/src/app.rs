@@ -7,7 +7,7 @@ use edgewise_gateway::Recorder;
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
-use edgewise_planner::{Objective, Planner, PlannerOptions};
+use edgewise_planner::{Budget, Objective, Planner, PlannerOptions};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
 use edgewise_settings::Settings;
@@ -173,6 +173,11 @@ impl App {
             top_k: planner.top_k,
             score_floor: planner.score_floor as f32,
             default_max_output_tokens: self.settings.engine.default_max_tokens,
+            ceiling: Budget {
+                max_cost: planner.max_cost(),
+                max_input_tokens: None,
+                max_latency_ms: Some(planner.max_latency_ms).filter(|ms| *ms > 0),
+            },
             ..PlannerOptions::default()
         }
     }

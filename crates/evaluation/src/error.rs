@@ -60,6 +60,12 @@ pub enum EvaluationError {
     /// A folder for the collection can't be made.
     #[error("cannot make a temporary folder for the collection ({0}): free some space or set TMPDIR")]
     Folder(io::Error),
+    /// A simulation can't be set up as asked for.
+    #[error("the simulation cannot be set up: {0}")]
+    Simulation(String),
+    /// A question could not be planned or answered.
+    #[error(transparent)]
+    Planner(#[from] edgewise_planner::PlannerError),
     /// Ingest or search failed.
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),

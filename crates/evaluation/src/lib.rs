@@ -10,6 +10,8 @@
 //! a document that could not be ingested ends the measurement; what is recommended was measured on queries it was not
 //! chosen on.
 //!
+//! A simulated day of questions ([`evaluate_traffic`]) says what knowing the cache is worth.
+//!
 //! Deliberately not here: how figures are shown, where models come from, and putting a choice in force.
 
 mod beir;
@@ -20,11 +22,13 @@ mod chunking;
 mod collection;
 mod error;
 mod metrics;
+mod prediction;
 mod retrieval;
 mod runs;
 mod scratch;
 mod spread;
 mod systems;
+mod traffic;
 
 pub use beir::{Dataset, LabelledQuery, Passage};
 pub use bootstrap::{Bootstrap, Estimate};
@@ -36,5 +40,7 @@ pub use chunking::{
 pub use collection::{CollectionReport, LEAST_QUERIES, Queries, QuerySource, Recommendation, evaluate_collection};
 pub use error::EvaluationError;
 pub use metrics::{Metric, measure};
+pub use prediction::{PredictionOptions, PredictionReport, evaluate_prediction};
 pub use retrieval::{Progress, RetrievalOptions, RetrievalReport, evaluate_retrieval};
 pub use systems::{System, SystemReport};
+pub use traffic::{Machine, Matched, Policy, PolicyReport, Text, TrafficOptions, TrafficReport, evaluate_traffic};

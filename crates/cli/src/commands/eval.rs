@@ -1,6 +1,9 @@
-//! `edgewise eval`: how good retrieval and chunks are on labelled sets, and which fusion suits a collection.
+//! `edgewise eval`: how good retrieval and chunks are on labelled sets, which fusion suits a collection, what knowing the
+//! cache is worth.
 
+mod prediction;
 mod show;
+mod traffic;
 
 use std::{path::Path, sync::Arc};
 
@@ -30,6 +33,8 @@ pub(crate) fn run(command: &Eval, app: &App) -> Result<(), CliError> {
             None => retrieval(args, app),
         },
         Eval::Chunking(args) => chunking(args, app),
+        Eval::Traffic(args) => traffic::run(args, app),
+        Eval::Prediction(args) => prediction::run(args, app),
     }
 }
 
