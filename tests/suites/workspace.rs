@@ -31,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ledger", &["types"]),
     ("planner", &["types", "model-api", "prompts", "retrieval", "ledger", "telemetry"]),
     ("gateway", &["types", "model-api", "settings", "telemetry", "retrieval", "planner", "ledger"]),
-    ("evaluation", &["types", "model-api", "prompts", "documents", "retrieval", "planner"]),
+    ("evaluation", &["types", "model-api", "kv-cache", "prompts", "documents", "retrieval", "ledger", "planner"]),
     (
         "cli",
         &[

@@ -8,7 +8,7 @@ use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
 use edgewise_planner::{
-    EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, ReadingMonitor, Router,
+    Budget, EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, ReadingMonitor, Router,
 };
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
@@ -220,6 +220,11 @@ impl App {
             escalate: planner.escalate,
             pre_route: planner.pre_route == edgewise_settings::PreRoute::Model,
             default_max_output_tokens: self.settings.engine.default_max_tokens,
+            ceiling: Budget {
+                max_cost: planner.max_cost(),
+                max_input_tokens: None,
+                max_latency_ms: Some(planner.max_latency_ms).filter(|ms| *ms > 0),
+            },
             ..PlannerOptions::default()
         }
     }

@@ -14,7 +14,10 @@ use edgewise_planner::{Objective, Route};
 use edgewise_types::{CollectionName, Money};
 
 pub(crate) use feedback::Feedback;
-pub(crate) use measure::{Bench, BenchEngine, Eval, EvalChunking, EvalJudge, EvalRetrieval, Intervals};
+pub(crate) use measure::{
+    Bench, BenchEngine, Eval, EvalChunking, EvalJudge, EvalPrediction, EvalRetrieval, EvalTraffic, Intervals,
+    PredictedRoute, SimulatedMachine,
+};
 pub(crate) use placement::EvalPlacement;
 pub(crate) use probe::Probe;
 pub(crate) use routing::EvalRouting;
@@ -349,6 +352,28 @@ pub(crate) struct Search {
     pub(crate) place: Place,
 }
 
+/// Arguments of `collections budget`.
+#[derive(Debug, Args)]
+pub(crate) struct CollectionBudget {
+    /// The collection
+    pub(crate) name: CollectionName,
+    /// Most a question may cost, in dollars
+    #[arg(long, value_name = "DOLLARS")]
+    pub(crate) max_cost: Option<Money>,
+    /// Longest prompt in tokens
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_input_tokens: Option<usize>,
+    /// Longest predicted time of an answer in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_latency_ms: Option<u64>,
+    /// Lift all limits; with other options, those not named
+    #[arg(long)]
+    pub(crate) clear: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Commands on collections.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Collections {
@@ -366,6 +391,8 @@ pub(crate) enum Collections {
         #[arg(long)]
         json: bool,
     },
+    /// Show or set what a question to a collection may use at most
+    Budget(CollectionBudget),
     /// Compare a collection's catalog with itself and with both indexes
     Check {
         /// The collections; all if none is named
@@ -497,6 +524,9 @@ pub(crate) struct Usage {
     /// Requests to list
     #[arg(long, default_value_t = 10)]
     pub(crate) recent: usize,
+    /// Show how far predictions of tokens, cost and time were off, instead
+    #[arg(long)]
+    pub(crate) predictions: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

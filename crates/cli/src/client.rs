@@ -141,6 +141,11 @@ impl Client {
         self.read(self.send(Method::POST, path, Some(body))?)
     }
 
+    /// `PUT path` with a JSON body, answered by JSON.
+    pub(crate) fn put<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, CliError> {
+        self.read(self.send(Method::PUT, path, Some(body))?)
+    }
+
     /// `DELETE path`.
     pub(crate) fn delete(&self, path: &str) -> Result<(), CliError> {
         self.check(self.send(Method::DELETE, path, None)?).map(drop)

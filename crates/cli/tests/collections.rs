@@ -274,3 +274,25 @@ fn a_watched_folder_is_kept_in_step() {
     uris.sort_unstable();
     assert_eq!(uris, ["bicycles.md", "ferns.md", "last.md", "new.md", "single.txt"]);
 }
+
+#[test]
+fn a_collection_keeps_its_budget_and_questions_are_refused_before_any_work() {
+    let world = garden();
+    let budget = |options: &[&str]| {
+        let mut arguments = vec!["collections", "budget", "garden", "--json"];
+        arguments.extend(options);
+        world.run(&arguments).expect(0).json()
+    };
+    assert_eq!(budget(&[])["max_cost"], Value::Null);
+    assert_eq!(budget(&["--max-cost", "0.000000001", "--max-input-tokens", "900"])["max_input_tokens"], 900);
+    let set = budget(&["--max-latency-ms", "60000"]);
+    assert_eq!((&set["max_cost"], &set["max_latency_ms"]), (&"0.000000001".into(), &60_000.into()), "others stay");
+    let question = ["query", "how often do ferns need water?", "-c", "garden", "--local"];
+    world.run(&question).fails_with(6, &["max_cost of the collection", "allow at least"]);
+    world.run(&["collections", "budget", "garden", "--max-cost", "0"]).fails_with(2, &["max_cost", "above 0"]);
+    world.run(&["collections", "budget", "gardn"]).fails_with(4, &["gardn", "garden"]);
+    assert_eq!(budget(&["--clear", "--max-input-tokens", "800"])["max_cost"], Value::Null);
+    world.run(&question).expect(0);
+    let compared = world.run(&["usage", "--predictions", "--json"]).expect(0).json();
+    assert_eq!((&compared[0]["requests"], &compared[0]["prompt_cost_exact"]), (&1.into(), &1.0.into()), "{compared}");
+}

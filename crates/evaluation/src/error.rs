@@ -79,6 +79,9 @@ pub enum EvaluationError {
         /// Why.
         reason: String,
     },
+    /// A simulation can't be set up as asked for.
+    #[error("the simulation cannot be set up: {0}")]
+    Simulation(String),
     /// The caller asked to stop; what was measured before is kept.
     #[error("interrupted")]
     Interrupted,
@@ -88,7 +91,7 @@ pub enum EvaluationError {
     /// A prompt template failed.
     #[error(transparent)]
     Prompt(#[from] PromptError),
-    /// A question could not be answered.
+    /// A question could not be planned or answered.
     #[error(transparent)]
     Planner(#[from] PlannerError),
     /// Ingest or search failed.

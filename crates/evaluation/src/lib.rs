@@ -10,6 +10,8 @@
 //! a document that could not be ingested ends the measurement; what is recommended was measured on queries it was not
 //! chosen on.
 //!
+//! A simulated day of questions ([`evaluate_traffic`]) says what knowing the cache is worth.
+//!
 //! Deliberately not here: how figures are shown, where models come from, and putting a choice in force.
 
 mod beir;
@@ -23,6 +25,7 @@ mod judge;
 mod logistic;
 mod metrics;
 mod placement;
+mod prediction;
 mod probe;
 mod reader;
 mod retrieval;
@@ -32,6 +35,7 @@ mod runs;
 mod scratch;
 mod spread;
 mod systems;
+mod traffic;
 
 pub use beir::{Dataset, LabelledQuery, Passage};
 pub use bootstrap::{Bootstrap, Estimate};
@@ -48,6 +52,7 @@ pub use placement::{
     Placement, PlacementFigures, PlacementOptions, PlacementPart, PlacementPlan, PlacementReport, PlacementRow,
     set::{PlacementQuestion, PlacementSet},
 };
+pub use prediction::{PredictionOptions, PredictionReport, evaluate_prediction};
 pub use probe::{Probe, ProbeOptions, ProbePlan, ProbeText};
 pub use retrieval::{Progress, RetrievalOptions, RetrievalReport, evaluate_retrieval};
 pub use routing::{
@@ -56,3 +61,4 @@ pub use routing::{
 };
 pub use rows::{Other, Rows};
 pub use systems::{System, SystemReport};
+pub use traffic::{Machine, Matched, Policy, PolicyReport, Text, TrafficOptions, TrafficReport, evaluate_traffic};

@@ -12,6 +12,7 @@
 //! crate run on scripted models.
 
 mod answering;
+mod budget;
 mod cache;
 mod collections;
 mod documents;
@@ -43,4 +44,4 @@ pub use record::{Failure, Recorder};
 pub use serve::{GatewayError, bind, serve};
 pub use sse::{SourcesEvent, TokenEvent, UsageEvent};
 pub use state::{AppState, GatewayOptions, Lifecycle, Parts, Phase, ServerInfo};
-pub use usage::UsageReport;
+pub use usage::{PredictionReport, UsageReport};

@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    cache, collections, documents, feedback, health, middleware, pages, query, reading, sse, state::AppState, upkeep,
-    usage,
+    budget, cache, collections, documents, feedback, health, middleware, pages, query, reading, sse, state::AppState,
+    upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -56,6 +56,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(collections::list, collections::create))
         .routes(routes!(collections::get, collections::delete))
         .routes(routes!(collections::search))
+        .routes(routes!(budget::get, budget::put))
         .routes(routes!(upkeep::check))
         .routes(routes!(upkeep::repair))
         .routes(routes!(upkeep::compact))
@@ -65,6 +66,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(documents::text))
         .routes(routes!(usage::usage))
         .routes(routes!(reading::get))
+        .routes(routes!(usage::predictions))
         .routes(routes!(cache::get))
         .routes(routes!(cache::release))
         .layer(DefaultBodyLimit::max(max_body))

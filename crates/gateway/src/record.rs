@@ -111,9 +111,13 @@ impl Recorder {
         explanation: &Explanation,
         output_tokens: usize,
     ) -> RequestRecord {
-        let predicted = candidate(explanation, explanation.chosen).map_or_else(Prediction::default, |candidate| {
-            Prediction { cost: candidate.cost, ttft_ms: candidate.ttft_ms, latency_ms: candidate.latency_ms }
-        });
+        let predicted =
+            candidate(explanation, explanation.chosen).map_or_else(Prediction::default, |candidate| Prediction {
+                cost: candidate.cost,
+                ttft_ms: candidate.ttft_ms,
+                latency_ms: candidate.latency_ms,
+                usage: Some(candidate.usage),
+            });
         // The whole scope, had it been read for the same answer: as predicted, but with the tokens that really came.
         let output_cost = |output_tokens| self.prices.cost(&self.model, &Usage { output_tokens, ..Usage::default() });
         let full = candidate(explanation, Route::Full).filter(|candidate| candidate.feasible);

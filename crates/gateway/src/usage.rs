@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use edgewise_ledger::{LedgerError, RequestRecord, Totals};
+use edgewise_ledger::{LedgerError, PredictionErrors, RequestRecord, Totals};
 
 use crate::{ApiError, ErrorBody, ErrorKind, extract::ApiQuery, state::AppState};
 
@@ -75,5 +75,43 @@ pub(crate) async fn usage(
             let totals = parts.recorder.ledger.totals(params.since)?;
             Ok(Json(UsageReport { totals, recent: parts.recorder.ledger.recent(params.recent)? }))
         })
+        .await
+}
+
+/// Predictions against what became of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PredictionReport {
+    /// By route, cold before warm; of the newest 10,000 records at most.
+    pub routes: Vec<PredictionErrors>,
+}
+
+/// Which records to compare.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PredictionParams {
+    /// Compare records since this time (RFC 3339); absent compares all.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<jiff::Timestamp>,
+}
+
+/// How good predictions of tokens, cost and time were.
+#[utoipa::path(
+    get,
+    path = "/v1/usage/predictions",
+    tag = "server",
+    params(PredictionParams),
+    responses(
+        (status = 200, description = "Errors by route", body = PredictionReport),
+        (status = 400, description = "Malformed parameters", body = ErrorBody),
+        (status = 500, description = "Failure inside the server", body = ErrorBody),
+    )
+)]
+pub(crate) async fn predictions(
+    State(state): State<AppState>,
+    ApiQuery(params): ApiQuery<PredictionParams>,
+) -> Result<Json<PredictionReport>, ApiError> {
+    state
+        .read(move |parts| Ok(Json(PredictionReport { routes: parts.recorder.ledger.predictions(params.since)? })))
         .await
 }

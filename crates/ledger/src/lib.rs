@@ -10,12 +10,15 @@
 
 mod error;
 mod feedback;
+mod prediction;
 mod prices;
 mod record;
+mod schema;
 mod store;
 
 pub use error::LedgerError;
 pub use feedback::{Decision, LAST, Rated, Rating};
+pub use prediction::{Accuracy, Compared, PredictionErrors};
 pub use prices::{ModelPrices, PriceBook};
 pub use record::{Grouping, Prediction, RequestRecord, RequestStatus, Sums, Totals};
-pub use store::Ledger;
+pub use store::{Ledger, MOST_COMPARED};

@@ -44,6 +44,9 @@ pub struct Prediction {
     pub ttft_ms: f64,
     /// Time to the last token, in milliseconds.
     pub latency_ms: f64,
+    /// Tokens by class; absent in records of earlier versions.
+    #[serde(default)]
+    pub usage: Option<Usage>,
 }
 
 /// One request. Holds no text of it.

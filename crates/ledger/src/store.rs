@@ -14,41 +14,18 @@ use rusqlite::{Connection, Row, params};
 
 use edgewise_types::{Money, TenantId, Usage};
 
-use crate::{Grouping, LedgerError, Prediction, RequestRecord, RequestStatus, Sums, Totals};
+use crate::{
+    Compared, Grouping, LedgerError, Prediction, PredictionErrors, RequestRecord, RequestStatus, Sums, Totals, schema,
+};
 
-/// Version of the schema, in `PRAGMA user_version`. 0 is an empty file.
-const SCHEMA_VERSION: i64 = 1;
-
-const SCHEMA: &str = "
-CREATE TABLE requests (
-    id TEXT PRIMARY KEY NOT NULL,
-    at_us INTEGER NOT NULL,
-    tenant TEXT NOT NULL,
-    collection TEXT NOT NULL,
-    model TEXT NOT NULL,
-    template_hash TEXT NOT NULL,
-    route TEXT NOT NULL,
-    forced INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL,
-    cache_read_tokens INTEGER NOT NULL,
-    cache_write_5m_tokens INTEGER NOT NULL,
-    cache_write_1h_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    cost_nanos INTEGER NOT NULL,
-    full_cost_nanos INTEGER,
-    predicted_cost_nanos INTEGER NOT NULL,
-    predicted_ttft_ms REAL NOT NULL,
-    predicted_latency_ms REAL NOT NULL,
-    timings TEXT NOT NULL,
-    question_chars INTEGER NOT NULL
-) STRICT;
-CREATE INDEX requests_at ON requests (at_us);
-";
+/// Most records that predictions are compared in.
+pub const MOST_COMPARED: usize = 10_000;
 
 const COLUMNS: &str = "id, at_us, tenant, collection, model, template_hash, route, forced, status, input_tokens, \
     cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, cost_nanos, full_cost_nanos, \
-    predicted_cost_nanos, predicted_ttft_ms, predicted_latency_ms, timings, question_chars";
+    predicted_cost_nanos, predicted_ttft_ms, predicted_latency_ms, timings, question_chars, predicted_input_tokens, \
+    predicted_cache_read_tokens, predicted_cache_write_5m_tokens, predicted_cache_write_1h_tokens, \
+    predicted_output_tokens";
 
 const SUMS: &str = "count(*), coalesce(sum(input_tokens), 0), coalesce(sum(cache_read_tokens), 0), \
     coalesce(sum(cache_write_5m_tokens), 0), coalesce(sum(cache_write_1h_tokens), 0), \
@@ -78,19 +55,7 @@ impl Ledger {
     }
 
     fn with_schema(mut connection: Connection, path: &Path) -> Result<Self, LedgerError> {
-        let open = |source| LedgerError::Open { path: path.to_owned(), source };
-        let transaction =
-            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(open)?;
-        let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(open)?;
-        if found > SCHEMA_VERSION {
-            return Err(LedgerError::NewerSchema { path: path.to_owned(), found, known: SCHEMA_VERSION });
-        }
-        if found == 0 {
-            transaction.execute_batch(SCHEMA).map_err(open)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(open)?;
-        }
-        crate::feedback::create(&transaction).map_err(open)?;
-        transaction.commit().map_err(open)?;
+        schema::migrate(&mut connection, path)?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 
@@ -103,10 +68,12 @@ impl Ledger {
     pub fn record(&self, record: &RequestRecord) -> Result<(), LedgerError> {
         let timings = serde_json::to_string(&record.timings)
             .map_err(|error| LedgerError::Damaged { id: record.id.clone(), reason: error.to_string() })?;
+        let predicted = |class: fn(&Usage) -> usize| record.predicted.usage.as_ref().map(|usage| stored(class(usage)));
         let connection = self.connection();
         let mut insert = connection.prepare_cached(&format!(
             "INSERT INTO requests ({COLUMNS}) VALUES \
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)"
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+             ?22, ?23, ?24, ?25, ?26)"
         ))?;
         let done = insert.execute(params![
             record.id,
@@ -130,6 +97,11 @@ impl Ledger {
             record.predicted.latency_ms,
             timings,
             stored(record.question_chars),
+            predicted(|usage| usage.input_tokens),
+            predicted(|usage| usage.cache_read_tokens),
+            predicted(|usage| usage.cache_write_5m_tokens),
+            predicted(|usage| usage.cache_write_1h_tokens),
+            predicted(|usage| usage.output_tokens),
         ]);
         match done {
             Ok(_) => Ok(()),
@@ -151,6 +123,20 @@ impl Ledger {
             records.push(read(row)?);
         }
         Ok(records)
+    }
+
+    /// How good predictions were since `since`, or of all records, but at most of the newest [`MOST_COMPARED`].
+    pub fn predictions(&self, since: Option<jiff::Timestamp>) -> Result<Vec<PredictionErrors>, LedgerError> {
+        let connection = self.connection();
+        let mut select = connection.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM requests WHERE at_us >= ?1 ORDER BY at_us DESC, rowid DESC LIMIT ?2"
+        ))?;
+        let mut rows = select.query([since_us(since), stored(MOST_COMPARED)])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            records.extend(Compared::of(&read(row)?));
+        }
+        Ok(PredictionErrors::of(records))
     }
 
     /// Sums over the records since `since`, or over all.
@@ -210,6 +196,19 @@ fn sums(row: &Row<'_>) -> rusqlite::Result<(String, Sums)> {
     Ok((row.get(0)?, sums))
 }
 
+fn predicted_usage(row: &Row<'_>) -> rusqlite::Result<Option<Usage>> {
+    if row.get::<_, Option<i64>>(21)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Usage {
+        input_tokens: count(row, 21)?,
+        cache_read_tokens: count(row, 22)?,
+        cache_write_5m_tokens: count(row, 23)?,
+        cache_write_1h_tokens: count(row, 24)?,
+        output_tokens: count(row, 25)?,
+    }))
+}
+
 fn read(row: &Row<'_>) -> Result<RequestRecord, LedgerError> {
     let id: String = row.get(0)?;
     let damaged = |reason: String| LedgerError::Damaged { id: id.clone(), reason };
@@ -238,6 +237,7 @@ fn read(row: &Row<'_>) -> Result<RequestRecord, LedgerError> {
             cost: Money::from_nanos(row.get(16)?),
             ttft_ms: row.get(17)?,
             latency_ms: row.get(18)?,
+            usage: predicted_usage(row)?,
         },
         timings: serde_json::from_str(&timings).map_err(|error| damaged(error.to_string()))?,
         question_chars: count(row, 20)?,

@@ -28,7 +28,12 @@ fn record(id: &str, at_us: i64) -> RequestRecord {
         },
         cost: Money::from_nanos(123),
         full_cost: Some(Money::from_nanos(1000)),
-        predicted: Prediction { cost: Money::from_nanos(120), ttft_ms: 1.5, latency_ms: 20.25 },
+        predicted: Prediction {
+            cost: Money::from_nanos(120),
+            ttft_ms: 1.5,
+            latency_ms: 20.25,
+            usage: Some(Usage { input_tokens: 2, cache_read_tokens: 19, output_tokens: 40000, ..Usage::default() }),
+        },
         timings: Timings { prefill_ms: 3.25, total_ms: 21.5, ..Timings::default() },
         question_chars: 42,
     }
@@ -51,6 +56,30 @@ fn a_record_survives_reopening_unchanged() {
     assert_eq!(ledger.recent(10).unwrap(), [unpriced, record("a", 1_700_000_000_000_000)], "newest first");
     assert_eq!(ledger.recent(1).unwrap().len(), 1);
     assert_eq!(ledger.totals(None).unwrap().all.saved_against_full.nanos(), 877, "the unpriced one saves nothing");
+}
+
+#[test]
+fn predictions_are_compared_by_route_warm_and_cold() {
+    let ledger = Ledger::in_memory().unwrap();
+    for n in 0..10_i64 {
+        let mut answered = record(&format!("r{n}"), n);
+        let (resident, input) = if n < 6 { (0, 100) } else { (90, 10) };
+        answered.usage = Usage { input_tokens: input, cache_read_tokens: resident, ..Usage::default() };
+        answered.predicted.usage = Some(Usage { input_tokens: input + usize::from(n == 0), ..answered.usage });
+        (answered.predicted.ttft_ms, answered.timings.ttft_ms) = (100.0 + 10.0 * n as f64, 100.0);
+        ledger.record(&answered).unwrap();
+    }
+    let mut failed = record("failed", 11);
+    failed.status = RequestStatus::Failed;
+    ledger.record(&failed).unwrap();
+    let errors = ledger.predictions(None).unwrap();
+    let found: Vec<(bool, usize)> = errors.iter().map(|e| (e.warm, e.requests)).collect();
+    assert_eq!(found, [(false, 6), (true, 4)]);
+    assert!((errors[0].tokens_exact - 5.0 / 6.0).abs() < 1e-9 && errors[0].resident_exact == 1.0);
+    assert!((errors[0].prompt_cost_exact - 5.0 / 6.0).abs() < 1e-9 && errors[1].prompt_cost_exact == 1.0);
+    assert!((errors[0].ttft.median - 0.2).abs() < 1e-9 && (errors[1].ttft.p90 - 0.9).abs() < 1e-9, "{errors:?}");
+    let late = ledger.predictions(Some(Timestamp::from_microsecond(8).unwrap())).unwrap();
+    assert_eq!(late.iter().map(|e| e.requests).collect::<Vec<_>>(), [2]);
 }
 
 #[test]

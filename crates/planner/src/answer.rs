@@ -49,6 +49,8 @@ struct Settled {
     judgement: Judgement,
     probability: f64,
     ms: f64,
+    /// The same by the planner's clock.
+    clock_ms: f64,
 }
 
 /// Everything that stays the same through one request.
@@ -146,7 +148,8 @@ pub(crate) fn carry_out(
         }
     }
 
-    let Settled { cited: Cited { text, sentences, citations }, unanswerable, judgement, probability, .. } = settled;
+    let Settled { cited, unanswerable, judgement, probability, clock_ms, .. } = settled;
+    let Cited { text, sentences, citations } = cited;
     let mut answer = Answer {
         unanswerable,
         unanswerable_probability: probability,
@@ -179,7 +182,7 @@ pub(crate) fn carry_out(
     }
     answer.timings.cite_ms += elapsed_ms(finishing);
     answer.timings.total_ms = elapsed_ms(started);
-    planner.observed.note(answer.explanation.chosen, answer.usage.output_tokens, answer.timings.cite_ms);
+    planner.observed.note(answer.explanation.chosen, answer.usage.output_tokens, planner.since_ms(cite_begun));
     Ok(answer)
 }
 
@@ -233,7 +236,7 @@ impl Request<'_> {
 
     /// Checks the citations of what was said, and judges whether the sources hold the answer.
     fn settle(&self, composed: &Composed, heard: &Heard) -> Result<Settled, PlannerError> {
-        let started = Instant::now();
+        let (started, begun) = (Instant::now(), self.planner.now());
         let mut verify = |document: &DocumentId, span: Span, quote: &str| {
             // The document may have changed or gone since it was read: then it does not say this any more.
             let text = draft::present(self.collection.document_text(document))?;
@@ -246,7 +249,8 @@ impl Request<'_> {
         let judgement =
             Judgement::of(&self.query.question, &cited.text, unanswerable, &cited.sentences, &heard.logprobs, features);
         let probability = self.planner.judge.probability(&judgement);
-        Ok(Settled { cited, unanswerable, judgement, probability, ms: elapsed_ms(started) })
+        let (ms, clock_ms) = (elapsed_ms(started), self.planner.since_ms(begun));
+        Ok(Settled { cited, unanswerable, judgement, probability, ms, clock_ms })
     }
 
     /// Starts the next wider prompt, or says why none is taken.

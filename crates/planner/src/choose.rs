@@ -14,9 +14,6 @@ use crate::{Candidate, Objective, PlannerError, Route, limits::RefusedBy};
 /// Expected quality below which `cheapest` does not count a route as one that may answer.
 const MAY_ANSWER: f64 = 0.30;
 
-/// Share of the predicted time that a limit of time should allow, for the route to be taken the next time as well.
-const LATENCY_SLACK: f64 = 1.1;
-
 /// What a point of score is worth.
 struct Weights {
     quality: f64,
@@ -136,8 +133,8 @@ fn refusal(priced: &[Priced], forced: Option<Route>) -> PlannerError {
             reasons,
             needed_tokens: candidate.prompt_tokens,
             needed_cost: *worst_cost,
-            // What planning takes is part of it and differs from time to time.
-            needed_latency_ms: (candidate.latency_ms * LATENCY_SLACK).ceil() as u64,
+            // Planning takes not quite as long each time.
+            needed_latency_ms: (1.1 * candidate.latency_ms + 50.0).ceil() as u64,
         },
         None => PlannerError::DoesNotFit { route: forced, reasons },
     }

@@ -1,4 +1,5 @@
-//! What answers turned out to be like lately: how long they are, and how long checking their citations takes.
+//! What requests turned out to be like lately: how long answers are, how long planning and checking
+//! citations takes.
 //!
 //! Medians over the last answers, so that one long one does not spoil the next prediction. Nothing here is kept beyond
 //! the process.
@@ -23,6 +24,7 @@ pub(crate) struct Observed(Mutex<State>);
 struct State {
     output: VecDeque<f64>,
     cite_ms: HashMap<Route, VecDeque<f64>>,
+    planning_ms: VecDeque<f64>,
 }
 
 impl Observed {
@@ -35,6 +37,16 @@ impl Observed {
         let mut state = self.state();
         push(&mut state.output, output_tokens as f64);
         push(state.cite_ms.entry(route).or_default(), cite_ms);
+    }
+
+    /// Takes note of how long planning a question took, searching and composing included.
+    pub(crate) fn note_planning(&self, ms: f64) {
+        push(&mut self.state().planning_ms, ms);
+    }
+
+    /// Milliseconds that planning the next question takes; none before the first.
+    pub(crate) fn planning_ms(&self) -> Option<f64> {
+        median(&self.state().planning_ms)
     }
 
     /// Tokens to expect of the next answer: `configured` until enough have been seen, and at most `most`.

@@ -107,15 +107,21 @@ impl Planner {
         Ok(Self { generator, embedder, prompts, prices, options, judge, observed, reuse, clock, reading, learned })
     }
 
-    /// Takes the time by which it counts how soon prefixes are asked for again from `clock`, which gives the time since
-    /// any fixed start.
+    /// Takes the time by which it counts how soon prefixes are asked for again, and how long it takes itself, from
+    /// `clock`, which gives the time since any fixed start.
     #[must_use]
     pub fn with_clock(self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self { clock: Box::new(clock), ..self }
     }
 
+    /// The time by its clock.
     pub(crate) fn now(&self) -> Duration {
         (self.clock)()
+    }
+
+    /// Milliseconds since `begun` by its clock.
+    pub(crate) fn since_ms(&self, begun: Duration) -> f64 {
+        self.now().saturating_sub(begun).as_secs_f64() * 1e3
     }
 
     /// Places and judges prompts by `profile` from now on, questions being planned excepted. A profile of another model is
@@ -178,8 +184,18 @@ impl Planner {
         answer::carry_out(self, collection, query, planned, started, sink)
     }
 
+    /// The time by its clock.
+    pub(crate) fn now(&self) -> Duration {
+        (self.clock)()
+    }
+
+    /// Milliseconds since `begun` by its clock.
+    pub(crate) fn since_ms(&self, begun: Duration) -> f64 {
+        self.now().saturating_sub(begun).as_secs_f64() * 1e3
+    }
+
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
-        let started = Instant::now();
+        let (started, begun) = (Instant::now(), self.now());
         let top_k = self.check(query)?;
         let max_output = query.max_output_tokens.unwrap_or(self.options.default_max_output_tokens);
         let expected_output = self.observed.output_tokens(self.options.expected_output_tokens, max_output);
@@ -224,7 +240,8 @@ impl Planner {
         let timings = timings(&results, 0.0);
         let SearchResults { hits, generation, .. } = results;
         let material = Material { limits, scope, only, hits, features, top_k, profile };
-        let pricing = self.pricing(collection, query, &material, elapsed_ms(started), Spent::default());
+        let planning_ms = self.observed.planning_ms().unwrap_or_else(|| self.since_ms(begun));
+        let pricing = self.pricing(collection, query, &material, planning_ms, Spent::default());
         let mut variants = Vec::new();
         for route in ROUTES {
             let draft = |limits| {
@@ -235,8 +252,6 @@ impl Planner {
         }
         variants.extend(self.continued(collection, query, &material, &steps, &pricing)?);
 
-        // Composing took its time, too, and the engine went on meanwhile.
-        let pricing = self.pricing(collection, query, &material, elapsed_ms(started), Spent::default());
         let (mut priced, mut prefixes) = (Vec::new(), Vec::new());
         for variant in &variants {
             let (mut candidate, prefix) = self.price(&variant.draft, variant.turns, &pricing);
@@ -246,6 +261,7 @@ impl Planner {
             prefixes.extend(prefix.map(|prefix| (variant.turns, prefix)));
             priced.push(candidate);
         }
+        self.observed.note_planning(self.since_ms(begun));
         let mut candidates = choose::choose(priced, query.route, query.objective)?;
         let (chosen, turns) =
             candidates.first().map_or((Route::Passages, 0), |candidate| (candidate.route, candidate.turns));

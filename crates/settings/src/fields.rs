@@ -3,7 +3,7 @@
 
 use toml::Value;
 
-use crate::values::parse_host;
+use crate::values::{parse_amount, parse_host};
 
 /// What a key holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +33,8 @@ pub enum Kind {
     },
     /// An IP address or `localhost`.
     Host,
+    /// An amount in dollars above 0, as text, so that it is exact; empty where none is meant.
+    Amount,
     /// A path; empty where that has a meaning.
     Path {
         /// Whether it may be empty.
@@ -93,6 +95,8 @@ pub const FIELDS: &[Field] = &[
     integer("engine.default_max_tokens", 1, 1_000_000),
     Field { key: "planner.objective", kind: Kind::Choice(&["cheapest", "balanced", "best"]) },
     integer("planner.max_input_tokens", 0, 1_000_000_000),
+    Field { key: "planner.max_cost", kind: Kind::Amount },
+    integer("planner.max_latency_ms", 0, 86_400_000),
     integer("planner.passages_budget_tokens", 1, 1_000_000_000),
     integer("planner.section_tokens", 0, 1_000_000_000),
     integer("planner.documents_budget_tokens", 1, 1_000_000_000),
@@ -137,6 +141,7 @@ impl Kind {
             Self::Text { optional: true } => "a text, or empty".to_owned(),
             Self::Text { optional: false } => "a text that is not empty".to_owned(),
             Self::Host => "an IP address or localhost".to_owned(),
+            Self::Amount => "an amount in dollars above 0 such as \"0.002\", or empty".to_owned(),
             Self::Path { optional: true } => "a path, or empty".to_owned(),
             Self::Path { optional: false } => "a path".to_owned(),
         }
@@ -152,6 +157,7 @@ impl Kind {
             (Self::Choice(words), Value::String(s)) => words.contains(&s.as_str()),
             (Self::Text { optional }, Value::String(s)) => *optional || !s.trim().is_empty(),
             (Self::Host, Value::String(s)) => parse_host(s).is_some(),
+            (Self::Amount, Value::String(s)) => s.is_empty() || parse_amount(s).is_some(),
             (Self::Path { optional }, Value::String(s)) => *optional || !s.is_empty(),
             _ => false,
         }
@@ -163,7 +169,7 @@ impl Kind {
             Self::Integer { .. } => text.trim().parse().ok().map(Value::Integer),
             Self::Float { .. } => text.trim().parse().ok().map(Value::Float),
             Self::Switch => text.trim().parse().ok().map(Value::Boolean),
-            Self::Choice(_) | Self::Text { .. } | Self::Host | Self::Path { .. } => {
+            Self::Choice(_) | Self::Text { .. } | Self::Host | Self::Amount | Self::Path { .. } => {
                 Some(Value::String(text.to_owned()))
             }
         }

@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use edgewise_types::Money;
+
 use crate::{SettingsError, env, layer::Layers};
 
 /// Everything that can be configured.
@@ -304,6 +306,10 @@ pub struct Planner {
     pub objective: Objective,
     /// Most prompt tokens of any route; 0 is whatever the window leaves.
     pub max_input_tokens: usize,
+    /// Most a request may cost, in dollars; empty is no limit. See [`Planner::max_cost`].
+    pub max_cost: String,
+    /// Longest predicted time of an answer, milliseconds; 0 is no limit.
+    pub max_latency_ms: u64,
     /// Most tokens of passages the `passages` route places.
     pub passages_budget_tokens: usize,
     /// Longest section that is placed in one piece when at least half of it came up; 0 places passages as they are.
@@ -342,6 +348,11 @@ impl Planner {
     pub fn router_file(&self) -> Option<&Path> {
         Some(self.router.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
+
+    /// Most a request may cost, if that is limited.
+    pub fn max_cost(&self) -> Option<Money> {
+        parse_amount(&self.max_cost)
+    }
 }
 
 impl Default for Planner {
@@ -349,6 +360,8 @@ impl Default for Planner {
         Self {
             objective: Objective::Balanced,
             max_input_tokens: 0,
+            max_cost: String::new(),
+            max_latency_ms: 0,
             passages_budget_tokens: 1200,
             section_tokens: 400,
             documents_budget_tokens: 4096,
@@ -369,6 +382,11 @@ impl Default for Planner {
 pub struct Monitor {
     /// Hours between probes of a server; 0 is never.
     pub probe_every_h: u64,
+}
+
+/// An amount in dollars above 0.
+pub(crate) fn parse_amount(text: &str) -> Option<Money> {
+    text.trim().parse().ok().filter(|amount| *amount > Money::ZERO)
 }
 
 /// How log lines look.

@@ -21,6 +21,10 @@ pub(crate) enum Eval {
     Routing(super::EvalRouting),
     /// How well an answer tells that its sources do not hold what was asked, and the coefficients for the planner's judge
     Judge(EvalJudge),
+    /// What knowing the cache is worth: a simulated day of questions, under several ways to choose routes
+    Traffic(EvalTraffic),
+    /// How far predictions of tokens, cost and time are off: real questions on the configured engine, cold and warm
+    Prediction(EvalPrediction),
 }
 
 /// Arguments of `eval judge`.
@@ -44,6 +48,98 @@ pub(crate) struct EvalJudge {
     /// Put the coefficients into this file; those of other models in it stay
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
+    /// Keep embeddings in this file, so that the next run embeds only what is new
+    #[arg(long, value_name = "FILE")]
+    pub(crate) embeddings_cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) intervals: Intervals,
+}
+
+
+/// Arguments of `eval prediction`.
+#[derive(Debug, Args)]
+pub(crate) struct EvalPrediction {
+    /// The collection to ask [default: the user guide]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) collection: Option<CollectionName>,
+    /// Routes to take (default: all)
+    #[arg(long, value_enum, value_name = "ROUTE", value_delimiter = ',', default_value = "passages,documents,full")]
+    pub(crate) routes: Vec<PredictedRoute>,
+    /// Questions on each route, each asked cold and then warm
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) questions: u64,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) max_tokens: u64,
+    /// Seed of the choice of questions
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A route to predict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PredictedRoute {
+    /// The top chunks
+    Passages,
+    /// The few right documents, whole
+    Documents,
+    /// The whole collection
+    Full,
+}
+
+/// A machine to simulate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SimulatedMachine {
+    /// A model of 8 billion parameters on one H100
+    Gpu,
+    /// SmolLM2 on two CPU cores
+    Cpu,
+}
+
+/// Arguments of `eval traffic`.
+#[derive(Debug, Args)]
+pub(crate) struct EvalTraffic {
+    /// Folder with .md and .txt files to make collections of (may be repeated) [default: the user guide]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) documents: Vec<PathBuf>,
+    /// Sizes of the collections in tokens
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "2000,2000,2000,8000,8000,8000,30000,30000,120000,500000"
+    )]
+    pub(crate) sizes: Vec<usize>,
+    /// The machine
+    #[arg(long, value_enum, default_value = "gpu")]
+    pub(crate) machine: SimulatedMachine,
+    /// What the routers optimise [default: planner.objective]
+    #[arg(long, value_enum)]
+    pub(crate) objective: Option<super::ObjectiveArg>,
+    /// Questions of a day, on average
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) questions: usize,
+    /// Further questions of a session, on average
+    #[arg(long, value_name = "N", default_value_t = 2.0)]
+    pub(crate) follow_ups: f64,
+    /// Median time between two questions of a session, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub(crate) think: f64,
+    /// How much more popular the first collections are than the last (exponent of Zipf's law; 0: all alike)
+    #[arg(long, value_name = "EXPONENT", default_value_t = 1.0)]
+    pub(crate) zipf: f64,
+    /// Days, each with a seed of its own
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) days: u64,
+    /// Factors by which prices count in the choice, for the cost at equal quality
+    #[arg(long, value_name = "FACTOR", value_delimiter = ',', default_value = "0.1,0.3,3")]
+    pub(crate) factors: Vec<f64>,
+    /// Model whose prices are charged, by registry name [default: that of models without an entry]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prices_of: Option<String>,
     /// Keep embeddings in this file, so that the next run embeds only what is new
     #[arg(long, value_name = "FILE")]
     pub(crate) embeddings_cache: Option<PathBuf>,

@@ -4,6 +4,8 @@
 //! deleting go through the server that serves the data folder, if there is one; otherwise they take the writer's lock.
 //! Importing makes a collection that nobody has open yet.
 
+mod budget;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -27,6 +29,7 @@ pub(crate) fn run(command: &Collections, app: &App) -> Result<(), CliError> {
     match command {
         Collections::List { json } => list(app, *json),
         Collections::Info { name, json } => info(app, name, *json),
+        Collections::Budget(args) => budget::run(args, app),
         Collections::Check { names, json } => check(app, names, *json),
         Collections::Repair { name, json } => repair(app, name, *json),
         Collections::Compact { name, json } => compact(app, name, *json),

@@ -1,9 +1,12 @@
-//! `edgewise eval`: how good retrieval and chunks are on labelled sets, and which fusion suits a collection.
+//! `edgewise eval`: how good retrieval and chunks are on labelled sets, which fusion suits a collection, what knowing the
+//! cache is worth.
 
 mod judge;
 mod placement;
+mod prediction;
 mod routing;
 mod show;
+mod traffic;
 
 use std::{path::Path, sync::Arc};
 
@@ -36,6 +39,8 @@ pub(crate) fn run(command: &Eval, app: &App) -> Result<(), CliError> {
         Eval::Placement(args) => placement::run(args, app),
         Eval::Routing(args) => routing::run(args, app),
         Eval::Judge(args) => judge::run(args, app),
+        Eval::Traffic(args) => traffic::run(args, app),
+        Eval::Prediction(args) => prediction::run(args, app),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `edgewise usage`.
 
-use edgewise_ledger::Ledger;
+use edgewise_ledger::{Accuracy, Ledger, PredictionErrors};
 
 use crate::{
     app::App,
@@ -11,6 +11,10 @@ use crate::{
 
 pub(crate) fn run(args: &Usage, app: &App) -> Result<(), CliError> {
     let ledger = Ledger::open(&app.settings().paths.ledger)?;
+    if args.predictions {
+        let errors = ledger.predictions(None)?;
+        return if args.json { output::json(&errors) } else { predictions(&errors) };
+    }
     let totals = ledger.totals(None)?;
     let recent = ledger.recent(args.recent)?;
     if args.json {
@@ -44,4 +48,42 @@ pub(crate) fn run(args: &Usage, app: &App) -> Result<(), CliError> {
         .collect();
     let header = ["time", "collection", "route", "prompt", "cached", "output", "cost", "first token", "total"];
     Ok(output::line(&output::table(&header, &[3, 4, 5, 6, 7, 8], rows))?)
+}
+
+/// A row a route, cold and warm.
+pub(crate) fn predictions(errors: &[PredictionErrors]) -> Result<(), CliError> {
+    if errors.is_empty() {
+        return Ok(output::line("no answers to compare with what was predicted of them yet")?);
+    }
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let accuracy = |accuracy: &Accuracy| format!("{} / {}", percent(accuracy.median), percent(accuracy.p90));
+    let rows = errors
+        .iter()
+        .map(|e| {
+            vec![
+                e.route.clone(),
+                if e.warm { "warm" } else { "cold" }.to_owned(),
+                count(e.requests),
+                percent(e.tokens_exact),
+                percent(e.resident_exact),
+                percent(e.prompt_cost_exact),
+                accuracy(&e.cost),
+                accuracy(&e.ttft),
+                accuracy(&e.total),
+            ]
+        })
+        .collect();
+    let header = [
+        "route",
+        "cache",
+        "requests",
+        "tokens exact",
+        "cached exact",
+        "prompt cost exact",
+        "cost",
+        "first token",
+        "total",
+    ];
+    output::line(&output::table(&header, &[2, 3, 4, 5, 6, 7, 8], rows))?;
+    Ok(output::line(&output::dim("errors of cost and times relative to the actual ones: median / 90th percentile"))?)
 }

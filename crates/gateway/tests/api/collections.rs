@@ -162,3 +162,27 @@ async fn a_damaged_catalog_says_what_to_do_and_names_no_file() {
     gateway.post("/v1/collections/guide/repair", &json!({})).await.ok();
     gateway.get("/v1/collections/guide").await.ok();
 }
+
+#[tokio::test]
+async fn a_collection_keeps_its_budget_and_questions_are_held_to_it() {
+    let gateway = Gateway::saying("yes").with_corpus().await;
+    let path = "/v1/collections/guide/budget";
+    let none = json!({"max_cost": null, "max_input_tokens": null, "max_latency_ms": null});
+    assert_eq!(gateway.get(path).await.ok(), none);
+    gateway.put(path, &json!({"max_cost": "0.000000001"})).await.ok();
+    assert_eq!(gateway.get(path).await.ok()["max_cost"], "0.000000001");
+    let question = json!({"collection": "guide", "question": "Who founded the harbour?"});
+    let refused = gateway.post("/v1/query", &question).await;
+    assert!(refused.error(ErrorKind::DoesNotFit).contains("max_cost of the collection"));
+    gateway.put(path, &json!({"max_cost": "0"})).await.error(ErrorKind::InvalidRequest);
+    gateway.put(path, &json!({"max_price": "1"})).await.error(ErrorKind::MalformedRequest);
+    gateway.put("/v1/collections/other/budget", &json!({})).await.error(ErrorKind::UnknownCollection);
+    assert_eq!(gateway.put(path, &json!({})).await.ok(), none);
+    gateway.post("/v1/query", &question).await.ok();
+
+    let compared = gateway.get("/v1/usage/predictions").await.ok();
+    let route = &compared["routes"][0];
+    assert_eq!((&route["requests"], &route["tokens_exact"]), (&json!(1), &json!(1.0)), "{compared}");
+    assert_eq!(route["prompt_cost_exact"], json!(1.0), "{compared}");
+    gateway.get("/v1/usage/predictions?since=yesterday").await.error(ErrorKind::MalformedRequest);
+}

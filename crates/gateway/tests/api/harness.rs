@@ -144,6 +144,12 @@ impl Gateway {
         self.post_text(path, &body.to_string()).await
     }
 
+    pub async fn put(&self, path: &str, body: &Value) -> Reply {
+        let mut request = request(Method::PUT, path, Body::from(body.to_string()));
+        request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        self.send(request).await
+    }
+
     pub async fn post_text(&self, path: &str, body: &str) -> Reply {
         let mut request = request(Method::POST, path, Body::from(body.to_owned()));
         request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());

@@ -54,6 +54,11 @@ impl Fixture {
         Self { model, planner, collection, _folder: folder }
     }
 
+    /// The same with another planner.
+    pub(crate) fn map_planner(self, change: impl FnOnce(Planner) -> Planner) -> Self {
+        Self { planner: change(self.planner), ..self }
+    }
+
     pub(crate) fn explain(&self, query: &Query) -> Result<Explanation, PlannerError> {
         self.planner.explain(&self.collection, query)
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod answering;
+mod budgets;
 mod conversation;
 mod escalation;
 mod fixture;

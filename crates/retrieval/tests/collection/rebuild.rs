@@ -7,7 +7,7 @@ use std::sync::{
 
 use edgewise_documents::{FusionMethod, IndexProfile};
 use edgewise_model_api::ModelError;
-use edgewise_retrieval::{Collection, Collections, IngestOptions, RetrievalError, RetrievalModels, Silent};
+use edgewise_retrieval::{Ceiling, Collection, Collections, IngestOptions, RetrievalError, RetrievalModels, Silent};
 use edgewise_test_support::HashEmbedder;
 
 use crate::support::*;
@@ -181,4 +181,30 @@ fn a_plan_says_what_the_ingest_then_does() {
     let plan = changed.plan(&sources(&files), &IngestOptions::default()).unwrap();
     assert!(plan.anew.as_ref().is_some_and(|reason| reason.contains("embedder")), "{plan:?}");
     assert_eq!((plan.chunks_kept, plan.chunks_to_embed), (0, chunks));
+}
+
+#[test]
+fn a_ceiling_outlives_the_process_and_another_profile() {
+    let root = tempfile::tempdir().unwrap();
+    let collection = guide(root.path());
+    ingest(&collection, FILES);
+    assert!(collection.ceiling().unwrap().is_none());
+    let ceiling = Ceiling { max_cost: Some("0.002".parse().unwrap()), max_latency_ms: Some(900), ..Ceiling::default() };
+    collection.set_ceiling(ceiling).unwrap();
+    assert_eq!(collection.ceiling().unwrap(), ceiling);
+    let wrong = Ceiling { max_input_tokens: Some(0), ..ceiling };
+    assert!(matches!(collection.set_ceiling(wrong), Err(RetrievalError::InvalidRequest(_))));
+    drop(collection);
+
+    let opened = guide(root.path());
+    assert_eq!(opened.ceiling().unwrap(), ceiling);
+    let mut other = IndexProfile::default();
+    other.chunk.target_tokens = 60;
+    let options = IngestOptions { profile: Some(other), ..IngestOptions::default() };
+    opened.ingest(sources(FILES), &options, &Silent).unwrap();
+    assert_eq!(opened.profile().chunk.target_tokens, 60);
+    assert_eq!(opened.ceiling().unwrap(), ceiling, "a profile says how to index, not what questions may use");
+    opened.set_ceiling(Ceiling::default()).unwrap();
+    drop(opened);
+    assert!(guide(root.path()).ceiling().unwrap().is_none());
 }

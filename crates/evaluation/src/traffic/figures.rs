@@ -1,0 +1,190 @@
+//! What the policies came to.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use edgewise_planner::Route;
+use edgewise_types::Usage;
+use serde::{Deserialize, Serialize};
+
+use super::{Policy, TrafficOptions, corpus::Corpus, day::Day, shares};
+use crate::{Bootstrap, Estimate};
+
+/// One answered question.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Outcome {
+    pub(super) route: Route,
+    pub(super) usage: Usage,
+    pub(super) dollars: f64,
+    pub(super) quality: f64,
+    pub(super) ttft: Duration,
+    pub(super) total: Duration,
+}
+
+/// One day under one policy.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Run {
+    pub(super) policy: Policy,
+    pub(super) outcomes: Vec<Outcome>,
+}
+
+/// What a policy came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyReport {
+    /// The policy.
+    #[serde(flatten)]
+    pub policy: Policy,
+    /// Dollars for a thousand questions, over the days.
+    pub cost: Estimate,
+    /// Cost relative to that of the router blind to the cache, day by day.
+    pub cost_to_blind: Estimate,
+    /// The router's own expected quality of the routes taken.
+    pub quality: Estimate,
+    /// Time to the first token in milliseconds: median and 95th percentile over all days.
+    pub ttft_ms: (f64, f64),
+    /// Time to the last token, likewise.
+    pub total_ms: (f64, f64),
+    /// Share of prompt tokens that were found in the cache.
+    pub hit_rate: f64,
+    /// Share of the questions by route.
+    pub routes: BTreeMap<Route, f64>,
+}
+
+/// Costs at equal expected quality.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Matched {
+    /// The cache-aware router's cost relative to what the blind one pays for the same expected quality, over the days
+    /// on which some mixture of the blind one's settings reaches it.
+    pub to_blind: Estimate,
+    /// Days on which it does.
+    pub days: usize,
+    /// The other way round: what the cache-aware router pays for the blind one's quality, relative to the blind one.
+    pub at_blind_quality: Estimate,
+    /// Days on which some mixture of the cache-aware one's settings reaches it.
+    pub days_at_blind_quality: usize,
+}
+
+/// What the simulation came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrafficReport {
+    /// The machine.
+    pub machine: String,
+    /// Tokens of each collection.
+    pub collections: Vec<usize>,
+    /// Days.
+    pub days: usize,
+    /// Questions of all days.
+    pub questions: usize,
+    /// Sessions of all days.
+    pub sessions: usize,
+    /// Policies.
+    pub policies: Vec<PolicyReport>,
+    /// Cost at equal quality.
+    pub matched: Matched,
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0_usize), |(sum, count), value| (sum + value, count + 1));
+    sum / count.max(1) as f64
+}
+
+impl Run {
+    fn dollars(&self) -> f64 {
+        mean(self.outcomes.iter().map(|outcome| outcome.dollars))
+    }
+
+    fn quality(&self) -> f64 {
+        mean(self.outcomes.iter().map(|outcome| outcome.quality))
+    }
+
+    /// Cost and quality.
+    fn point(&self) -> (f64, f64) {
+        (self.dollars(), self.quality())
+    }
+}
+
+fn quantiles(outcomes: &[&Outcome], of: impl Fn(&Outcome) -> Duration) -> (f64, f64) {
+    let mut ms: Vec<f64> = outcomes.iter().map(|outcome| of(outcome).as_secs_f64() * 1e3).collect();
+    ms.sort_by(f64::total_cmp);
+    let at = |share: f64| ms.get(((ms.len().max(1) - 1) as f64 * share).round() as usize).copied().unwrap_or(0.0);
+    (at(0.5), at(0.95))
+}
+
+/// The least cost of `quality` by one of `points`, which are (cost, quality), or by taking one of two of them at random
+/// for each question.
+pub(super) fn cost_of_quality(points: &[(f64, f64)], quality: f64) -> Option<f64> {
+    let mut least: Option<f64> = None;
+    for &(cost_a, quality_a) in points {
+        for &(cost_b, quality_b) in points {
+            if quality_a < quality || quality_b > quality_a {
+                continue;
+            }
+            let cost = if quality_b >= quality {
+                cost_a.min(cost_b)
+            } else {
+                cost_b + (cost_a - cost_b) * (quality - quality_b) / (quality_a - quality_b)
+            };
+            least = Some(least.map_or(cost, |least| least.min(cost)));
+        }
+    }
+    least
+}
+
+pub(super) fn report(corpus: &Corpus, days: &[Day], runs: &[Run], options: &TrafficOptions) -> TrafficReport {
+    // Runs come policy by policy, in each day by day.
+    let of_policy: Vec<&[Run]> = runs.chunks(days.len().max(1)).collect();
+    let find = |wanted: Policy| of_policy.iter().copied().find(|runs| runs.first().is_some_and(|r| r.policy == wanted));
+    let blind = find(Policy::Blind { factor: 1.0 }).unwrap_or_default();
+    let policies = of_policy.iter().map(|runs| policy(runs, blind, &options.bootstrap)).collect();
+    TrafficReport {
+        machine: options.machine.name.clone(),
+        collections: corpus.tokens(),
+        days: days.len(),
+        questions: days.iter().map(|day| day.arrivals.len()).sum(),
+        sessions: days.iter().map(|day| day.sessions).sum(),
+        policies,
+        matched: matched(&of_policy, days.len(), &options.bootstrap),
+    }
+}
+
+fn policy(runs: &[Run], blind: &[Run], bootstrap: &Bootstrap) -> PolicyReport {
+    let per_day = |value: fn(&Run) -> f64| -> Vec<f64> { runs.iter().map(value).collect() };
+    let outcomes: Vec<&Outcome> = runs.iter().flat_map(|run| &run.outcomes).collect();
+    let read: usize = outcomes.iter().map(|outcome| outcome.usage.cache_read_tokens).sum();
+    let prompt: usize = outcomes.iter().map(|outcome| outcome.usage.prompt_tokens()).sum();
+    let ratios: Vec<f64> = runs.iter().zip(blind).map(|(run, blind)| run.dollars() / blind.dollars()).collect();
+    PolicyReport {
+        policy: runs.first().map_or(Policy::Passages, |run| run.policy),
+        cost: bootstrap.estimate(&per_day(|run| 1000.0 * run.dollars())),
+        cost_to_blind: bootstrap.estimate(&ratios),
+        quality: bootstrap.estimate(&per_day(Run::quality)),
+        ttft_ms: quantiles(&outcomes, |outcome| outcome.ttft),
+        total_ms: quantiles(&outcomes, |outcome| outcome.total),
+        hit_rate: read as f64 / prompt.max(1) as f64,
+        routes: shares(&outcomes).into_iter().collect(),
+    }
+}
+
+fn matched(of_policy: &[&[Run]], days: usize, bootstrap: &Bootstrap) -> Matched {
+    let (mut to_blind, mut at_blind) = (Vec::new(), Vec::new());
+    for day in 0..days {
+        let points = |wanted: fn(&Policy) -> bool| -> Vec<(f64, f64)> {
+            let of_day = of_policy.iter().filter_map(|runs| runs.get(day));
+            of_day.filter(|run| wanted(&run.policy)).map(Run::point).collect()
+        };
+        let aware = points(|policy| matches!(policy, Policy::Aware { .. }));
+        // Whoever knows nothing of the cache can always retrieve or always read everything, too.
+        let blind = points(|policy| matches!(policy, Policy::Blind { .. } | Policy::Passages | Policy::Full));
+        if let Some(&(cost, quality)) = aware.first() {
+            to_blind.extend(cost_of_quality(&blind, quality).map(|of_blind| cost / of_blind));
+        }
+        if let Some(&(cost, quality)) = blind.first() {
+            at_blind.extend(cost_of_quality(&aware, quality).map(|of_aware| of_aware / cost));
+        }
+    }
+    Matched {
+        to_blind: bootstrap.estimate(&to_blind),
+        days: to_blind.len(),
+        at_blind_quality: bootstrap.estimate(&at_blind),
+        days_at_blind_quality: at_blind.len(),
+    }
+}
