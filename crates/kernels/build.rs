@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let nvcc = nvcc(&home)?;
 
     let mut objects = Vec::new();
-    let mut files: Vec<PathBuf> = fs::read_dir(&sources)?.map(|entry| Ok(entry?.path())).collect::<Result<_, Box<dyn Error>>>()?;
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&sources)?.map(|entry| Ok(entry?.path())).collect::<Result<_, Box<dyn Error>>>()?;
     files.sort();
     for file in files {
         let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();

@@ -112,7 +112,9 @@ impl Bench {
         }
         let took = median(seconds);
         let rate = length as f64 / took;
-        println!("{{\"prefill\": {length}, \"cached_tokens\": 0, \"seconds\": {took:.4}, \"tokens_per_s\": {rate:.0}}}");
+        println!(
+            "{{\"prefill\": {length}, \"cached_tokens\": 0, \"seconds\": {took:.4}, \"tokens_per_s\": {rate:.0}}}"
+        );
         Ok(())
     }
 

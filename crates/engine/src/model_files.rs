@@ -111,7 +111,13 @@ impl<'a> Sequence<'a> {
 
     /// Appends `tokens` and gives the logits after them.
     pub(crate) fn forward(&mut self, tokens: &[u32]) -> Vec<f32> {
-        let entry = BatchEntry { tokens, position: self.position, pages: &self.pages, logits: true, generated_from: usize::MAX };
+        let entry = BatchEntry {
+            tokens,
+            position: self.position,
+            pages: &self.pages,
+            logits: true,
+            generated_from: usize::MAX,
+        };
         let logits = StepModel::forward(self.decoder, &mut self.kv, &[entry]).unwrap();
         self.position += tokens.len();
         logits.into_iter().flatten().next().unwrap()

@@ -61,4 +61,6 @@ pub use routing::{
 };
 pub use rows::{Other, Rows};
 pub use systems::{System, SystemReport};
-pub use traffic::{Machine, Matched, Policy, PolicyReport, Text, TrafficOptions, TrafficReport, evaluate_traffic};
+pub use traffic::{
+    Machine, Matched, PolicyReport, Text, TrafficOptions, TrafficPolicy, TrafficReport, evaluate_traffic,
+};

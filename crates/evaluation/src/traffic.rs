@@ -79,7 +79,7 @@ pub struct TrafficOptions {
 /// How routes are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "policy", rename_all = "snake_case")]
-pub enum Policy {
+pub enum TrafficPolicy {
     /// The product: knows what is resident, and shares the cost of a prefix among its expected readers.
     Aware {
         /// What prices are multiplied with in the choice.
@@ -101,7 +101,7 @@ pub enum Policy {
     Full,
 }
 
-impl Policy {
+impl TrafficPolicy {
     fn factor(self) -> f64 {
         match self {
             Self::Aware { factor } | Self::Shortsighted { factor } | Self::Blind { factor } => factor,
@@ -119,7 +119,7 @@ impl Policy {
     }
 }
 
-impl std::fmt::Display for Policy {
+impl std::fmt::Display for TrafficPolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (name, factor) = match self {
             Self::Aware { factor } => ("cache-aware", *factor),
@@ -147,11 +147,11 @@ pub fn evaluate_traffic(
     let corpus = Corpus::build(texts, &options.sizes, embedder, &memo, progress)?;
     let mut policies = Vec::new();
     for factor in std::iter::once(1.0).chain(options.factors.iter().copied().filter(|factor| *factor != 1.0)) {
-        policies.extend([Policy::Aware { factor }, Policy::Blind { factor }]);
+        policies.extend([TrafficPolicy::Aware { factor }, TrafficPolicy::Blind { factor }]);
     }
-    policies.extend([Policy::Shortsighted { factor: 1.0 }, Policy::Passages, Policy::Full]);
+    policies.extend([TrafficPolicy::Shortsighted { factor: 1.0 }, TrafficPolicy::Passages, TrafficPolicy::Full]);
     let days: Vec<Day> = (1..=options.days).map(|seed| Day::simulate(&corpus, options, seed)).collect();
-    let jobs: Vec<(Policy, &Day)> =
+    let jobs: Vec<(TrafficPolicy, &Day)> =
         policies.iter().flat_map(|policy| days.iter().map(move |day| (*policy, day))).collect();
     let total = jobs.iter().map(|(_, day)| day.arrivals.len()).sum();
     let done = AtomicUsize::new(0);
@@ -180,7 +180,7 @@ fn scaled(prices: &ModelPrices, factor: f64) -> ModelPrices {
 
 /// One day under one policy.
 fn live(
-    policy: Policy,
+    policy: TrafficPolicy,
     day: &Day,
     corpus: &Corpus,
     embedder: &Arc<dyn Embedder>,
@@ -189,7 +189,7 @@ fn live(
     answered: &dyn Fn(),
 ) -> Result<Vec<Outcome>, EvaluationError> {
     let clock = Clock::default();
-    let blind = matches!(policy, Policy::Blind { .. });
+    let blind = matches!(policy, TrafficPolicy::Blind { .. });
     let engine = SimulatedEngine::new(&options.machine, Arc::clone(memo), clock.clone(), blind)
         .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
     let engine = Arc::new(engine);
@@ -199,7 +199,7 @@ fn live(
     prices.models = Default::default();
     prices.default = scaled(&options.prices, policy.factor());
     let planner_options =
-        PlannerOptions { amortise: matches!(policy, Policy::Aware { .. }), ..options.machine.planner.clone() };
+        PlannerOptions { amortise: matches!(policy, TrafficPolicy::Aware { .. }), ..options.machine.planner.clone() };
     let time = clock.clone();
     let planner =
         Planner::new(generator, Arc::clone(embedder), prompts, prices, planner_options)?.with_clock(move || time.now());

@@ -67,6 +67,7 @@ impl Recorder {
             cost: base.predicted.cost + second.cost,
             ttft_ms: base.predicted.ttft_ms,
             latency_ms: base.predicted.latency_ms + second.latency_ms,
+            usage: base.predicted.usage.map(|usage| usage.plus(&second.usage)),
         });
         self.write(&RequestRecord {
             route: decided.chosen.to_string(),
@@ -78,7 +79,7 @@ impl Recorder {
             timings: answer.timings,
             ..base
         });
-        feedback::keep(&self.ledger, id, at, query, &answer.explanation);
+        feedback::keep(&self.ledger, id, at, query, decided);
     }
 
     /// Records a failure after the first token.

@@ -148,6 +148,7 @@ pub(crate) fn carry_out(
         }
     }
 
+    let answered_tokens = heard.usage.output_tokens;
     let Settled { cited, unanswerable, judgement, probability, clock_ms, .. } = settled;
     let Cited { text, sentences, citations } = cited;
     let mut answer = Answer {
@@ -182,7 +183,9 @@ pub(crate) fn carry_out(
     }
     answer.timings.cite_ms += elapsed_ms(finishing);
     answer.timings.total_ms = elapsed_ms(started);
-    planner.observed.note(answer.explanation.chosen, answer.usage.output_tokens, planner.since_ms(cite_begun));
+    if answer.escalation.is_none() {
+        planner.observed.note(answer.explanation.chosen, answered_tokens, clock_ms);
+    }
     Ok(answer)
 }
 

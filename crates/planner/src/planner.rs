@@ -184,16 +184,6 @@ impl Planner {
         answer::carry_out(self, collection, query, planned, started, sink)
     }
 
-    /// The time by its clock.
-    pub(crate) fn now(&self) -> Duration {
-        (self.clock)()
-    }
-
-    /// Milliseconds since `begun` by its clock.
-    pub(crate) fn since_ms(&self, begun: Duration) -> f64 {
-        self.now().saturating_sub(begun).as_secs_f64() * 1e3
-    }
-
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
         let (started, begun) = (Instant::now(), self.now());
         let top_k = self.check(query)?;

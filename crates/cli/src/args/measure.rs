@@ -55,7 +55,6 @@ pub(crate) struct EvalJudge {
     pub(crate) intervals: Intervals,
 }
 
-
 /// Arguments of `eval prediction`.
 #[derive(Debug, Args)]
 pub(crate) struct EvalPrediction {

@@ -62,7 +62,8 @@ impl<M: StepModel> Probe<'_, M> {
         let begun = self.clock.now();
         let mut position = held;
         for tokens in ids.chunks(chunk) {
-            self.model.forward(self.kv, &[BatchEntry { tokens, position, pages: &pages, logits: true, generated_from }])?;
+            self.model
+                .forward(self.kv, &[BatchEntry { tokens, position, pages: &pages, logits: true, generated_from }])?;
             position += tokens.len();
         }
         Ok((self.clock.now() - begun).as_secs_f64() * 1e3)

@@ -15,7 +15,8 @@ use edgewise_types::TenantId;
 use crate::support::{CUDA, Sequence, best, relative_error};
 
 fn model() -> PathBuf {
-    let models = std::env::var_os("EDGEWISE_TEST_MODELS").expect("EDGEWISE_TEST_MODELS names the folder of test models");
+    let models =
+        std::env::var_os("EDGEWISE_TEST_MODELS").expect("EDGEWISE_TEST_MODELS names the folder of test models");
     PathBuf::from(models).join("smollm2-135m-instruct").join("SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
@@ -34,7 +35,8 @@ const QUESTIONS: [&str; 5] = [
 
 /// A text of some thousand tokens, and a question behind it.
 fn long_question() -> String {
-    let passage = |i: u32| format!("Passage {i}. The keeper of lighthouse {i} wrote {} letters in the winter. ", i * 7 % 31);
+    let passage =
+        |i: u32| format!("Passage {i}. The keeper of lighthouse {i} wrote {} letters in the winter. ", i * 7 % 31);
     let passages: String = (0..120).map(passage).collect();
     format!("{passages}\nHow many letters did the keeper of lighthouse 9 write?")
 }
@@ -115,8 +117,11 @@ fn cached_cold_alone_and_batched_give_the_same_tokens() {
     let generator = generator(&EngineOptions { device_prefill_chunk: 512, ..EngineOptions::default() });
     let long = long_question();
     let questions: Vec<&str> = QUESTIONS.into_iter().chain([long.as_str()]).collect();
-    let cold: Vec<_> =
-        questions.iter().enumerate().map(|(i, q)| run(&generator, request(&generator, q, &format!("cold{i}"), 40))).collect();
+    let cold: Vec<_> = questions
+        .iter()
+        .enumerate()
+        .map(|(i, q)| run(&generator, request(&generator, q, &format!("cold{i}"), 40)))
+        .collect();
     assert!(cold.iter().all(|(_, _, cached)| *cached == 0));
     // Warm: all but the last token is resident.
     for (i, question) in questions.iter().enumerate() {

@@ -6,7 +6,7 @@ use edgewise_planner::Route;
 use edgewise_types::Usage;
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, TrafficOptions, corpus::Corpus, day::Day, shares};
+use super::{TrafficOptions, TrafficPolicy, corpus::Corpus, day::Day, shares};
 use crate::{Bootstrap, Estimate};
 
 /// One answered question.
@@ -23,7 +23,7 @@ pub(super) struct Outcome {
 /// One day under one policy.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Run {
-    pub(super) policy: Policy,
+    pub(super) policy: TrafficPolicy,
     pub(super) outcomes: Vec<Outcome>,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Run {
 pub struct PolicyReport {
     /// The policy.
     #[serde(flatten)]
-    pub policy: Policy,
+    pub policy: TrafficPolicy,
     /// Dollars for a thousand questions, over the days.
     pub cost: Estimate,
     /// Cost relative to that of the router blind to the cache, day by day.
@@ -132,8 +132,9 @@ pub(super) fn cost_of_quality(points: &[(f64, f64)], quality: f64) -> Option<f64
 pub(super) fn report(corpus: &Corpus, days: &[Day], runs: &[Run], options: &TrafficOptions) -> TrafficReport {
     // Runs come policy by policy, in each day by day.
     let of_policy: Vec<&[Run]> = runs.chunks(days.len().max(1)).collect();
-    let find = |wanted: Policy| of_policy.iter().copied().find(|runs| runs.first().is_some_and(|r| r.policy == wanted));
-    let blind = find(Policy::Blind { factor: 1.0 }).unwrap_or_default();
+    let find =
+        |wanted: TrafficPolicy| of_policy.iter().copied().find(|runs| runs.first().is_some_and(|r| r.policy == wanted));
+    let blind = find(TrafficPolicy::Blind { factor: 1.0 }).unwrap_or_default();
     let policies = of_policy.iter().map(|runs| policy(runs, blind, &options.bootstrap)).collect();
     TrafficReport {
         machine: options.machine.name.clone(),
@@ -153,7 +154,7 @@ fn policy(runs: &[Run], blind: &[Run], bootstrap: &Bootstrap) -> PolicyReport {
     let prompt: usize = outcomes.iter().map(|outcome| outcome.usage.prompt_tokens()).sum();
     let ratios: Vec<f64> = runs.iter().zip(blind).map(|(run, blind)| run.dollars() / blind.dollars()).collect();
     PolicyReport {
-        policy: runs.first().map_or(Policy::Passages, |run| run.policy),
+        policy: runs.first().map_or(TrafficPolicy::Passages, |run| run.policy),
         cost: bootstrap.estimate(&per_day(|run| 1000.0 * run.dollars())),
         cost_to_blind: bootstrap.estimate(&ratios),
         quality: bootstrap.estimate(&per_day(Run::quality)),
@@ -167,13 +168,15 @@ fn policy(runs: &[Run], blind: &[Run], bootstrap: &Bootstrap) -> PolicyReport {
 fn matched(of_policy: &[&[Run]], days: usize, bootstrap: &Bootstrap) -> Matched {
     let (mut to_blind, mut at_blind) = (Vec::new(), Vec::new());
     for day in 0..days {
-        let points = |wanted: fn(&Policy) -> bool| -> Vec<(f64, f64)> {
+        let points = |wanted: fn(&TrafficPolicy) -> bool| -> Vec<(f64, f64)> {
             let of_day = of_policy.iter().filter_map(|runs| runs.get(day));
             of_day.filter(|run| wanted(&run.policy)).map(Run::point).collect()
         };
-        let aware = points(|policy| matches!(policy, Policy::Aware { .. }));
+        let aware = points(|policy| matches!(policy, TrafficPolicy::Aware { .. }));
         // Whoever knows nothing of the cache can always retrieve or always read everything, too.
-        let blind = points(|policy| matches!(policy, Policy::Blind { .. } | Policy::Passages | Policy::Full));
+        let blind = points(|policy| {
+            matches!(policy, TrafficPolicy::Blind { .. } | TrafficPolicy::Passages | TrafficPolicy::Full)
+        });
         if let Some(&(cost, quality)) = aware.first() {
             to_blind.extend(cost_of_quality(&blind, quality).map(|of_blind| cost / of_blind));
         }

@@ -50,8 +50,10 @@ fn a_day_gives_the_same_figures_twice_and_they_fit_together() {
     assert_eq!((report.days, report.collections.len(), report.policies.len()), (2, 2, 7));
     assert!((60..=200).contains(&report.questions), "{}", report.questions);
     assert!(report.sessions < report.questions);
-    let of = |wanted: Policy| report.policies.iter().find(|report| report.policy == wanted);
-    let (Some(passages), Some(full)) = (of(Policy::Passages), of(Policy::Full)) else { panic!("{report:?}") };
+    let of = |wanted: TrafficPolicy| report.policies.iter().find(|report| report.policy == wanted);
+    let (Some(passages), Some(full)) = (of(TrafficPolicy::Passages), of(TrafficPolicy::Full)) else {
+        panic!("{report:?}")
+    };
     assert_eq!(passages.routes.get(&Route::Passages).map(|share| share.round()), Some(1.0));
     assert_eq!(full.routes.get(&Route::Full).map(|share| share.round()), Some(1.0));
     assert!(full.hit_rate > passages.hit_rate && full.hit_rate < 1.0);

@@ -56,9 +56,7 @@ impl Device {
         }
         let mut stream = null_mut();
         // SAFETY: writes the handle of a new stream.
-        check("cudaStreamCreate", unsafe {
-            ffi::cudaStreamCreateWithFlags(&mut stream, ffi::STREAM_NON_BLOCKING)
-        })?;
+        check("cudaStreamCreate", unsafe { ffi::cudaStreamCreateWithFlags(&mut stream, ffi::STREAM_NON_BLOCKING) })?;
         Ok(Self(Arc::new(Inner { stream, multiprocessors: attribute(ffi::ATTRIBUTE_MULTIPROCESSORS)? })))
     }
 
@@ -141,9 +139,7 @@ impl Event {
     pub fn until(&self, later: &Self) -> Result<f32, CudaError> {
         let mut milliseconds = 0.0;
         // SAFETY: writes a number; both events exist.
-        check("cudaEventElapsedTime", unsafe {
-            ffi::cudaEventElapsedTime(&mut milliseconds, self.raw, later.raw)
-        })?;
+        check("cudaEventElapsedTime", unsafe { ffi::cudaEventElapsedTime(&mut milliseconds, self.raw, later.raw) })?;
         Ok(milliseconds)
     }
 }

@@ -126,7 +126,8 @@ impl Library {
                      LD_LIBRARY_PATH"
                 .to_owned(),
         };
-        let names: [&CStr; 3] = [c"libcublasLt.so.13", c"/usr/local/cuda/lib64/libcublasLt.so.13", c"libcublasLt.so.12"];
+        let names: [&CStr; 3] =
+            [c"libcublasLt.so.13", c"/usr/local/cuda/lib64/libcublasLt.so.13", c"libcublasLt.so.12"];
         // SAFETY: the library is NVIDIA's, whose initialisers have no preconditions.
         let library = names.iter().map(|name| unsafe { ffi::dlopen(name.as_ptr(), NOW) }).find(|l| !l.is_null());
         let library = library.ok_or_else(missing)?;

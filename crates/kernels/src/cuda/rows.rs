@@ -62,13 +62,7 @@ pub fn rms_norm(
 ///
 /// # Errors
 /// [`CudaError`] when shapes don't match.
-pub fn silu_mul(
-    device: &Device,
-    gate: Slice<'_>,
-    up: Slice<'_>,
-    rows: usize,
-    width: usize,
-) -> Result<(), CudaError> {
+pub fn silu_mul(device: &Device, gate: Slice<'_>, up: Slice<'_>, rows: usize, width: usize) -> Result<(), CudaError> {
     require(width.is_multiple_of(8), "the width of a gate", width, "a multiple of 8")?;
     for first in (0..rows).step_by(GATE_ROWS) {
         let count = GATE_ROWS.min(rows - first);

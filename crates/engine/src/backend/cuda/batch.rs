@@ -228,10 +228,7 @@ mod tests {
             rows(&batch.runs),
             [(Kind::Generated, 0..1), (Kind::Prompt, 1..8), (Kind::Generated, 8..12), (Kind::Prompt, 12..17)]
         );
-        assert_eq!(
-            rows(&batch.wanted_runs),
-            [(Kind::Generated, 0..1), (Kind::Prompt, 1..2), (Kind::Generated, 2..3)]
-        );
+        assert_eq!(rows(&batch.wanted_runs), [(Kind::Generated, 0..1), (Kind::Prompt, 1..2), (Kind::Generated, 2..3)]);
         let at = |first: usize, count: usize| &batch.numbers[first..first + count];
         assert_eq!(at(batch.wanted_rows, 3), [0, 1, 11]);
         assert_eq!(at(batch.slots, 3), [3 * 64 + 6, 3 * 64, 7 * 64 + 60]);

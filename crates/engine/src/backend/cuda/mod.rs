@@ -328,9 +328,8 @@ impl Backend for Cuda {
         let device = self.device();
         let table = rope.table();
         let angles = |turn: fn(f64) -> f64| -> Result<DeviceMemory, DecoderError> {
-            let value = |position: usize, frequency: &f64| {
-                (turn(position as f64 * frequency) * table.attention_factor) as f32
-            };
+            let value =
+                |position: usize, frequency: &f64| (turn(position as f64 * frequency) * table.attention_factor) as f32;
             let row = |position| table.frequencies.iter().map(move |f| value(position, f)).collect::<Vec<f32>>();
             let values = (0..config.context_window).flat_map(row);
             let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();

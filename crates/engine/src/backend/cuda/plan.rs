@@ -113,8 +113,9 @@ impl Cuda {
                 needed: 16 * page_bytes,
                 free,
                 total,
-                remedy: "lower engine.device_prefill_chunk, raise engine.device_memory_share, or choose a smaller model"
-                    .to_owned(),
+                remedy:
+                    "lower engine.device_prefill_chunk, raise engine.device_memory_share, or choose a smaller model"
+                        .to_owned(),
             });
         }
         let mib = |bytes: usize| bytes >> 20;

@@ -21,11 +21,7 @@ pub struct CudaMatrix {
 
 impl CudaMatrix {
     /// Copies bf16 as it is; everything else is expanded and rounded.
-    pub(super) fn new(
-        backend: &Cuda,
-        weights: &HostMatrix<'_>,
-        bias: Option<&[f32]>,
-    ) -> Result<Self, DecoderError> {
+    pub(super) fn new(backend: &Cuda, weights: &HostMatrix<'_>, bias: Option<&[f32]>) -> Result<Self, DecoderError> {
         let &HostMatrix { rows, columns, format, ref bytes } = weights;
         let device = backend.device();
         let memory = DeviceMemory::new(device, rows * columns * size_of::<bf16>()).map_err(device_error)?;
