@@ -26,11 +26,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("catalog", &["types"]),
     ("lexical-index", &["types"]),
     ("vector-index", &["types", "kernels"]),
+    ("summary-tree", &[]),
     ("retrieval", &["types", "model-api", "documents", "catalog", "lexical-index", "vector-index", "telemetry"]),
     ("ledger", &["types"]),
     ("planner", &["types", "model-api", "prompts", "retrieval", "ledger", "telemetry"]),
     ("gateway", &["types", "model-api", "settings", "telemetry", "retrieval", "planner", "ledger"]),
-    ("evaluation", &["types", "model-api", "documents", "retrieval", "planner"]),
+    ("evaluation", &["types", "model-api", "prompts", "documents", "retrieval", "planner"]),
     (
         "cli",
         &[

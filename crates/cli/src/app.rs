@@ -7,7 +7,7 @@ use edgewise_gateway::Recorder;
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
-use edgewise_planner::{Objective, Planner, PlannerOptions, Router};
+use edgewise_planner::{EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, Router};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
 use edgewise_settings::Settings;
@@ -159,12 +159,24 @@ impl App {
             model: self.settings.models.generator.clone(),
             template_hash: prompts.answer().template_hash().to_owned(),
         };
+        let profile = self.profiles().load(generator.info());
         let mut planner = Planner::new(generator, embedder, prompts, prices, self.planner_options())?;
         if let Some(file) = self.settings.planner.router_file() {
             planner = planner.with_router(Router::load(file).map_err(|error| CliError::Usage(error.to_string()))?);
         }
         planner.correct_with(|| edgewise_gateway::learned(&recorder.ledger))?;
+        match profile {
+            Ok(Some(profile)) => drop(planner.set_reading_profile(Arc::new(profile))),
+            Ok(None) => {}
+            // Answers do not depend on it; where passages stand does, by the rule instead of by measurement.
+            Err(error) => tracing::warn!(%error, "the model's reading profile is not used"),
+        }
         Ok(Stack { collections, planner: Arc::new(planner), recorder })
+    }
+
+    /// The folder of reading profiles.
+    pub(crate) fn profiles(&self) -> ProfileStore {
+        ProfileStore::new(&self.settings.paths.profiles)
     }
 
     fn planner_options(&self) -> PlannerOptions {
@@ -177,6 +189,13 @@ impl App {
             top_k: planner.top_k,
             score_floor: planner.score_floor as f32,
             pre_route: planner.pre_route == edgewise_settings::PreRoute::Model,
+            excerpts_budget_tokens: planner.excerpts_budget_tokens,
+            respect_effective_window: match planner.respect_effective_window {
+                edgewise_settings::EffectiveWindow::Ignore => EffectiveWindow::Ignore,
+                edgewise_settings::EffectiveWindow::Penalise => EffectiveWindow::Penalise,
+                edgewise_settings::EffectiveWindow::Refuse => EffectiveWindow::Refuse,
+            },
+            escalate: planner.escalate,
             default_max_output_tokens: self.settings.engine.default_max_tokens,
             ..PlannerOptions::default()
         }

@@ -2,6 +2,8 @@
 
 mod feedback;
 mod measure;
+mod placement;
+mod probe;
 mod routing;
 
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use edgewise_types::{CollectionName, Money};
 
 pub(crate) use feedback::Feedback;
 pub(crate) use measure::{Bench, BenchEngine, Eval, EvalChunking, EvalRetrieval, Intervals};
+pub(crate) use placement::EvalPlacement;
+pub(crate) use probe::Probe;
 pub(crate) use routing::EvalRouting;
 
 /// Answers questions about your documents, choosing for each how much context to pay for.
@@ -77,6 +81,8 @@ pub(crate) enum Command {
     /// Measure quality on labelled sets
     #[command(subcommand)]
     Eval(Eval),
+    /// Measure how well the configured generator reads, by where an answer stands and by the length of the prompt
+    Probe(Probe),
     /// Measure this machine
     #[command(subcommand)]
     Bench(Bench),

@@ -7,7 +7,7 @@ use edgewise_gateway::GatewayError;
 use edgewise_ledger::LedgerError;
 use edgewise_model_api::ModelError;
 use edgewise_model_store::StoreError;
-use edgewise_planner::{PlannerError, PlannerErrorKind};
+use edgewise_planner::{PlannerError, PlannerErrorKind, ProfileStoreError};
 use edgewise_prompts::PromptError;
 use edgewise_retrieval::RetrievalError;
 use edgewise_settings::SettingsError;
@@ -44,6 +44,8 @@ pub(crate) enum CliError {
     Evaluation(#[from] EvaluationError),
     #[error(transparent)]
     Planner(#[from] PlannerError),
+    #[error(transparent)]
+    Profiles(#[from] ProfileStoreError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -123,6 +125,9 @@ impl CliError {
             Self::Settings(_) | Self::Usage(_) | Self::Telemetry(_) | Self::Prompts(_) => exit::USAGE,
             Self::Store(StoreError::UnknownModel { .. } | StoreError::NotInstalled { .. }) => exit::NOT_FOUND,
             Self::Retrieval(error) | Self::Evaluation(EvaluationError::Retrieval(error)) => retrieval_code(error),
+            Self::Evaluation(EvaluationError::Interrupted) => exit::INTERRUPTED,
+            Self::Evaluation(EvaluationError::Model(ModelError::Overloaded { .. })) => exit::BUSY,
+            Self::Evaluation(EvaluationError::Model(_) | EvaluationError::Prompt(_)) => exit::FAILED,
             Self::Evaluation(_) => exit::USAGE,
             Self::Planner(PlannerError::Retrieval(error)) => retrieval_code(error),
             Self::Planner(error) => match error.kind() {

@@ -21,6 +21,11 @@ const PAGES: &[(&str, &str)] = pages![
     "09-searching.md",
 ];
 
+/// File name and text of each page.
+pub(crate) fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PAGES.iter().copied()
+}
+
 /// The pages as sources to ingest.
 pub(crate) fn sources() -> Vec<Source> {
     PAGES

@@ -69,6 +69,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Usage(args) => commands::usage::run(args, &app),
         Command::Feedback(args) => commands::feedback::run(args, &app),
         Command::Eval(command) => commands::eval::run(command, &app),
+        Command::Probe(args) => commands::probe::run(args, &app),
         Command::Bench(command) => commands::bench::run(command, &app),
         Command::Config(_) | Command::ParseWorker => Ok(()),
     }

@@ -64,7 +64,7 @@ pub use password::Passwords;
 pub use pdf::PdfParser;
 pub use plain::PlainTextParser;
 pub use profile::{
-    Analyser, DEFAULT_PROFILE, Format, Fusion, FusionMethod, GraphProfile, IndexProfile, Language, Limits,
+    Analyser, Ceiling, DEFAULT_PROFILE, Format, Fusion, FusionMethod, GraphProfile, IndexProfile, Language, Limits,
 };
 pub use records::RecordsParser;
 pub use sentence::sentences;

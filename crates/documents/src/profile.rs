@@ -10,6 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use edgewise_types::Money;
+
 use crate::{ChunkOptions, DocumentError, TEXT_VERSION};
 
 /// The default profile's source, `indexes/default.toml`.
@@ -34,6 +36,49 @@ pub struct IndexProfile {
     /// The graph over many vectors. Optional, as it came after the first profiles were stored with collections.
     #[serde(default)]
     pub graph: GraphProfile,
+    /// What a question to the collection may use at most. Set on a collection and kept there whatever profile it is
+    /// ingested with later.
+    #[serde(default, skip_serializing_if = "Ceiling::is_none")]
+    pub ceiling: Ceiling,
+}
+
+/// Limits of every question to a collection; absent ones do not limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ceiling {
+    /// Most a question may cost, in dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<Money>,
+    /// Longest prompt in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_input_tokens: Option<usize>,
+    /// Longest predicted time to the last token, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_latency_ms: Option<u64>,
+}
+
+impl Ceiling {
+    /// Whether nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks the ranges: an amount and numbers above 0.
+    ///
+    /// # Errors
+    /// The limit that is out of range, and the rule.
+    pub fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+        let rule = "must be above 0: leave it out to set no limit";
+        let checks = [
+            (self.max_cost.is_none_or(|most| most > Money::ZERO), "max_cost"),
+            (self.max_input_tokens != Some(0), "max_input_tokens"),
+            (self.max_latency_ms != Some(0), "max_latency_ms"),
+        ];
+        match checks.iter().find(|(ok, _)| !ok) {
+            Some((_, name)) => Err((name, rule)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A file format.
@@ -203,6 +248,7 @@ impl Default for IndexProfile {
                 max_memory_bytes: Limits::default_memory_bytes(),
             },
             graph: GraphProfile::default(),
+            ceiling: Ceiling::default(),
         }
     }
 }
@@ -277,15 +323,18 @@ impl IndexProfile {
             };
             return Some(("graph", key, rule));
         }
+        if let Err((key, rule)) = self.ceiling.validate() {
+            return Some(("ceiling", key, rule.to_owned()));
+        }
         None
     }
 
     /// BLAKE3, in hexadecimal, over everything that decides what is stored for a document: embedder, analyser, chunk
-    /// limits and [`TEXT_VERSION`]. A collection whose stored hash differs must be cut and embedded again. Fusion acts
+    /// limits and [`TEXT_VERSION`]. A collection whose stored hash differs must be cut and embedded again. Fusion and ceiling act
     /// on queries only, formats and limits on which files are read, and the graph is made of what is stored, so they are
     /// left out.
     pub fn hash(&self) -> String {
-        let Self { embedder, analyser, chunk, formats: _, fusion: _, limits: _, graph: _ } = self;
+        let Self { embedder, analyser, chunk, formats: _, fusion: _, limits: _, graph: _, ceiling: _ } = self;
         let mut canonical = format!("edgewise index profile\ntext_version={TEXT_VERSION}\nembedder={embedder:?}\n");
         // Writing to a string cannot fail.
         let _ = write!(

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use edgewise_model_api::ModelError;
+use edgewise_prompts::PromptError;
 use edgewise_retrieval::RetrievalError;
 
 /// Failure of a measurement.
@@ -60,6 +62,23 @@ pub enum EvaluationError {
     /// A folder for the collection can't be made.
     #[error("cannot make a temporary folder for the collection ({0}): free some space or set TMPDIR")]
     Folder(io::Error),
+    /// Rows of a long measurement can't be kept, or are of another.
+    #[error("cannot keep rows in {path} ({reason}): name another file, or delete it to measure anew")]
+    Rows {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The caller asked to stop; what was measured before is kept.
+    #[error("interrupted")]
+    Interrupted,
+    /// The generator refused a prompt or failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A prompt template failed.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
     /// Ingest or search failed.
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),

@@ -1,5 +1,5 @@
 //! Measures retrieval: ranking metrics per arm and fused, how well chunks fit what is asked for, and which fusion suits a
-//! collection, all with confidence intervals.
+//! collection; and reading: how well a generator finds what stands where in its prompt. All with confidence intervals.
 //!
 //! A labelled set is a folder in the format of BEIR (Thakur et al. 2021): [`Dataset::load`]. Its documents go through the
 //! same ingest as any other collection, its queries through the same search, so a figure says what a user of the
@@ -20,8 +20,12 @@ mod chunking;
 mod collection;
 mod error;
 mod metrics;
+mod placement;
+mod probe;
+mod reader;
 mod retrieval;
 mod routing;
+mod rows;
 mod runs;
 mod scratch;
 mod spread;
@@ -37,9 +41,15 @@ pub use chunking::{
 pub use collection::{CollectionReport, LEAST_QUERIES, Queries, QuerySource, Recommendation, evaluate_collection};
 pub use error::EvaluationError;
 pub use metrics::{Metric, measure};
+pub use placement::{
+    Placement, PlacementFigures, PlacementOptions, PlacementPart, PlacementPlan, PlacementReport, PlacementRow,
+    set::{PlacementQuestion, PlacementSet},
+};
+pub use probe::{Probe, ProbeOptions, ProbePlan, ProbeText};
 pub use retrieval::{Progress, RetrievalOptions, RetrievalReport, evaluate_retrieval};
 pub use routing::{
     Calibration, KindFigures, KindQuestions, ModelReplay, Point, Policy, Replay, RoutedQuestion, Routing,
     RoutingOptions, RoutingReport, RoutingSet, Scores, routing_curve,
 };
+pub use rows::{Other, Rows};
 pub use systems::{System, SystemReport};

@@ -4,7 +4,7 @@
 
 const REFRESH_MS = 4000;
 const SOURCE_CONTEXT_BYTES = 3000;
-const KINDS = ["system", "preamble", "document", "passage", "question", "template"];
+const KINDS = ["system", "preamble", "document", "passage", "answer", "recap", "question", "template"];
 
 const $ = (id) => document.getElementById(id);
 
@@ -283,8 +283,9 @@ function clearResult() {
 
 function showPlan(explanation) {
   const row = (c) => {
-    const chosen = c.route === explanation.chosen;
-    const name = cell(c.route);
+    // The chosen one comes first; in a conversation a route may be listed twice, afresh and going on.
+    const chosen = c === explanation.candidates[0];
+    const name = cell(c.turns ? `${c.route}, going on` : c.route);
     if (chosen && explanation.forced) name.append(el("span", { className: "badge" }, "asked"));
     const price = (text) => number(c.feasible ? text : "–");
     return el(
@@ -436,7 +437,11 @@ function showFacts(answer) {
     ["citations", t.cite_ms],
   ];
   $("facts").replaceChildren(
-    el("li", { className: "route" }, answer.explanation.chosen),
+    el(
+      "li",
+      { className: "route", title: answer.escalation?.why ?? "" },
+      answer.escalation ? `${answer.escalation.from} → ${answer.escalation.to}` : answer.explanation.chosen,
+    ),
     fact(money(answer.cost)),
     fact(`${count(promptTokens(answer.usage))} in`),
     fact(`${count(answer.usage.cache_read_tokens)} cached`),
@@ -453,7 +458,7 @@ function showFacts(answer) {
 }
 
 function showAnswer(answer) {
-  showPlan(answer.explanation);
+  showPlan(answer.escalation?.explanation ?? answer.explanation);
   showAnswerText(answer);
   showCitations(answer);
   showPromptMap(answer.prompt_map);
@@ -485,6 +490,12 @@ async function ask(form) {
       if (event === "plan") showPlan(payload);
       else if (event === "sources") showReading(payload.sources);
       else if (event === "token") $("answer").append(payload.text);
+      else if (event === "escalated") {
+        // What was streamed so far is superseded.
+        $("answer").replaceChildren();
+        showPlan(payload.explanation);
+        $("progress").textContent = "Looking further: " + payload.reason + ".";
+      }
       else if (event === "done") {
         showAnswer(payload);
         complete = true;

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
 use edgewise_planner::{Answer, AnswerEvent, PlannerError, Query};
-use edgewise_types::CollectionName;
+use edgewise_types::{CollectionName, Usage};
 
 use crate::{
     ApiError, ErrorKind,
@@ -124,6 +124,7 @@ fn answer(
     let mut planned = None;
     let mut first_token = None;
     let mut output_tokens = 0;
+    let mut before = Usage::default();
     let result = parts.collections.get(collection).map_err(PlannerError::from).and_then(|collection| {
         parts.planner.answer(&collection, query, &mut |event| {
             match &event {
@@ -133,6 +134,10 @@ fn answer(
                     first_token.get_or_insert_with(|| started.elapsed());
                 }
                 AnswerEvent::Sources(_) => {}
+                AnswerEvent::Escalated(escalated) => {
+                    planned = Some(Box::new(escalated.explanation.clone()));
+                    (before, output_tokens) = (escalated.usage, 0);
+                }
                 // Nothing to pass on: only whether anybody still listens.
                 AnswerEvent::Waiting if sender.is_closed() => return ControlFlow::Break(()),
                 AnswerEvent::Waiting => return ControlFlow::Continue(()),
@@ -151,7 +156,7 @@ fn answer(
         Err(error) => {
             if let (Some(explanation), Some(ttft)) = (&planned, first_token) {
                 let total = started.elapsed();
-                let failure = Failure { explanation, error: &error, output_tokens, ttft, total };
+                let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
                 parts.recorder.failed(&request_id.0, at, query, &failure);
             }
             Progress::Failed(error.into())

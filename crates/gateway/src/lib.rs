@@ -36,7 +36,7 @@ pub use error::{ApiError, ErrorBody, ErrorDetail, ErrorKind};
 pub use feedback::{FeedbackForgotten, FeedbackRequest, FeedbackStored, check_rating, learned};
 pub use health::{Health, Readiness};
 pub use openapi::router;
-pub use query::{ExplainRequest, QueryRequest};
+pub use query::{ExplainRequest, QueryRequest, RouteChoice};
 pub use record::{Failure, Recorder};
 pub use serve::{GatewayError, bind, serve};
 pub use sse::{SourcesEvent, TokenEvent, UsageEvent};

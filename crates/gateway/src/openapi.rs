@@ -37,6 +37,7 @@ use crate::{
         sse::TokenEvent,
         sse::UsageEvent,
         edgewise_planner::Citation,
+        edgewise_planner::Escalated,
     ))
 )]
 struct Document;

@@ -10,7 +10,7 @@ use tokio_stream::StreamExt;
 use utoipa::ToSchema;
 
 use edgewise_model_api::Sampling;
-use edgewise_planner::{Answer, Budget, Explanation, Objective, Query, Route};
+use edgewise_planner::{Answer, Budget, Explanation, Objective, Query, Route, Turn};
 use edgewise_types::{CollectionName, DocumentId, TenantId};
 
 use crate::{
@@ -23,6 +23,32 @@ use crate::{
     state::AppState,
 };
 
+/// A route to take, or the choice of one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteChoice {
+    /// The planner chooses.
+    #[default]
+    Auto,
+    /// The top chunks, fused and placed.
+    Passages,
+    /// The few right documents, whole.
+    Documents,
+    /// The whole collection or scope, in one fixed order.
+    Full,
+}
+
+impl RouteChoice {
+    fn forced(self) -> Option<Route> {
+        match self {
+            Self::Auto => None,
+            Self::Passages => Some(Route::Passages),
+            Self::Documents => Some(Route::Documents),
+            Self::Full => Some(Route::Full),
+        }
+    }
+}
+
 /// A question to a collection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,9 +59,9 @@ pub struct QueryRequest {
     /// The question.
     #[schema(example = "How do I rotate the keys?")]
     pub question: String,
-    /// Route to take; absent lets the planner choose.
+    /// Route to take; `auto`, or absent, lets the planner choose.
     #[serde(default)]
-    pub route: Option<Route>,
+    pub route: Option<RouteChoice>,
     /// What the choice optimises; absent is balanced.
     #[serde(default)]
     pub objective: Objective,
@@ -63,6 +89,14 @@ pub struct QueryRequest {
     /// Strings that end the answer.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// Earlier turns of the conversation, oldest first: `turn` of each answer, as it came. At most 64, with 256 KiB of
+    /// questions and answers in all.
+    #[serde(default)]
+    pub history: Vec<Turn>,
+    /// Whether to take a wider route once when the sources seem not to hold the answer; absent does as configured with
+    /// `auto`, and does not with a route that is asked for.
+    #[serde(default)]
+    pub escalate: Option<bool>,
     /// Whether to stream the answer as server-sent events.
     #[serde(default)]
     pub stream: bool,
@@ -77,9 +111,9 @@ pub struct ExplainRequest {
     pub collection: String,
     /// The question.
     pub question: String,
-    /// Route to take; absent lets the planner choose.
+    /// Route to take; `auto`, or absent, lets the planner choose.
     #[serde(default)]
-    pub route: Option<Route>,
+    pub route: Option<RouteChoice>,
     /// What the choice optimises; absent is balanced.
     #[serde(default)]
     pub objective: Objective,
@@ -101,6 +135,14 @@ pub struct ExplainRequest {
     /// Most tokens of the answer; absent takes the configured number.
     #[serde(default)]
     pub max_output_tokens: Option<usize>,
+    /// Earlier turns of the conversation, oldest first: `turn` of each answer, as it came. At most 64, with 256 KiB of
+    /// questions and answers in all.
+    #[serde(default)]
+    pub history: Vec<Turn>,
+    /// Whether to take a wider route once when the sources seem not to hold the answer; absent does as configured with
+    /// `auto`, and does not with a route that is asked for.
+    #[serde(default)]
+    pub escalate: Option<bool>,
 }
 
 impl From<ExplainRequest> for QueryRequest {
@@ -115,6 +157,8 @@ impl From<ExplainRequest> for QueryRequest {
             documents,
             filter,
             max_output_tokens,
+            history,
+            escalate,
         } = request;
         Self {
             collection,
@@ -126,6 +170,8 @@ impl From<ExplainRequest> for QueryRequest {
             documents,
             filter,
             max_output_tokens,
+            history,
+            escalate,
             sampling: Sampling::default(),
             stop: Vec::new(),
             stream: false,
@@ -139,9 +185,10 @@ impl QueryRequest {
         let documents = parse_ids(self.documents)?;
         let query = Query {
             question: self.question,
-            route: self.route,
+            route: self.route.and_then(RouteChoice::forced),
             objective: self.objective,
             budget: self.budget,
+            ceilings: Vec::new(),
             top_k: self.top_k,
             documents,
             filter: parse_filter(self.filter.as_deref())?,
@@ -149,6 +196,8 @@ impl QueryRequest {
             max_output_tokens: self.max_output_tokens,
             stop: self.stop,
             tenant: TenantId::local(),
+            history: self.history,
+            escalate: self.escalate,
         };
         Ok((self.collection.parse()?, query))
     }
@@ -158,7 +207,8 @@ impl QueryRequest {
 ///
 /// Without `stream`, the complete answer. With `stream`, server-sent events: `plan` (Explanation), `sources`
 /// (SourcesEvent), `token` (TokenEvent), `citation` (Citation), `usage` (UsageEvent), then `done` (Answer) or `error`
-/// (ErrorBody). A failure before the first event is an ordinary error response. Closing the connection cancels the
+/// (ErrorBody). When the sources seem not to hold the answer, `escalated` (Escalated) comes behind the tokens, and
+/// `sources` and `token` events once more: the tokens before it are superseded. A failure before the first event is an ordinary error response. Closing the connection cancels the
 /// answer.
 #[utoipa::path(
     post,
@@ -203,6 +253,10 @@ pub(crate) async fn query(
 }
 
 /// Price every route for a question, without answering it.
+///
+/// The whole decision: features, every route with its predicted tokens, cost, times and quality and why it lost, what the
+/// prompt leaves out, the prompt part by part with what is in the cache, and what would follow an answer that seems not
+/// to be in the sources. Nothing is generated.
 #[utoipa::path(
     post,
     path = "/v1/routes/explain",

@@ -36,6 +36,8 @@ pub struct Failure<'a> {
     pub explanation: &'a Explanation,
     /// Why it failed.
     pub error: &'a PlannerError,
+    /// Tokens of a first answer that a wider route was taken after.
+    pub before: Usage,
     /// Tokens that came.
     pub output_tokens: usize,
     /// Time to the first of them.
@@ -47,7 +49,8 @@ pub struct Failure<'a> {
 impl Recorder {
     /// Records an answer. `id` and `at`, the time the question came in, together are unique in the ledger.
     pub fn answered(&self, id: &str, at: jiff::Timestamp, query: &Query, answer: &Answer) {
-        let route = answer.explanation.chosen.to_string();
+        let decided = answer.escalation.as_ref().map_or(&answer.explanation, |wider| wider.explanation.as_ref());
+        let route = decided.chosen.to_string();
         let seconds = |ms: f64| ms / 1e3;
         metrics::histogram!(names::QUERY_DURATION_SECONDS, labels::ROUTE => route.clone())
             .record(seconds(answer.timings.total_ms));
@@ -58,15 +61,24 @@ impl Recorder {
 
         let status = if answer.unanswerable { RequestStatus::Unanswerable } else { RequestStatus::Answered };
         let base = self.base(id, at, query, &answer.explanation, answer.usage.output_tokens);
+        // What is compared with the time and cost of both answers is what was predicted for both.
+        let second = answer.escalation.as_ref().and_then(|wider| wider.explanation.candidates.first());
+        let predicted = second.map_or(base.predicted, |second| Prediction {
+            cost: base.predicted.cost + second.cost,
+            ttft_ms: base.predicted.ttft_ms,
+            latency_ms: base.predicted.latency_ms + second.latency_ms,
+        });
         self.write(&RequestRecord {
+            route: decided.chosen.to_string(),
+            predicted,
             status,
             usage: answer.usage,
             cost: answer.cost,
-            full_cost: if answer.explanation.chosen == Route::Full { Some(answer.cost) } else { base.full_cost },
+            full_cost: if decided.chosen == Route::Full { Some(answer.cost) } else { base.full_cost },
             timings: answer.timings,
             ..base
         });
-        feedback::keep(&self.ledger, id, at, query, &answer.explanation);
+        feedback::keep(&self.ledger, id, at, query, decided);
     }
 
     /// Records a failure after the first token.
@@ -84,7 +96,8 @@ impl Recorder {
             output_tokens: failure.output_tokens,
             ..Usage::default()
         };
-        let cost = self.prices.cost(&self.model, &usage);
+        let cost = self.prices.cost(&self.model, &usage) + self.prices.cost(&self.model, &failure.before);
+        let usage = usage.plus(&failure.before);
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         let timings = Timings { ttft_ms: ms(failure.ttft), total_ms: ms(failure.total), ..Timings::default() };
         self.write(&RequestRecord { status, usage, cost, timings, ..base });

@@ -1,7 +1,8 @@
 //! An answer as server-sent events (HTML Living Standard, section 9.2).
 //!
 //! Order: `plan`, `sources`, any number of `token`, one `citation` for each, `usage`, `done` with the complete
-//! answer. A failure after the first event is one `error` event with the usual body, and nothing after it; a failure
+//! answer. When the planner widens, `escalated`, `sources` and any number of `token` follow the first tokens, which they
+//! supersede. A failure after the first event is one `error` event with the usual body, and nothing after it; a failure
 //! before it is an ordinary error response, so a client sees the status it would see without streaming.
 
 use std::{
@@ -105,6 +106,7 @@ fn push(events: &mut VecDeque<sse::Event>, progress: Progress) {
         Progress::Event(AnswerEvent::Plan(explanation)) => events.push_back(event("plan", &explanation)),
         Progress::Event(AnswerEvent::Sources(sources)) => events.push_back(event("sources", &SourcesEvent { sources })),
         Progress::Event(AnswerEvent::Waiting) => {}
+        Progress::Event(AnswerEvent::Escalated(escalated)) => events.push_back(event("escalated", &escalated)),
         Progress::Event(AnswerEvent::Token(text)) => events.push_back(event("token", &TokenEvent { text })),
         Progress::Done(answer) => push_answer(events, &answer),
         Progress::Failed(error) => events.push_back(event("error", &error.body())),

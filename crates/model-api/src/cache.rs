@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use edgewise_types::TenantId;
+use edgewise_types::{TenantId, Usage};
 
-use crate::Retention;
+use crate::{Boundary, Retention};
 
 /// Why the tokens behind the resident prefix of a prompt were not resident, as far as its tenant may know: nothing here
 /// depends on what other tenants sent.
@@ -59,6 +59,35 @@ pub struct PrefixState {
     pub miss: Option<MissReason>,
 }
 
+/// How the tokens of a prompt are counted when `resident` of them are in the cache: computed tokens before the last
+/// boundary of an hour are written for an hour, those after it and before the last of five minutes for five minutes, and
+/// the rest is plain input. Boundaries before `min_prefix_tokens` are not kept, so nothing is written for them.
+///
+/// This is the only definition: what is predicted and what is billed can't differ but by residency.
+pub fn prompt_usage(
+    prompt_tokens: usize,
+    boundaries: &[Boundary],
+    resident: usize,
+    min_prefix_tokens: usize,
+    output_tokens: usize,
+) -> Usage {
+    let resident = resident.min(prompt_tokens);
+    let last = |retention| {
+        let kept = |b: &&Boundary| b.retention == retention && b.at >= min_prefix_tokens;
+        let at = boundaries.iter().filter(kept).map(|b| b.at).max().unwrap_or(0);
+        at.min(prompt_tokens).max(resident)
+    };
+    let hour = last(Retention::OneHour);
+    let five_minutes = last(Retention::FiveMinutes).max(hour);
+    Usage {
+        input_tokens: prompt_tokens - five_minutes,
+        cache_read_tokens: resident,
+        cache_write_5m_tokens: five_minutes - hour,
+        cache_write_1h_tokens: hour - resident,
+        output_tokens,
+    }
+}
+
 /// A prefix the engine was asked to keep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RetainedPrefix {
@@ -108,4 +137,40 @@ pub struct CacheState {
     pub evicted_pages: BTreeMap<String, u64>,
     /// What is retained.
     pub prefixes: Vec<RetainedPrefix>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boundary(at: usize, hour: bool) -> Boundary {
+        Boundary { at, retention: if hour { Retention::OneHour } else { Retention::FiveMinutes } }
+    }
+
+    #[test]
+    fn writes_are_counted_up_to_the_last_boundary_of_each_kind() {
+        let usage = |resident, min_tokens, boundaries: &[Boundary]| {
+            let u = prompt_usage(100, boundaries, resident, min_tokens, 7);
+            (u.cache_read_tokens, u.cache_write_1h_tokens, u.cache_write_5m_tokens, u.input_tokens)
+        };
+        assert_eq!(usage(0, 0, &[]), (0, 0, 0, 100));
+        assert_eq!(usage(0, 0, &[boundary(40, true), boundary(70, false)]), (0, 40, 30, 30));
+        assert_eq!(usage(0, 0, &[boundary(40, false), boundary(70, true)]), (0, 70, 0, 30));
+        assert_eq!(usage(50, 0, &[boundary(40, true), boundary(70, false)]), (50, 0, 20, 30));
+        assert_eq!(usage(80, 0, &[boundary(40, true), boundary(70, false)]), (80, 0, 0, 20));
+        assert_eq!(usage(0, 50, &[boundary(40, true), boundary(70, false)]), (0, 0, 70, 30), "40 is too short to keep");
+    }
+
+    #[test]
+    fn the_classes_add_up_to_the_prompt() {
+        for (prompt, resident, min_tokens) in [(1, 0, 0), (100, 0, 0), (100, 99, 0), (100, 55, 60), (100, 500, 0)] {
+            for (first, second) in [(0, 0), (30, 70), (70, 30), (100, 200), (55, 60)] {
+                for hours in [(false, false), (true, false), (false, true), (true, true)] {
+                    let boundaries = [boundary(first, hours.0), boundary(second, hours.1)];
+                    let usage = prompt_usage(prompt, &boundaries, resident, min_tokens, 1);
+                    assert_eq!(usage.prompt_tokens(), prompt, "{boundaries:?} {resident} {min_tokens}");
+                }
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use edgewise_types::{TenantId, Usage};
 
-use crate::{CacheState, LatencyCurve, MissReason, ModelError, PrefixState, Tokenizer};
+use crate::{Ahead, CacheState, LatencyCurve, MissReason, ModelError, PrefixState, Tokenizer};
 
 /// What a generator is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -351,6 +351,20 @@ pub trait Generator: Send + Sync {
 
     /// The work ahead of a new request.
     fn queue(&self) -> QueueState;
+
+    /// The time that work will cost a new request. What is known less well than by an engine of one's own: the queued
+    /// prompts, as if they were one without anything resident.
+    fn ahead(&self) -> Ahead {
+        match self.queue() {
+            QueueState { requests: 0, .. } => Ahead::default(),
+            QueueState { prefill_tokens, .. } => Ahead::of_prompts(self.latency().prefill_ms(prefill_tokens, 0)),
+        }
+    }
+
+    /// Boundaries before this many tokens are not kept, and shorter prompts neither kept nor looked up.
+    fn min_prefix_tokens(&self) -> usize {
+        0
+    }
 
     /// The cache as a whole. Empty where an engine has none or can't know.
     fn cache(&self) -> CacheState {

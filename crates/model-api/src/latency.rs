@@ -34,6 +34,47 @@ impl LatencyCurve {
     }
 }
 
+/// The work a new request finds before and beside itself, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Ahead {
+    /// Prefilling the prompts ahead of it, nothing else running.
+    pub prefill_ms: f64,
+    /// What the sequences that decode now add to each step.
+    pub step_ms: f64,
+    /// How long a step's prompt tokens take beside them.
+    pub chunk_ms: f64,
+    /// Steps for which some of them will go on at most.
+    pub steps: usize,
+    /// What they add to each token of a sequence that decodes together with them.
+    pub token_ms: f64,
+}
+
+impl Ahead {
+    /// Only prompts ahead.
+    pub fn of_prompts(prefill_ms: f64) -> Self {
+        Self { prefill_ms, ..Self::default() }
+    }
+
+    /// Steps beside decoding that it takes until `work_ms` of prefill is done.
+    fn shared_steps(&self, work_ms: f64) -> f64 {
+        let needed = if self.chunk_ms > 0.0 { work_ms / self.chunk_ms } else { 0.0 };
+        needed.min(self.steps as f64)
+    }
+
+    /// Time to the first token of a prompt that takes `prefill_ms` alone.
+    pub fn ttft_ms(&self, prefill_ms: f64) -> f64 {
+        let work = self.prefill_ms + prefill_ms;
+        work + self.shared_steps(work) * self.step_ms
+    }
+
+    /// Time from the first to the last of `tokens` tokens that take `decode_ms` alone, behind a prompt that takes
+    /// `prefill_ms`.
+    pub fn decode_ms(&self, prefill_ms: f64, decode_ms: f64, tokens: usize) -> f64 {
+        let left = self.steps as f64 - self.shared_steps(self.prefill_ms + prefill_ms);
+        decode_ms + left.clamp(0.0, tokens as f64) * self.token_ms
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +87,20 @@ mod tests {
         assert_eq!(CURVE.prefill_ms(100, 0), 5.0 + 200.0 + 10.0);
         assert!(CURVE.prefill_ms(100, 50) < CURVE.prefill_ms(100, 49));
         assert_eq!(CURVE.prefill_ms(100, 500), 5.0, "more resident than prompt costs the fixed part");
+    }
+
+    #[test]
+    fn sequences_that_decode_slow_a_prompt_down_until_they_end() {
+        let idle = Ahead::default();
+        assert_eq!((idle.ttft_ms(500.0), idle.decode_ms(500.0, 80.0, 8)), (500.0, 80.0));
+        assert_eq!(Ahead::of_prompts(300.0).ttft_ms(500.0), 800.0);
+        // 800 ms of prefill in chunks of 100 ms: eight steps, each 20 ms longer, of the hundred there may be.
+        let busy = Ahead { prefill_ms: 300.0, step_ms: 20.0, chunk_ms: 100.0, steps: 100, token_ms: 5.0 };
+        assert_eq!(busy.ttft_ms(500.0), 960.0);
+        assert_eq!(busy.decode_ms(500.0, 80.0, 8), 120.0);
+        let ending = Ahead { steps: 3, ..busy };
+        assert_eq!(ending.ttft_ms(500.0), 860.0);
+        assert_eq!(ending.decode_ms(500.0, 80.0, 8), 80.0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod latency;
 mod rerank;
 mod tokenize;
 
-pub use cache::{CacheState, MissReason, PrefixState, RetainedPrefix};
+pub use cache::{CacheState, MissReason, PrefixState, RetainedPrefix, prompt_usage};
 pub use embed::{Embedder, EmbedderInfo};
 pub use error::ModelError;
 pub use generate::{
@@ -27,6 +27,6 @@ pub use generate::{
     GenerationSender, GenerationStream, GenerationTimings, Generator, GeneratorInfo, NextEvent, Prompt, QueueState,
     Retention, Role, Sampling,
 };
-pub use latency::LatencyCurve;
+pub use latency::{Ahead, LatencyCurve};
 pub use rerank::{Reranker, RerankerInfo};
 pub use tokenize::Tokenizer;

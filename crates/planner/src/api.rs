@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use edgewise_model_api::{FinishReason, Sampling};
+use edgewise_model_api::{FinishReason, Retention, Sampling};
 use edgewise_retrieval::Filter;
 use edgewise_types::{CollectionName, DocumentId, Generation, Money, PageRange, Span, TenantId, Timings, Usage};
 
-use crate::{KindProbabilities, QuestionKind, RouterReading};
+use crate::{Ceiling, Escalation, EscalationPlan, Judgement, KindProbabilities, QuestionKind, RouterReading, Turn};
 
 /// How much context a request reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -74,6 +74,9 @@ pub struct Query {
     pub objective: Objective,
     /// Hard limits.
     pub budget: Budget,
+    /// Further limits that hold beside the budget, such as those of an API key. Those of the collection and of the server
+    /// the planner knows itself.
+    pub ceilings: Vec<Ceiling>,
     /// Passages to place at most; `None` takes the configured number.
     pub top_k: Option<usize>,
     /// Only these documents; `None` is the whole collection.
@@ -88,6 +91,11 @@ pub struct Query {
     pub stop: Vec<String>,
     /// Who asks.
     pub tenant: TenantId,
+    /// Earlier turns of the conversation, oldest first: [`Answer::turn`] of each.
+    pub history: Vec<Turn>,
+    /// Whether to widen once when the sources seem not to hold the answer. `None` does as configured where the planner
+    /// chooses the route, and does not where the caller does.
+    pub escalate: Option<bool>,
 }
 
 impl Query {
@@ -98,6 +106,7 @@ impl Query {
             route: None,
             objective: Objective::default(),
             budget: Budget::default(),
+            ceilings: Vec::new(),
             top_k: None,
             documents: None,
             filter: None,
@@ -105,6 +114,8 @@ impl Query {
             max_output_tokens: None,
             stop: Vec::new(),
             tenant: TenantId::local(),
+            history: Vec::new(),
+            escalate: None,
         }
     }
 }
@@ -169,6 +180,9 @@ pub struct Features {
 pub struct Candidate {
     /// The route.
     pub route: Route,
+    /// Earlier turns of the conversation that its prompt continues; 0 starts a prompt afresh.
+    #[serde(default)]
+    pub turns: usize,
     /// Whether it fits every limit.
     pub feasible: bool,
     /// Exact length of its prompt in tokens; for a route refused before composition, the least it would need.
@@ -177,8 +191,17 @@ pub struct Candidate {
     pub resident_tokens: usize,
     /// Output tokens assumed for the prediction.
     pub output_tokens: usize,
+    /// Predicted tokens by class; of the prompt they are exact as long as the cache stays as it is.
+    #[serde(default)]
+    pub usage: Usage,
     /// Predicted cost.
     pub cost: Money,
+    /// Questions expected to read this prompt's stable prefix before it expires.
+    #[serde(default)]
+    pub expected_follow_ups: f64,
+    /// Mean cost of this question and those: what routes are compared by.
+    #[serde(default)]
+    pub amortised_cost: Money,
     /// Predicted time to the first token, in milliseconds, queue included.
     pub ttft_ms: f64,
     /// Predicted total time, in milliseconds.
@@ -237,6 +260,12 @@ pub struct Explanation {
     pub forced: bool,
     /// What was optimised.
     pub objective: Objective,
+    /// Hard limits in force.
+    #[serde(default)]
+    pub budget: Budget,
+    /// What was searched for, where that is not the question: a follow-up that leans on earlier questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searched: Option<String>,
     /// Measured features.
     pub features: Features,
     /// What the model said of the question's kind; absent unless the pre-route is on.
@@ -249,6 +278,13 @@ pub struct Explanation {
     /// What the caller should know about how the search was done, one sentence each; normally empty.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The chosen prompt, part by part, with what is resident now. Only where the question is explained and not
+    /// answered; an answer has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompt_map: Vec<Segment>,
+    /// What happens if the answer seems not to be in the sources. Only where the question is explained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation: Option<EscalationPlan>,
 }
 
 /// What a part of the prompt is.
@@ -263,13 +299,19 @@ pub enum SegmentKind {
     Passage,
     /// A whole document.
     Document,
+    /// A passage of a document in the prompt, repeated after all documents, next to the question.
+    Excerpt,
     /// Question and instruction.
     Question,
+    /// What the model answered earlier in this prompt.
+    Answer,
+    /// The question and answer before this one, in short, in a prompt that does not continue theirs.
+    Recap,
     /// Control tokens of the chat template.
     Template,
 }
 
-/// A run of prompt tokens.
+/// A run of prompt tokens. Every token of a prompt is in exactly one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Segment {
     /// What it is.
@@ -278,10 +320,27 @@ pub struct Segment {
     pub start: usize,
     /// One past the last token.
     pub end: usize,
+    /// Its length in tokens.
+    pub tokens: usize,
     /// How many of its tokens were resident.
     pub cached_tokens: usize,
+    /// How long the engine is asked to keep it, by the first stable prefix that ends behind it; absent if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+    /// The turn of the conversation it belongs to, from 1; 0 for what stands before all turns.
+    #[serde(default)]
+    pub turn: usize,
     /// Number of the source it holds, if any: `n` of [`SourceRef`].
     pub source: Option<usize>,
+    /// The source's document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentId>,
+    /// The document's URI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+    /// The part of the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
 }
 
 /// A passage or document in the prompt.
@@ -361,6 +420,13 @@ pub struct Answer {
     pub text: String,
     /// Whether the model said that the sources do not hold the answer.
     pub unanswerable: bool,
+    /// How likely it is that the sources do not hold the answer, whatever the model said: calibrated, 0 to 1.
+    pub unanswerable_probability: f64,
+    /// What that probability is based on.
+    pub judgement: Judgement,
+    /// The wider route that was taken after the first answer, if one was; everything else here is then of the second
+    /// answer, and usage, cost and times are sums.
+    pub escalation: Option<Escalation>,
     /// The text's sentences.
     pub sentences: Vec<AnswerSentence>,
     /// The citations.
@@ -381,10 +447,13 @@ pub struct Answer {
     pub cost: Money,
     /// Where the time went.
     pub timings: Timings,
+    /// What to send back in [`Query::history`] with a follow-up question.
+    pub turn: Turn,
 }
 
-/// Progress of an answer, in this order: `Plan`, `Sources`, then any number of `Token`. `Waiting` may come at any time
-/// after `Sources`.
+/// Progress of an answer, in this order: `Plan`, `Sources`, then any number of `Token`. After an escalation, `Escalated`,
+/// `Sources` and any number of `Token` follow once more: what was streamed before is superseded. `Waiting` may come at
+/// any time after the first `Sources`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnswerEvent {
     /// The route is chosen.
@@ -393,7 +462,22 @@ pub enum AnswerEvent {
     Sources(Vec<SourceRef>),
     /// Text to append, as the model wrote it.
     Token(String),
+    /// The sources seem not to hold the answer: a wider route is taken, and the tokens so far are superseded.
+    Escalated(Box<Escalated>),
     /// Nothing new: the engine is queueing, prefilling or decoding. Comes several times a second, so that a caller who
     /// wants to stop need not wait for the next token.
     Waiting,
+}
+
+/// A wider route is about to be taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Escalated {
+    /// Why, in one sentence.
+    pub reason: String,
+    /// The second decision.
+    pub explanation: Explanation,
+    /// Tokens used so far.
+    pub usage: Usage,
+    /// What they cost.
+    pub cost: Money,
 }

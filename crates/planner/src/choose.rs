@@ -1,6 +1,7 @@
 //! The choice between priced routes.
 //!
-//! A route's score is its expected quality minus its cost and latency, each times a weight that the objective sets. The
+//! A route's score is its expected quality minus its amortised cost and its latency, each times a weight that the
+//! objective sets. The
 //! best score among the feasible routes wins; equal scores are decided by quality, then cost, then by the shorter
 //! context. The same candidates always give the same choice.
 
@@ -12,6 +13,9 @@ use crate::{Candidate, Objective, PlannerError, Route, limits::RefusedBy};
 
 /// Expected quality below which `cheapest` does not count a route as one that may answer.
 const MAY_ANSWER: f64 = 0.30;
+
+/// Share of the predicted time that a limit of time should allow, for the route to be taken the next time as well.
+const LATENCY_SLACK: f64 = 1.1;
 
 /// What a point of score is worth.
 struct Weights {
@@ -52,7 +56,7 @@ pub(crate) fn choose(
     let Weights { quality, dollar, second } = weights(objective);
     for Priced { candidate, .. } in &mut priced {
         candidate.score = quality * candidate.quality
-            - dollar * candidate.cost.as_dollars_lossy()
+            - dollar * candidate.amortised_cost.as_dollars_lossy()
             - second * candidate.latency_ms / 1000.0;
     }
     let too_poor = |candidate: &Candidate| objective == Objective::Cheapest && candidate.quality < MAY_ANSWER;
@@ -132,7 +136,8 @@ fn refusal(priced: &[Priced], forced: Option<Route>) -> PlannerError {
             reasons,
             needed_tokens: candidate.prompt_tokens,
             needed_cost: *worst_cost,
-            needed_latency_ms: candidate.latency_ms.ceil() as u64,
+            // What planning takes is part of it and differs from time to time.
+            needed_latency_ms: (candidate.latency_ms * LATENCY_SLACK).ceil() as u64,
         },
         None => PlannerError::DoesNotFit { route: forced, reasons },
     }
@@ -147,11 +152,15 @@ mod tests {
         Priced {
             candidate: Candidate {
                 route,
+                turns: 0,
                 feasible: true,
                 prompt_tokens: 100,
                 resident_tokens: 0,
                 output_tokens: 50,
+                usage: Default::default(),
                 cost: Money::from_nanos(nanos),
+                expected_follow_ups: 0.0,
+                amortised_cost: Money::from_nanos(nanos),
                 ttft_ms: latency_ms / 2.0,
                 latency_ms,
                 quality,

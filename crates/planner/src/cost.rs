@@ -1,11 +1,14 @@
 //! What a prompt will cost and how long it will take.
 //!
 //! Cost: `p_in·(T−P−W) + p_read·P + p_write·W + p_out·O`, where of `T` prompt tokens `P` are resident now, `W` more stand
-//! before the end of a stable prefix and are written for later, and `O` tokens come out.
-//! Time: the engine's own curve for `T` and `P`, after the work that is ahead in its queue.
+//! before the end of a stable prefix that the engine keeps and are written for later, and `O` tokens come out. The
+//! classes are counted by the definition the engine bills by, so for the prompt the prediction is exact as long as the
+//! cache stays as it is.
+//! Time: what planning took already, the engine's own curve for `T` and `P` behind and beside the work it has, and the
+//! usual time for checking citations.
 
 use edgewise_ledger::ModelPrices;
-use edgewise_model_api::{LatencyCurve, Prompt, QueueState, Retention};
+use edgewise_model_api::{Ahead, LatencyCurve, Prompt, prompt_usage};
 use edgewise_types::{Money, Usage};
 
 /// What a request is predicted to use.
@@ -16,33 +19,51 @@ pub(crate) struct Forecast {
     pub(crate) latency_ms: f64,
 }
 
-/// How the tokens of `prompt` will be counted when the first `resident` of them are in the cache.
-pub(crate) fn expected_usage(prompt: &Prompt, resident: usize, output: usize) -> Usage {
-    let mut usage = Usage { cache_read_tokens: resident, output_tokens: output, ..Usage::default() };
-    let mut counted = resident;
-    for boundary in &prompt.boundaries {
-        let written = boundary.at.saturating_sub(counted);
-        match boundary.retention {
-            Retention::FiveMinutes => usage.cache_write_5m_tokens += written,
-            Retention::OneHour => usage.cache_write_1h_tokens += written,
-        }
-        counted = counted.max(boundary.at);
-    }
-    usage.input_tokens = prompt.tokens.len().saturating_sub(counted);
-    usage
+/// What a request finds, whatever its prompt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Conditions {
+    pub(crate) curve: LatencyCurve,
+    pub(crate) ahead: Ahead,
+    /// Time gone since the question came.
+    pub(crate) before_ms: f64,
+    /// Time from the last token to the answer.
+    pub(crate) after_ms: f64,
+}
+
+/// How the tokens of `prompt` will be counted when the first `resident` of them are in the cache of an engine that keeps
+/// no prefix shorter than `min_prefix`.
+pub(crate) fn expected_usage(prompt: &Prompt, resident: usize, min_prefix: usize, output: usize) -> Usage {
+    prompt_usage(prompt.tokens.len(), &prompt.boundaries, resident, min_prefix, output)
 }
 
 /// Cost and time of a request that uses `usage`.
-pub(crate) fn forecast(usage: &Usage, prices: &ModelPrices, curve: LatencyCurve, queue: QueueState) -> Forecast {
+pub(crate) fn forecast(usage: &Usage, prices: &ModelPrices, conditions: &Conditions) -> Forecast {
+    let Conditions { curve, ahead, before_ms, after_ms } = conditions;
     let prompt = usage.prompt_tokens();
-    let ttft_ms = queue_ms(curve, queue) + curve.prefill_ms(prompt, usage.cache_read_tokens);
-    Forecast { cost: prices.cost(usage), ttft_ms, latency_ms: ttft_ms + curve.decode_ms(prompt, usage.output_tokens) }
+    let prefill_ms = curve.prefill_ms(prompt, usage.cache_read_tokens);
+    let ttft_ms = before_ms + ahead.ttft_ms(prefill_ms);
+    let decode_ms = ahead.decode_ms(prefill_ms, curve.decode_ms(prompt, usage.output_tokens), usage.output_tokens);
+    Forecast { cost: prices.cost(usage), ttft_ms, latency_ms: ttft_ms + decode_ms + after_ms }
 }
 
-/// Time until the queued prompts are prefilled. Decoding runs beside other requests' prefill and is left out; so this
-/// is a lower bound on an engine that takes one request at a time.
-fn queue_ms(curve: LatencyCurve, queue: QueueState) -> f64 {
-    if queue.requests == 0 { 0.0 } else { curve.prefill_ms(queue.prefill_tokens, 0) }
+/// What a request costs on average if its stable prefix is read again by `follow_ups` more: the first pays for writing
+/// what the others find. Equal to `cost` for a prompt without a prefix of its own, or when nobody comes back.
+pub(crate) fn amortised(
+    prompt: &Prompt,
+    cost: Money,
+    min_prefix: usize,
+    output: usize,
+    prices: &ModelPrices,
+    follow_ups: f64,
+) -> Money {
+    let Some(at) = prompt.boundaries.iter().map(|boundary| boundary.at).max().filter(|at| *at >= min_prefix) else {
+        return cost;
+    };
+    let at = at.min(prompt.tokens.len().saturating_sub(1));
+    let warm = prices.cost(&expected_usage(prompt, at, min_prefix, output));
+    let mean = (cost.nanos() as f64 + follow_ups * warm.nanos() as f64) / (1.0 + follow_ups);
+    // Only ever compared, never added up.
+    Money::from_nanos(mean.round() as i64)
 }
 
 #[cfg(test)]
@@ -50,7 +71,7 @@ fn queue_ms(curve: LatencyCurve, queue: QueueState) -> f64 {
 mod tests {
     use super::*;
     use edgewise_ledger::PriceBook;
-    use edgewise_model_api::Boundary;
+    use edgewise_model_api::{Boundary, Retention};
 
     fn prompt() -> Prompt {
         Prompt {
@@ -66,16 +87,18 @@ mod tests {
     #[test]
     fn every_prompt_token_is_counted_once_whatever_is_resident() {
         for resident in [0, 5, 10, 50, 90, 99] {
-            let usage = expected_usage(&prompt(), resident, 7);
+            let usage = expected_usage(&prompt(), resident, 0, 7);
             assert_eq!(usage.prompt_tokens(), 100, "{resident}");
             assert_eq!(usage.cache_read_tokens, resident);
         }
-        let cold = expected_usage(&prompt(), 0, 7);
+        let cold = expected_usage(&prompt(), 0, 0, 7);
         assert_eq!((cold.cache_write_1h_tokens, cold.cache_write_5m_tokens, cold.input_tokens), (10, 80, 10));
-        let partly = expected_usage(&prompt(), 50, 7);
+        let partly = expected_usage(&prompt(), 50, 0, 7);
         assert_eq!((partly.cache_write_1h_tokens, partly.cache_write_5m_tokens, partly.input_tokens), (0, 40, 10));
-        let warm = expected_usage(&prompt(), 95, 7);
+        let warm = expected_usage(&prompt(), 95, 0, 7);
         assert_eq!((warm.cache_write_5m_tokens, warm.input_tokens), (0, 5));
+        let short = expected_usage(&prompt(), 0, 64, 7);
+        assert_eq!((short.cache_write_1h_tokens, short.cache_write_5m_tokens), (0, 90), "10 tokens are not kept");
     }
 
     #[test]
@@ -87,11 +110,24 @@ mod tests {
         )
         .unwrap();
         let curve = LatencyCurve { a: 1.0, b: 2.0, c: 0.0, d: 10.0, e: 0.0 };
-        let usage = expected_usage(&prompt(), 50, 7);
-        let idle = forecast(&usage, &book.default, curve, QueueState::default());
-        assert_eq!(idle.cost.nanos(), 50 * 100 + 40 * 1250 + 10 * 1000 + 7 * 5000);
-        assert_eq!((idle.ttft_ms, idle.latency_ms), (1.0 + 2.0 * 50.0, 101.0 + 70.0));
-        let busy = forecast(&usage, &book.default, curve, QueueState { requests: 1, prefill_tokens: 20 });
-        assert_eq!(busy.ttft_ms, idle.ttft_ms + 41.0);
+        let usage = expected_usage(&prompt(), 50, 0, 7);
+        let idle = Conditions { curve, ahead: Ahead::default(), before_ms: 30.0, after_ms: 4.0 };
+        let alone = forecast(&usage, &book.default, &idle);
+        assert_eq!(alone.cost.nanos(), 50 * 100 + 40 * 1250 + 10 * 1000 + 7 * 5000);
+        assert_eq!((alone.ttft_ms, alone.latency_ms), (30.0 + 1.0 + 2.0 * 50.0, 131.0 + 70.0 + 4.0));
+        let busy = forecast(&usage, &book.default, &Conditions { ahead: Ahead::of_prompts(41.0), ..idle });
+        assert_eq!((busy.ttft_ms, busy.latency_ms), (alone.ttft_ms + 41.0, alone.latency_ms + 41.0));
+    }
+
+    #[test]
+    fn a_prefix_that_is_read_again_is_paid_for_by_all_its_readers() {
+        let book = PriceBook::embedded().unwrap();
+        let cost = |resident| book.default.cost(&expected_usage(&prompt(), resident, 0, 7));
+        let mean = |cost, follow_ups| amortised(&prompt(), cost, 0, 7, &book.default, follow_ups).nanos();
+        assert_eq!(mean(cost(0), 0.0), cost(0).nanos());
+        assert_eq!(mean(cost(0), 1.0), (cost(0).nanos() + cost(90).nanos()) / 2);
+        assert_eq!(mean(cost(90), 5.0), cost(90).nanos(), "what is warm costs what it costs");
+        let without = Prompt { boundaries: Vec::new(), ..prompt() };
+        assert_eq!(amortised(&without, cost(0), 0, 7, &book.default, 9.0), cost(0));
     }
 }

@@ -8,8 +8,8 @@ use edgewise_retrieval::{Collection, Hit, RetrievalError, Section};
 use edgewise_types::{ChunkId, Document, DocumentId, Span};
 
 use crate::{
-    Drop, Features, PlannerError, PlannerOptions, Route,
-    compose::{Composed, Composer, SourceKind, SourceText},
+    Drop, Features, PlannerError, PlannerOptions, ReadingProfile, Route,
+    compose::{Composed, Composer, ExcerptText, SourceKind, SourceText},
     features::Scope,
     limits::{Limits, Refusal, RefusedBy},
     place,
@@ -18,6 +18,10 @@ use crate::{
 
 /// A document is left out when its evidence is below this share of the best document's.
 const DOCUMENT_WEAK_SHARE: f32 = 0.25;
+
+/// Tokens of documents from which on key excerpts are repeated behind them. Below, everything stands near the question;
+/// Liu et al. 2023 find the middle of prompts of about this length, ten to twenty passages, read worse than the end.
+const LONG_DOCUMENTS: usize = 2048;
 
 /// Documents listed at a time.
 const PAGE: usize = 500;
@@ -31,17 +35,20 @@ pub(crate) struct Draft {
 }
 
 /// Makes the drafts for one question.
+#[derive(Clone, Copy)]
 pub(crate) struct Drafter<'a> {
     pub(crate) collection: &'a Collection,
     pub(crate) composer: Composer<'a>,
     pub(crate) options: &'a PlannerOptions,
     pub(crate) limits: Limits,
+    /// How the model reads, if it was measured.
+    pub(crate) profile: Option<&'a ReadingProfile>,
     /// Length of the prompt without sources.
     pub(crate) base_tokens: usize,
 }
 
 impl Drafter<'_> {
-    /// The best passages, the very best at the edges.
+    /// The best passages, the very best where the model reads best.
     pub(crate) fn passages(&self, hits: &[Hit], features: &Features, top_k: usize) -> Result<Draft, PlannerError> {
         let (kept, mut dropped) = select::passages(hits, features, top_k, self.options.score_floor);
         let (ranked, members) = self.sections(&kept)?;
@@ -53,7 +60,7 @@ impl Drafter<'_> {
             place::edges(ranked.len()).into_iter().filter_map(|rank| ranked.get(rank).cloned()).collect()
         })?;
         let composed = match composed {
-            Ok(composed) => composed,
+            Ok(composed) => self.by_curve(composed, &ranked[..fitting], budget)?,
             Err(refusal) => return Ok(Draft { route: Route::Passages, composed: Err(refusal), dropped }),
         };
         let over = format!("over the budget of {} tokens of passages", self.room(budget));
@@ -98,8 +105,69 @@ impl Drafter<'_> {
         Ok((ranked, members))
     }
 
-    /// The best documents, whole, in order of URI.
-    pub(crate) fn documents(&self, hits: &[Hit]) -> Result<Draft, PlannerError> {
+    /// `composed` of all of `ranked` by the rule, or in the order that the model's measured position curve asks for.
+    fn by_curve(&self, composed: Composed, ranked: &[SourceText], budget: usize) -> Result<Composed, PlannerError> {
+        let order = |sources: &mut dyn Iterator<Item = usize>| -> Vec<usize> {
+            sources.filter_map(|rank| ranked.iter().position(|source| source.rank == rank)).collect()
+        };
+        // A prompt that continues another holds that one's sources, which stay where they are.
+        let earlier = composed.sources.len() - composed.source_tokens.len();
+        let placed = order(&mut composed.sources.iter().skip(earlier).map(|source| source.rank));
+        let mut tokens = vec![0; ranked.len()];
+        for (index, length) in placed.iter().zip(&composed.source_tokens) {
+            tokens.get_mut(*index).into_iter().for_each(|slot| *slot = *length);
+        }
+        let first = composed.segments.iter().find(|segment| segment.source == Some(earlier + 1));
+        let before = first.map_or(0, |segment| segment.start);
+        let after = composed.prompt.tokens.len().saturating_sub(before + tokens.iter().sum::<usize>());
+        let wanted = place::arrange(self.profile, &tokens, before, after);
+        if wanted == placed {
+            return Ok(composed);
+        }
+        let arranged: Vec<SourceText> = wanted.into_iter().filter_map(|index| ranked.get(index).cloned()).collect();
+        let moved = self.composer.compose(SourceKind::Passages, &arranged)?;
+        // The same passages under other numbers: nearly always of the same length.
+        let fits =
+            moved.source_tokens.iter().sum::<usize>() <= budget && moved.prompt.tokens.len() <= self.limits.input();
+        Ok(if fits { moved } else { composed })
+    }
+
+    /// `composed` of `sources` in this order, with the best passages in them repeated behind them, the very best last. As
+    /// it is if the documents are short or there is no room: an excerpt says nothing that is not in the prompt anyway.
+    fn with_excerpts(
+        &self,
+        composed: Composed,
+        sources: &[SourceText],
+        kept: &[(usize, &Hit)],
+    ) -> Result<Composed, PlannerError> {
+        if composed.source_tokens.iter().sum::<usize>() < LONG_DOCUMENTS {
+            return Ok(composed);
+        }
+        let mut excerpts = Vec::new();
+        let mut taken = 0;
+        for (_, hit) in kept {
+            let Some(at) = sources.iter().position(|source| source.document == hit.chunk.document) else { continue };
+            taken += hit.chunk.generator_tokens;
+            if taken > self.options.excerpts_budget_tokens {
+                break;
+            }
+            let (title, text) = (hit.title.clone(), hit.chunk.text.clone());
+            excerpts.push(ExcerptText { n: at + 1, title, text });
+        }
+        while !excerpts.is_empty() {
+            let tail: Vec<ExcerptText> = excerpts.iter().rev().cloned().collect();
+            let with = self.composer.compose_with(SourceKind::Documents, sources, &tail)?;
+            let added = with.prompt.tokens.len().saturating_sub(composed.prompt.tokens.len());
+            if with.prompt.tokens.len() <= self.limits.input() && added <= self.options.excerpts_budget_tokens {
+                return Ok(with);
+            }
+            excerpts.pop();
+        }
+        Ok(composed)
+    }
+
+    /// The best documents, whole, in order of URI, with the passages in `kept` repeated behind long ones.
+    pub(crate) fn documents(&self, hits: &[Hit], kept: &[(usize, &Hit)]) -> Result<Draft, PlannerError> {
         let ranked = select::documents(hits);
         let budget = self.options.documents_budget_tokens;
         let weak = ranked.first().map_or(0.0, |best| best.score * DOCUMENT_WEAK_SHARE);
@@ -160,11 +228,16 @@ impl Drafter<'_> {
                 read
             });
         }
-        let (composed, fitting) = self.fit(SourceKind::Documents, &sources, budget, |sources| {
+        let canonical = |sources: &[SourceText]| {
             let mut canonical = sources.to_vec();
             canonical.sort_by(|a, b| a.uri.cmp(&b.uri));
             canonical
-        })?;
+        };
+        let (composed, fitting) = self.fit(SourceKind::Documents, &sources, budget, canonical)?;
+        let composed = match composed {
+            Ok(composed) => Ok(self.with_excerpts(composed, &canonical(&sources[..fitting]), kept)?),
+            refused => refused,
+        };
         if composed.is_ok() {
             let over = format!("over the budget of {} tokens of documents", self.room(budget));
             dropped.extend(chosen.iter().skip(fitting).map(|(_, document)| dropped_document(document, over.as_str())));
@@ -172,8 +245,13 @@ impl Drafter<'_> {
         Ok(Draft { route: Route::Documents, composed, dropped })
     }
 
-    /// Every document of the scope, in order of URI.
-    pub(crate) fn full(&self, scope: Scope, only: Option<&[Document]>) -> Result<Draft, PlannerError> {
+    /// Every document of the scope, in order of URI, with the passages in `kept` repeated behind long ones.
+    pub(crate) fn full(
+        &self,
+        scope: Scope,
+        only: Option<&[Document]>,
+        kept: &[(usize, &Hit)],
+    ) -> Result<Draft, PlannerError> {
         let refused = |refusal| Ok(Draft { route: Route::Full, composed: Err(refusal), dropped: Vec::new() });
         if let Some(refusal) = self.limits.refuse_unloaded(self.base_tokens + scope.tokens, "the whole scope") {
             return refused(refusal);
@@ -192,7 +270,10 @@ impl Drafter<'_> {
         let composed = self.composer.compose(SourceKind::Documents, &sources)?;
         match self.limits.refuse_input(&composed.prompt, "the whole scope") {
             Some(refusal) => refused(refusal),
-            None => Ok(Draft { route: Route::Full, composed: Ok(composed), dropped: Vec::new() }),
+            None => {
+                let composed = self.with_excerpts(composed, &sources, kept)?;
+                Ok(Draft { route: Route::Full, composed: Ok(composed), dropped: Vec::new() })
+            }
         }
     }
 
@@ -272,7 +353,7 @@ impl Drafter<'_> {
         }))
     }
 
-    fn every_document(&self) -> Result<Vec<Document>, PlannerError> {
+    pub(crate) fn every_document(&self) -> Result<Vec<Document>, PlannerError> {
         let mut documents = Vec::new();
         loop {
             let after = documents.last().map(|document: &Document| document.uri.clone());

@@ -1,6 +1,18 @@
 //! What an operator can set.
 
-use crate::PlannerError;
+use crate::{Budget, PlannerError};
+
+/// What a prompt longer than the model's measured effective window is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EffectiveWindow {
+    /// As good as any.
+    Ignore,
+    /// Expected to be answered worse: a prompt is judged by how much of the effective window it fills.
+    #[default]
+    Penalise,
+    /// Refused.
+    Refuse,
+}
 
 /// Options of a [`crate::Planner`]. The defaults suit a small model on a CPU.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,12 +33,26 @@ pub struct PlannerOptions {
     /// Cosine similarity to the question, -1 to 1, below which a passage is weak in the vector arm. A passage that is weak
     /// in both arms is dropped: a distracting passage costs more than an absent one. -1 keeps all.
     pub score_floor: f32,
+    /// Most tokens of key excerpts: passages of long documents in the prompt, repeated next to the question. 0 is none.
+    pub excerpts_budget_tokens: usize,
+    /// What becomes of prompts longer than the model's measured effective window.
+    pub respect_effective_window: EffectiveWindow,
     /// Most tokens of an answer, where the query does not say.
     pub default_max_output_tokens: usize,
-    /// Tokens an answer is expected to have, for predictions. Hard cost limits assume the most it may have.
+    /// Tokens an answer is expected to have, for predictions, until enough answers have been seen. Hard cost limits assume the most it may have.
     pub expected_output_tokens: usize,
     /// Whether the model judges the kind of question first, in one word.
     pub pre_route: bool,
+    /// Limits of every request, whatever its budget says.
+    pub ceiling: Budget,
+    /// Whether the questions that are expected to read a prefix again bear their part of writing it. Without, each
+    /// question is compared by its own cost alone.
+    pub amortise: bool,
+    /// Whether to take a wider route once when the sources seem not to hold the answer, where the query does not say and
+    /// the planner chose the route.
+    pub escalate: bool,
+    /// Probability, 0 to 1, that the sources do not hold the answer above which a wider route is taken.
+    pub escalate_above: f64,
 }
 
 impl Default for PlannerOptions {
@@ -39,9 +65,15 @@ impl Default for PlannerOptions {
             max_documents: 3,
             top_k: 6,
             score_floor: 0.2,
+            excerpts_budget_tokens: 256,
+            respect_effective_window: EffectiveWindow::default(),
             default_max_output_tokens: 256,
             expected_output_tokens: 96,
             pre_route: false,
+            ceiling: Budget::default(),
+            amortise: true,
+            escalate: true,
+            escalate_above: 0.5,
         }
     }
 }
@@ -56,7 +88,9 @@ impl PlannerOptions {
             ((1..=200).contains(&self.top_k), "top_k must be between 1 and 200"),
             ((-1.0..=1.0).contains(&self.score_floor), "score_floor must be between -1 and 1"),
             (self.default_max_output_tokens > 0, "default_max_output_tokens must be at least 1"),
+            ((0.0..=1.0).contains(&self.escalate_above), "escalate_above must be between 0 and 1"),
             (self.expected_output_tokens > 0, "expected_output_tokens must be at least 1"),
+            (self.ceiling.max_input_tokens != Some(0), "the ceiling's max_input_tokens must be at least 1"),
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, why)) => Err(PlannerError::InvalidOptions((*why).to_owned())),

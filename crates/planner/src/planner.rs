@@ -1,22 +1,33 @@
 //! The planner: from a question to a chosen, composed prompt, and from there to an answer.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    ops::ControlFlow,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
 
 use edgewise_ledger::PriceBook;
 use edgewise_model_api::{CacheState, Embedder, Generator};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
-use edgewise_types::{Document, Timings, Usage};
+use edgewise_types::{Document, Timings};
 
 use crate::{
-    Answer, AnswerEvent, Candidate, Explanation, Features, PlannerError, PlannerOptions, Query, Route, answer,
-    choose::{self, Priced},
-    compose::{Composed, Composer, SourceKind},
-    cost,
+    Answer, AnswerEvent, Budget, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, PlannerError,
+    PlannerOptions, Query, ReadingProfile, Route, answer, choose,
+    compose::{self, Composed, Composer, Recap, SourceKind, Step},
     draft::{Draft, Drafter},
+    escalate::{self, Spent},
+    extend::{self, Material, Placed},
     features::{self, Scope},
+    history,
     learned::Learned,
-    limits::{Limits, RefusedBy},
+    limits::Limits,
+    narrow::{self, Narrowed},
+    observed::Observed,
+    pricing::Pricing,
+    reuse::{Prefix, Reuse},
 };
 
 /// Fewest hits to search for: enough to see the shape of a result, whatever number of passages is placed.
@@ -24,6 +35,13 @@ const MIN_HITS: usize = 16;
 
 /// Most passages a query may ask for.
 const MAX_TOP_K: usize = 200;
+
+/// Every route, narrowest first.
+pub(crate) const ROUTES: [Route; 3] = [Route::Passages, Route::Documents, Route::Full];
+
+/// What a follow-up that leans on the conversation is expected to lose when its prompt holds only a recap of it. A prior,
+/// about the difference between adjacent routes; not a measurement.
+const CONTEXT_LOST: f64 = 0.05;
 
 /// Chooses a route for a question and answers it. Share it in an `Arc`: every method takes `&self`.
 pub struct Planner {
@@ -33,14 +51,42 @@ pub struct Planner {
     pub(crate) prices: PriceBook,
     pub(crate) options: PlannerOptions,
     pub(crate) learned: Learned,
+    pub(crate) judge: JudgeCoefficients,
+    pub(crate) observed: Observed,
+    pub(crate) reuse: Reuse,
+    clock: Clock,
+    /// How the generator reads, if it was measured.
+    reading: RwLock<Option<Arc<ReadingProfile>>>,
 }
+
+/// Time since some fixed start.
+type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
 /// A decision with everything needed to carry it out.
 pub(crate) struct Planned {
     pub(crate) explanation: Explanation,
     pub(crate) composed: Composed,
-    pub(crate) limits: Limits,
+    pub(crate) material: Material,
+    /// The exchanges that the prompt continues.
+    pub(crate) steps: Vec<Step>,
+    /// The turns they are of.
+    pub(crate) continues: usize,
+    /// What a fresh prompt repeats of the turn before.
+    pub(crate) recap: Option<Recap>,
     pub(crate) timings: Timings,
+    /// Stable prefixes of the candidate prompts that continue as many turns.
+    prefixes: Vec<Prefix>,
+}
+
+/// A prompt among those compared.
+struct Variant {
+    draft: Draft,
+    /// What was left out for a limit's sake.
+    note: Option<String>,
+    /// Exchanges of the conversation it leaves out from the front; all of them in a fresh prompt.
+    without: usize,
+    /// Turns it continues.
+    turns: usize,
 }
 
 impl Planner {
@@ -53,7 +99,38 @@ impl Planner {
         options: PlannerOptions,
     ) -> Result<Self, PlannerError> {
         options.validate()?;
-        Ok(Self { generator, embedder, prompts, prices, options, learned: Learned::embedded()? })
+        let judge = JudgeFile::embedded()?.of(&generator.info().digest).clone();
+        let learned = Learned::embedded()?;
+        let start = Instant::now();
+        let clock: Clock = Box::new(move || start.elapsed());
+        let (observed, reuse, reading) = (Observed::default(), Reuse::default(), RwLock::default());
+        Ok(Self { generator, embedder, prompts, prices, options, learned, judge, observed, reuse, clock, reading })
+    }
+
+    /// Takes the time by which it counts how soon prefixes are asked for again from `clock`, which gives the time since
+    /// any fixed start.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self { clock: Box::new(clock), ..self }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        (self.clock)()
+    }
+
+    /// Places and judges prompts by `profile` from now on, questions being planned excepted. A profile of another model is
+    /// not used; whether it was taken.
+    pub fn set_reading_profile(&self, profile: Arc<ReadingProfile>) -> bool {
+        let ours = profile.is_of(self.generator.info());
+        if ours {
+            *self.reading.write().unwrap_or_else(PoisonError::into_inner) = Some(profile);
+        }
+        ours
+    }
+
+    /// How the generator reads, if it was measured.
+    pub fn reading_profile(&self) -> Option<Arc<ReadingProfile>> {
+        self.reading.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The state of the generator's prefix cache.
@@ -66,9 +143,14 @@ impl Planner {
         self.generator.release_prefix(id)
     }
 
-    /// The route that would be taken now, and why. Searches and composes, but generates nothing.
+    /// The route that would be taken now, and why; its prompt, part by part; and what would follow an answer that seems
+    /// not to be in the sources. Searches and composes, but generates nothing.
     pub fn explain(&self, collection: &Collection, query: &Query) -> Result<Explanation, PlannerError> {
-        Ok(self.plan(collection, query)?.explanation)
+        let mut planned = self.plan(collection, query)?;
+        let resident = self.generator.prefix_state(&query.tenant, &planned.composed.prompt).resident_tokens;
+        planned.explanation.prompt_map = compose::mark_cached(planned.composed.segments.clone(), resident);
+        planned.explanation.escalation = Some(escalate::preview(self, collection, query, &planned)?);
+        Ok(planned.explanation)
     }
 
     /// Answers a question. Blocks until the answer is complete; `sink` is told of the plan, of the sources and of each
@@ -82,70 +164,200 @@ impl Planner {
     ) -> Result<Answer, PlannerError> {
         let started = Instant::now();
         let planned = self.plan(collection, query)?;
+        self.reuse.note(&planned.prefixes, planned.explanation.chosen, self.now());
         answer::carry_out(self, collection, query, planned, started, sink)
     }
 
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
         let started = Instant::now();
         let top_k = self.check(query)?;
-        let limits = Limits::new(self.generator.info().context_window, &self.options, query)?;
+        let max_output = query.max_output_tokens.unwrap_or(self.options.default_max_output_tokens);
+        let expected_output = self.observed.output_tokens(self.options.expected_output_tokens, max_output);
+        let (window, ceiling) = (self.generator.info().context_window, collection_ceiling(collection)?);
+        let profile = self.reading_profile();
+        let effective = profile.as_ref().and_then(|profile| profile.effective_window);
+        let limits = Limits::new(window, &self.options, query, ceiling, expected_output)?
+            .reading_to(effective, self.options.respect_effective_window);
         let (scope, only) = scope(collection, query)?;
+        let conversation = history::rebuild(collection, &query.history, only.as_deref())?;
+        let (steps, mut notes) = (conversation.steps, conversation.notes);
 
+        let bare = self.drafter(collection, query, limits, &[], None)?;
+        if bare.base_tokens > limits.input() {
+            return Err(PlannerError::QuestionTooLong {
+                prompt_tokens: bare.base_tokens,
+                limit: limits.input(),
+                why: limits.input_origin(),
+            });
+        }
+        let leans = history::leans_on_history(&query.question);
+        let recap = query.history.last().filter(|_| leans).map(history::recap_of);
+        let with_recap = self.drafter(collection, query, limits, &[], recap.as_ref())?;
+        // Half of the room is for sources.
+        let (fresh, recap_fits) = match with_recap.base_tokens <= limits.input() / 2 {
+            true => (with_recap, true),
+            false => (bare, recap.is_none()),
+        };
+
+        let search_started = Instant::now();
+        let searched = history::search_text(query);
+        let results = collection.search(&SearchRequest {
+            documents: query.documents.clone(),
+            filter: query.filter.clone(),
+            ..SearchRequest::new(searched.as_ref(), (2 * top_k).max(MIN_HITS))
+        })?;
+        let search_ms = elapsed_ms(search_started);
+
+        let mut features = features::measure(&results.hits, scope, self.generator.queue());
+        features.effective_window = effective;
+        let pre_route = self.learn_features(&mut features, query, &results.hits, &mut notes)?;
+        let timings = timings(&results, 0.0);
+        let SearchResults { hits, generation, notes: search_notes, .. } = results;
+        let material = Material { limits, scope, only, hits, features, top_k, profile };
+        let pricing = self.pricing(collection, query, &material, elapsed_ms(started), Spent::default());
+        let mut variants = Vec::new();
+        for route in ROUTES {
+            let draft = |limits| {
+                extend::fresh(&Drafter { limits, profile: material.profile.as_deref(), ..fresh }, route, &material)
+            };
+            let Narrowed { draft, note } = self.narrowed(route, &pricing, limits, draft)?;
+            variants.push(Variant { draft, note, without: steps.len(), turns: 0 });
+        }
+        variants.extend(self.continued(collection, query, &material, &steps, &pricing)?);
+
+        // Composing took its time, too, and the engine went on meanwhile.
+        let pricing = self.pricing(collection, query, &material, elapsed_ms(started), Spent::default());
+        let (mut priced, mut prefixes) = (Vec::new(), Vec::new());
+        for variant in &variants {
+            let (mut candidate, prefix) = self.price(&variant.draft, variant.turns, &pricing);
+            if leans && !steps.is_empty() && variant.turns == 0 {
+                candidate.candidate.quality = (candidate.candidate.quality - CONTEXT_LOST).max(0.0);
+            }
+            prefixes.extend(prefix.map(|prefix| (variant.turns, prefix)));
+            priced.push(candidate);
+        }
+        let mut candidates = choose::choose(priced, query.route, query.objective)?;
+        let (chosen, turns) =
+            candidates.first().map_or((Route::Passages, 0), |candidate| (candidate.route, candidate.turns));
+        if query.route.is_some() {
+            let taken = if turns > 0 { "continuing the conversation" } else { "a fresh prompt" };
+            for other in candidates.iter_mut().skip(1).filter(|other| other.route == chosen && other.feasible) {
+                other.reason = format!("the same route, but {taken} scores better");
+            }
+        }
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.feasible) {
+            let same = |variant: &&Variant| variant.draft.route == candidate.route && variant.turns == candidate.turns;
+            let note = variants.iter().find(same).and_then(|variant| variant.note.as_ref());
+            candidate.reason.extend(note.map(|note| format!("; {note}")));
+        }
+        let (composed, mut dropped, without) = variants
+            .into_iter()
+            .find(|variant| variant.draft.route == chosen && variant.turns == turns)
+            .and_then(|variant| Some((variant.draft.composed.ok()?, variant.draft.dropped, variant.without)))
+            .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
+        let left_out = steps.get(..without).unwrap_or_default();
+        if let Some(note) = left_out_note(left_out, turns, recap_fits && recap.is_some(), &candidates) {
+            notes.push(note);
+        }
+        if turns > 0 {
+            dropped.extend(left_out.iter().flat_map(dropped_step));
+        }
+        notes.extend(search_notes);
+
+        tracing::debug!(collection = %collection.name(), %chosen, turns, prompt_tokens = composed.prompt.tokens.len(), "route chosen");
+        let explanation = Explanation {
+            collection: collection.name().clone(),
+            generation,
+            chosen,
+            forced: query.route.is_some(),
+            objective: query.objective,
+            budget: query.budget,
+            searched: (searched != query.question).then(|| searched.into_owned()),
+            features: material.features.clone(),
+            pre_route,
+            candidates,
+            dropped,
+            notes,
+            prompt_map: Vec::new(),
+            escalation: None,
+        };
+        let mut steps = steps;
+        steps.drain(..without);
+        let recap = recap.filter(|_| recap_fits && turns == 0);
+        let timings = Timings { plan_ms: elapsed_ms(started) - search_ms, ..timings };
+        let prefixes = prefixes.into_iter().filter(|(of, _)| *of == turns).map(|(_, prefix)| prefix).collect();
+        Ok(Planned { explanation, composed, material, steps, continues: turns, recap, timings, prefixes })
+    }
+
+    /// The draft of `route` with as many sources as the limits of money and time allow. The whole scope is all or nothing.
+    fn narrowed(
+        &self,
+        route: Route,
+        pricing: &Pricing<'_>,
+        limits: Limits,
+        mut draft: impl FnMut(Limits) -> Result<Draft, PlannerError>,
+    ) -> Result<Narrowed, PlannerError> {
+        match route {
+            Route::Passages | Route::Documents => {
+                narrow::narrowed(limits, route.as_str(), draft, |draft| self.excess(draft, pricing))
+            }
+            Route::Full => Ok(Narrowed { draft: draft(limits)?, note: None }),
+        }
+    }
+
+    /// Drafts that continue the conversation of `steps`, with as many of its turns as fit.
+    fn continued(
+        &self,
+        collection: &Collection,
+        query: &Query,
+        material: &Material,
+        steps: &[Step],
+        pricing: &Pricing<'_>,
+    ) -> Result<Vec<Variant>, PlannerError> {
+        let mut without = 0;
+        while let Some(oldest) = steps.get(without) {
+            let kept = steps.get(without..).unwrap_or_default();
+            let turns = kept.iter().map(|step| step.turn).collect::<BTreeSet<_>>().len();
+            let profile = material.profile.as_deref();
+            let drafter = Drafter { profile, ..self.drafter(collection, query, material.limits, kept, None)? };
+            let placed = Placed::of(kept);
+            let narrowed = ROUTES
+                .into_iter()
+                .map(|route| {
+                    let draft = |limits| extend::draft(&Drafter { limits, ..drafter }, route, material, &placed);
+                    self.narrowed(route, pricing, material.limits, draft)
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            // Turns are dropped whole, oldest first, while that helps.
+            if turns == 1 || narrowed.iter().any(|narrowed| narrowed.draft.composed.is_ok()) {
+                let variant = |Narrowed { draft, note }| Variant { draft, note, without, turns };
+                return Ok(narrowed.into_iter().map(variant).collect());
+            }
+            without += kept.iter().take_while(|step| step.turn == oldest.turn).count();
+        }
+        Ok(Vec::new())
+    }
+
+    /// Makes drafts that continue `steps`, as yet without regard to how the model reads.
+    pub(crate) fn drafter<'a>(
+        &'a self,
+        collection: &'a Collection,
+        query: &'a Query,
+        limits: Limits,
+        steps: &'a [Step],
+        recap: Option<&'a Recap>,
+    ) -> Result<Drafter<'a>, PlannerError> {
         let composer = Composer {
             generator: self.generator.as_ref(),
             prompts: &self.prompts,
             collection: collection.name().as_str(),
             question: &query.question,
+            turn: query.history.len() + 1,
+            steps,
+            recap,
         };
         let base_tokens = composer.compose(SourceKind::Passages, &[])?.prompt.tokens.len();
-        if base_tokens > limits.input() {
-            return Err(PlannerError::QuestionTooLong {
-                prompt_tokens: base_tokens,
-                limit: limits.input(),
-                why: limits.input_origin(),
-            });
-        }
-
-        let search_started = Instant::now();
-        let results = collection.search(&SearchRequest {
-            documents: query.documents.clone(),
-            filter: query.filter.clone(),
-            ..SearchRequest::new(&query.question, (2 * top_k).max(MIN_HITS))
-        })?;
-        let search_ms = elapsed_ms(search_started);
-
-        let mut features = features::measure(&results.hits, scope, self.generator.queue());
-        let (pre_route, notes) = self.learn_features(&mut features, query, &results)?;
-        let drafter = Drafter { collection, composer, options: &self.options, limits, base_tokens };
-        let drafts = vec![
-            drafter.passages(&results.hits, &features, top_k)?,
-            drafter.documents(&results.hits)?,
-            drafter.full(scope, only.as_deref())?,
-        ];
-        let priced = drafts.iter().map(|draft| self.price(collection, draft, &features, &limits, query)).collect();
-        let candidates = choose::choose(priced, query.route, query.objective)?;
-        let chosen = candidates.first().map_or(Route::Passages, |candidate| candidate.route);
-        let (composed, dropped) = drafts
-            .into_iter()
-            .find(|draft| draft.route == chosen)
-            .and_then(|draft| Some((draft.composed.ok()?, draft.dropped)))
-            .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
-
-        tracing::debug!(collection = %collection.name(), %chosen, prompt_tokens = composed.prompt.tokens.len(), "route chosen");
-        let explanation = Explanation {
-            collection: collection.name().clone(),
-            generation: results.generation,
-            chosen,
-            forced: query.route.is_some(),
-            objective: query.objective,
-            features,
-            pre_route,
-            candidates,
-            dropped,
-            notes,
-        };
-        let timings = timings(&results, elapsed_ms(started) - search_ms);
-        Ok(Planned { explanation, composed, limits, timings })
+        Ok(Drafter { collection, composer, options: &self.options, limits, profile: None, base_tokens })
     }
 
     /// Checks what can be checked of a query alone, and gives the number of passages to place at most.
@@ -154,6 +366,7 @@ impl Planner {
             return Err(PlannerError::EmptyQuestion);
         }
         query.sampling.validate()?;
+        history::check(&query.history)?;
         let invalid = |message: &str| Err(PlannerError::InvalidQuery(message.to_owned()));
         if query.stop.iter().any(String::is_empty) {
             return invalid("a stop string is empty and would end every answer at once: remove it");
@@ -167,63 +380,12 @@ impl Planner {
         }
         Ok(top_k)
     }
+}
 
-    /// Predicts cost, time and quality of a draft, and checks them against the budget.
-    fn price(
-        &self,
-        collection: &Collection,
-        draft: &Draft,
-        features: &Features,
-        limits: &Limits,
-        query: &Query,
-    ) -> Priced {
-        let prices = self.prices.of(&self.generator.info().model);
-        let output = limits.expected_output;
-        let (prompt, sources, refusal) = match &draft.composed {
-            Ok(composed) => (Some(&composed.prompt), composed.sources.len(), None),
-            Err(refusal) => (refusal.prompt.as_ref(), 0, Some(refusal)),
-        };
-        let usage = match (prompt, refusal) {
-            (Some(prompt), _) => {
-                let resident = self.generator.prefix_state(&query.tenant, prompt).resident_tokens;
-                cost::expected_usage(prompt, resident, output)
-            }
-            (None, refusal) => Usage {
-                input_tokens: refusal.map_or(0, |refusal| refusal.needed_tokens),
-                output_tokens: output,
-                ..Usage::default()
-            },
-        };
-        let prompt_tokens = usage.prompt_tokens();
-        let forecast = cost::forecast(&usage, prices, self.generator.latency(), self.generator.queue());
-        let worst_cost = prices.cost(&Usage { output_tokens: limits.max_output, ..usage });
-        let refused = match refusal {
-            Some(refusal) => Some((refusal.by, refusal.reason.clone())),
-            None => limits.over_budget(worst_cost, forecast.latency_ms).map(|reason| (RefusedBy::Budget, reason)),
-        };
-        let tokens = prompt_tokens + output;
-        let (quality, feedback_shift) =
-            self.learned.expected(collection.name(), draft.route, features, tokens, limits.window);
-        Priced {
-            refused: refused.as_ref().map(|(by, _)| *by),
-            worst_cost,
-            candidate: Candidate {
-                route: draft.route,
-                feasible: refused.is_none(),
-                prompt_tokens,
-                resident_tokens: usage.cache_read_tokens,
-                output_tokens: output,
-                cost: forecast.cost,
-                ttft_ms: forecast.ttft_ms,
-                latency_ms: forecast.latency_ms,
-                quality,
-                feedback_shift,
-                score: 0.0,
-                sources,
-                reason: refused.map(|(_, reason)| reason).unwrap_or_default(),
-            },
-        }
-    }
+/// The ceiling that is stored with a collection.
+fn collection_ceiling(collection: &Collection) -> Result<Budget, PlannerError> {
+    let edgewise_retrieval::Ceiling { max_cost, max_input_tokens, max_latency_ms } = collection.ceiling()?;
+    Ok(Budget { max_cost, max_input_tokens, max_latency_ms })
 }
 
 /// The documents a query may draw on: how many, how long, and which, if it names them.
@@ -256,6 +418,30 @@ fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Do
         return Err(PlannerError::EmptyScope { collection: collection.name().clone() });
     }
     Ok((scope, only))
+}
+
+/// What to say of the turns that the prompt leaves out.
+fn left_out_note(left_out: &[Step], turns: usize, recap: bool, candidates: &[Candidate]) -> Option<String> {
+    let (first, last) = (left_out.first()?.turn, left_out.last()?.turn);
+    let which = if first == last { format!("turn {first} is") } else { format!("turns {first} to {last} are") };
+    if turns > 0 {
+        return Some(format!("{which} left out of the prompt, which would be too long with all of the conversation"));
+    }
+    let better = candidates.iter().any(|candidate| candidate.turns > 0 && candidate.feasible);
+    let why = if better { "a fresh prompt scored better" } else { "no prompt that continues the conversation fits" };
+    let instead = if recap { "; the last question and answer are repeated in short" } else { "" };
+    Some(format!("{which} not in the prompt: {why}{instead}"))
+}
+
+fn dropped_step(step: &Step) -> Vec<Drop> {
+    let reason = format!("with turn {} of the conversation, which no longer fits the prompt", step.turn);
+    let dropped = |(_, source): &(SourceKind, compose::SourceText)| Drop {
+        document: source.document.clone(),
+        uri: source.uri.clone(),
+        span: Some(source.span),
+        reason: reason.clone(),
+    };
+    step.sources.iter().map(dropped).collect()
 }
 
 fn timings(results: &SearchResults, plan_ms: f64) -> Timings {

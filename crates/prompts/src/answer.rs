@@ -21,6 +21,8 @@ const EMBEDDED: Embedded = Embedded {
         ("preamble", include_str!("../../../prompts/answer/preamble.jinja")),
         ("passage", include_str!("../../../prompts/answer/passage.jinja")),
         ("document", include_str!("../../../prompts/answer/document.jinja")),
+        ("excerpt", include_str!("../../../prompts/answer/excerpt.jinja")),
+        ("recap", include_str!("../../../prompts/answer/recap.jinja")),
         ("instruction", include_str!("../../../prompts/answer/instruction.jinja")),
         ("question", include_str!("../../../prompts/answer/question.jinja")),
     ],
@@ -31,6 +33,8 @@ const INTERFACES: &[Interface] = &[
     Interface { template: "preamble", supplied: &["collection", "description"], required: &[] },
     Interface { template: "passage", supplied: &["n", "title", "heading_path", "text"], required: &["n", "text"] },
     Interface { template: "document", supplied: &["n", "title", "text"], required: &["n", "text"] },
+    Interface { template: "excerpt", supplied: &["n", "title", "text"], required: &["n", "text"] },
+    Interface { template: "recap", supplied: &["question", "answer"], required: &["question", "answer"] },
     Interface { template: "instruction", supplied: &[], required: &[] },
     Interface { template: "question", supplied: &["instruction", "question"], required: &["question"] },
 ];
@@ -66,6 +70,26 @@ pub struct DocumentVars<'a> {
     pub title: &'a str,
     /// Its text, inserted verbatim.
     pub text: &'a str,
+}
+
+/// What an excerpt is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExcerptVars<'a> {
+    /// Number of the document it is part of.
+    pub n: usize,
+    /// Title of the document.
+    pub title: &'a str,
+    /// Its text, inserted verbatim.
+    pub text: &'a str,
+}
+
+/// What is repeated of the exchange before a follow-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecapVars<'a> {
+    /// What was asked, inserted verbatim.
+    pub question: &'a str,
+    /// What was answered, inserted verbatim.
+    pub answer: &'a str,
 }
 
 /// What ends the user message.
@@ -124,6 +148,18 @@ impl Answer {
     pub fn document(&self, vars: &DocumentVars<'_>) -> Result<String, PromptError> {
         let DocumentVars { n, title, text } = *vars;
         self.piece("document", context! { n, title, text })
+    }
+
+    /// A part of a numbered document, repeated behind all documents, ending in a blank line.
+    pub fn excerpt(&self, vars: &ExcerptVars<'_>) -> Result<String, PromptError> {
+        let ExcerptVars { n, title, text } = *vars;
+        self.piece("excerpt", context! { n, title, text })
+    }
+
+    /// The exchange before a follow-up, in short, ending in a blank line.
+    pub fn recap(&self, vars: &RecapVars<'_>) -> Result<String, PromptError> {
+        let RecapVars { question, answer } = *vars;
+        self.piece("recap", context! { question, answer })
     }
 
     /// The end of the user message, without a line break after it.

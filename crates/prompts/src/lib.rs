@@ -17,7 +17,7 @@ mod task;
 
 use std::path::Path;
 
-pub use answer::{Answer, DocumentVars, PassageVars, PreambleVars, QuestionVars};
+pub use answer::{Answer, DocumentVars, ExcerptVars, PassageVars, PreambleVars, QuestionVars, RecapVars};
 pub use error::PromptError;
 pub use route::RoutePrompt;
 

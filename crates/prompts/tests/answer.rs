@@ -80,7 +80,7 @@ fn a_folder_is_loaded_instead_and_the_hash_tells_templates_apart() {
     let hash = built_in.answer().template_hash().clone();
     let same = Prompts::load(Some(&sources())).unwrap();
     assert_eq!(*same.answer().template_hash(), hash);
-    for file in ["system", "preamble", "passage", "document", "instruction", "question"] {
+    for file in ["system", "preamble", "passage", "document", "recap", "instruction", "question"] {
         let changed = copy_with(&format!("{file}.jinja"), |text| format!("!{text}"));
         let changed = Prompts::load(Some(changed.path())).unwrap();
         assert_ne!(*changed.answer().template_hash(), hash, "{file}");

@@ -203,7 +203,9 @@ impl Collection {
         sources: &[Source],
         options: &IngestOptions,
     ) -> Result<Course, RetrievalError> {
-        let profile = options.profile.clone().unwrap_or_else(|| (**state.profile()).clone());
+        let mut profile = options.profile.clone().unwrap_or_else(|| (**state.profile()).clone());
+        // What questions may use is the collection's own, whatever it is indexed with.
+        profile.ceiling = state.profile().ceiling;
         check_profile(&profile, &self.models)?;
         let visible = state.catalog().content_hashes().map_err(of(self.name()))?;
         let given: BTreeSet<&str> = sources.iter().map(|source| source.uri.as_str()).collect();

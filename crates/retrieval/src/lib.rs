@@ -14,6 +14,7 @@
 //! Deliberately not here: how files are parsed and cut, how indexes store what they store, models, routes, prompts.
 
 mod api;
+mod ceiling;
 mod collection;
 mod collections;
 mod commit;
@@ -42,7 +43,7 @@ pub use api::{
 pub use collection::{Collection, Reranking, RetrievalModels};
 pub use collections::{Collections, Listing};
 pub use discover::{Discovered, Skipped, discover};
-pub use edgewise_documents::Passwords;
+pub use edgewise_documents::{Ceiling, Passwords};
 pub use edgewise_lexical_index::Bm25;
 pub use error::{Cause, RetrievalError};
 pub use filter::{Filter, FilterError};

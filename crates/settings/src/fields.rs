@@ -71,6 +71,7 @@ pub const FIELDS: &[Field] = &[
     Field { key: "paths.ledger", kind: Kind::Path { optional: true } },
     Field { key: "paths.registry", kind: Kind::Path { optional: true } },
     Field { key: "paths.prefixes", kind: Kind::Path { optional: true } },
+    Field { key: "paths.profiles", kind: Kind::Path { optional: true } },
     Field { key: "paths.passwords", kind: Kind::Path { optional: true } },
     Field { key: "models.generator", kind: Kind::Text { optional: false } },
     Field { key: "models.embedder", kind: Kind::Text { optional: false } },
@@ -96,6 +97,10 @@ pub const FIELDS: &[Field] = &[
     Field { key: "planner.score_floor", kind: Kind::Float { min: -1.0, max: 1.0 } },
     Field { key: "planner.router", kind: Kind::Path { optional: true } },
     Field { key: "planner.pre_route", kind: Kind::Choice(&["off", "model"]) },
+    integer("planner.excerpts_budget_tokens", 0, 1_000_000_000),
+    Field { key: "planner.respect_effective_window", kind: Kind::Choice(&["ignore", "penalise", "refuse"]) },
+    Field { key: "planner.escalate", kind: Kind::Switch },
+    integer("monitor.probe_every_h", 0, 8_760),
     Field { key: "telemetry.log", kind: Kind::Text { optional: false } },
     Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },
 ];

@@ -26,6 +26,8 @@ pub struct Settings {
     pub engine: Engine,
     /// The choice of a route.
     pub planner: Planner,
+    /// Watching how well the model reads.
+    pub monitor: Monitor,
     /// Logs.
     pub telemetry: Telemetry,
 }
@@ -77,8 +79,8 @@ pub(crate) fn parse_host(host: &str) -> Option<IpAddr> {
     if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() }
 }
 
-/// Where things are on disk. In a loaded configuration `models`, `ledger` and `prefixes` are never empty and no path starts with
-/// `~`.
+/// Where things are on disk. In a loaded configuration `models`, `ledger`, `prefixes` and `profiles` are never empty and no
+/// path starts with `~`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Paths {
@@ -94,6 +96,8 @@ pub struct Paths {
     pub registry: PathBuf,
     /// Folder of retained prefixes.
     pub prefixes: PathBuf,
+    /// Folder of reading profiles.
+    pub profiles: PathBuf,
     /// File with passwords of encrypted documents; empty means none. See [`Paths::passwords_file`].
     pub passwords: PathBuf,
 }
@@ -107,6 +111,7 @@ impl Default for Paths {
             ledger: PathBuf::new(),
             registry: PathBuf::new(),
             prefixes: PathBuf::new(),
+            profiles: PathBuf::new(),
             passwords: PathBuf::new(),
         }
     }
@@ -130,8 +135,8 @@ impl Paths {
 
     /// Fills in the empty paths that have a computed default, and expands `~/`.
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
-        let Self { data, models, prompts, ledger, registry, prefixes, passwords } = self;
-        for path in [data, models, prompts, ledger, registry, prefixes, passwords] {
+        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords } = self;
+        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords] {
             *path = expanded(path, lookup)?;
         }
         if self.models.as_os_str().is_empty() {
@@ -143,6 +148,9 @@ impl Paths {
         }
         if self.prefixes.as_os_str().is_empty() {
             self.prefixes = self.data.join("_prefixes");
+        }
+        if self.profiles.as_os_str().is_empty() {
+            self.profiles = self.data.join("_profiles");
         }
         Ok(())
     }
@@ -266,6 +274,19 @@ pub enum Objective {
     Best,
 }
 
+/// What becomes of prompts longer than the model's measured effective window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EffectiveWindow {
+    /// Nothing.
+    Ignore,
+    /// They are expected to be answered worse.
+    #[default]
+    Penalise,
+    /// They are refused.
+    Refuse,
+}
+
 /// The choice of a route.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -284,6 +305,12 @@ pub struct Planner {
     pub top_k: usize,
     /// Cosine similarity to the question below which a passage is weak in the vector search.
     pub score_floor: f64,
+    /// Most tokens of key excerpts behind long documents; 0 repeats nothing.
+    pub excerpts_budget_tokens: usize,
+    /// What becomes of prompts longer than the measured effective window.
+    pub respect_effective_window: EffectiveWindow,
+    /// Whether a wider route is taken once when the sources seem not to hold the answer.
+    pub escalate: bool,
     /// Router file to use instead of the built-in one; empty means built-in. See [`Planner::router_file`].
     pub router: PathBuf,
     /// Whether the model judges the kind of question first.
@@ -320,8 +347,19 @@ impl Default for Planner {
             score_floor: 0.2,
             router: PathBuf::new(),
             pre_route: PreRoute::Off,
+            excerpts_budget_tokens: 256,
+            respect_effective_window: EffectiveWindow::Penalise,
+            escalate: true,
         }
     }
+}
+
+/// Watching how well the model reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Monitor {
+    /// Hours between probes of a server; 0 is never.
+    pub probe_every_h: u64,
 }
 
 /// How log lines look.

@@ -11,8 +11,8 @@ use std::{
 
 use edgewise_model_api::{
     ChatMessage, EncodedChat, FinishReason, GenerateRequest, GenerationEvent, GenerationSender, GenerationStream,
-    GenerationTimings, Generator, GeneratorInfo, LatencyCurve, ModelError, PrefixState, Prompt, QueueState, Retention,
-    Role, Tokenizer,
+    GenerationTimings, Generator, GeneratorInfo, LatencyCurve, ModelError, PrefixState, Prompt, QueueState, Role,
+    Tokenizer, prompt_usage,
 };
 use edgewise_types::{TenantId, Usage};
 
@@ -73,6 +73,7 @@ pub struct ScriptedGenerator {
     info: GeneratorInfo,
     tokenizer: WordTokenizer,
     latency: LatencyCurve,
+    min_prefix_tokens: usize,
     token_delay: Duration,
     script: Arc<Script>,
     shared: Arc<(Mutex<State>, Condvar)>,
@@ -90,6 +91,7 @@ impl ScriptedGenerator {
             },
             tokenizer: WordTokenizer::new(),
             latency: LatencyCurve { a: 2.0, b: 0.1, c: 1e-6, d: 5.0, e: 1e-4 },
+            min_prefix_tokens: 0,
             token_delay: Duration::ZERO,
             script: Arc::new(Box::new(move |prompt| script(prompt).into())),
             shared: Arc::default(),
@@ -124,6 +126,12 @@ impl ScriptedGenerator {
     /// Sets the latency curve. It is reported, not acted out.
     pub fn with_latency(mut self, curve: LatencyCurve) -> Self {
         self.latency = curve;
+        self
+    }
+
+    /// Keeps no boundary before this many tokens.
+    pub fn with_min_prefix_tokens(mut self, tokens: usize) -> Self {
+        self.min_prefix_tokens = tokens;
         self
     }
 
@@ -187,23 +195,6 @@ impl State {
         let longest = self.seen.get(tenant).and_then(|prompts| prompts.iter().map(common).max()).unwrap_or(0);
         longest.min(prompt.len().saturating_sub(1))
     }
-}
-
-/// Splits the tokens of a prompt by what they cost: those resident are read; those up to a boundary are written with
-/// its retention; the rest is plain input.
-fn input_usage(request: &GenerateRequest, cached: usize) -> Usage {
-    let mut usage = Usage { cache_read_tokens: cached, ..Usage::default() };
-    let mut done = cached;
-    for boundary in &request.prompt.boundaries {
-        let written = boundary.at.saturating_sub(done);
-        match boundary.retention {
-            Retention::FiveMinutes => usage.cache_write_5m_tokens += written,
-            Retention::OneHour => usage.cache_write_1h_tokens += written,
-        }
-        done = done.max(boundary.at);
-    }
-    usage.input_tokens = request.prompt.tokens.len() - done;
-    usage
 }
 
 /// One token after another, until the end, the failure, or the caller's loss of interest (then `false`).
@@ -291,6 +282,10 @@ impl Generator for ScriptedGenerator {
         self.latency
     }
 
+    fn min_prefix_tokens(&self) -> usize {
+        self.min_prefix_tokens
+    }
+
     fn queue(&self) -> QueueState {
         let state = self.state();
         QueueState { requests: state.queue.requests + state.running, prefill_tokens: state.queue.prefill_tokens }
@@ -330,7 +325,8 @@ impl Generator for ScriptedGenerator {
             let mut state = self.state();
             let cached = state.resident(&request.tenant, &request.prompt.tokens);
             state.seen.entry(request.tenant.clone()).or_default().push(request.prompt.tokens.clone());
-            let usage = input_usage(&request, cached);
+            let prompt = &request.prompt;
+            let usage = prompt_usage(prompt.tokens.len(), &prompt.boundaries, cached, self.min_prefix_tokens, 0);
             state.requests.push(request);
             state.running += 1;
             usage
@@ -351,7 +347,7 @@ impl Generator for ScriptedGenerator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edgewise_model_api::{Boundary, Sampling};
+    use edgewise_model_api::{Boundary, Retention, Sampling};
 
     fn request(tokens: Vec<u32>, boundaries: Vec<Boundary>) -> GenerateRequest {
         GenerateRequest {

@@ -23,6 +23,17 @@ impl Usage {
     pub fn prompt_tokens(&self) -> usize {
         self.input_tokens + self.cache_read_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
     }
+
+    /// The tokens of two requests together, class by class.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens + other.input_tokens,
+            cache_read_tokens: self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_5m_tokens: self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            cache_write_1h_tokens: self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            output_tokens: self.output_tokens + other.output_tokens,
+        }
+    }
 }
 
 /// Where the time of one request went, in milliseconds.

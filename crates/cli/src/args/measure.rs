@@ -6,6 +6,8 @@ use clap::{Args, Subcommand};
 
 use edgewise_types::CollectionName;
 
+use super::EvalPlacement;
+
 /// Whose quality is measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Eval {
@@ -15,6 +17,8 @@ pub(crate) enum Eval {
     Chunking(EvalChunking),
     /// How well routes are chosen between passages and the full context, and the training of what chooses them
     Routing(super::EvalRouting),
+    /// What the place of a passage in the prompt is worth: accuracy and likelihood by position and by order
+    Placement(EvalPlacement),
 }
 
 /// Arguments of `eval retrieval`.

@@ -1,5 +1,6 @@
 //! `edgewise eval`: how good retrieval and chunks are on labelled sets, and which fusion suits a collection.
 
+mod placement;
 mod routing;
 mod show;
 
@@ -31,6 +32,7 @@ pub(crate) fn run(command: &Eval, app: &App) -> Result<(), CliError> {
             None => retrieval(args, app),
         },
         Eval::Chunking(args) => chunking(args, app),
+        Eval::Placement(args) => placement::run(args, app),
         Eval::Routing(args) => routing::run(args, app),
     }
 }

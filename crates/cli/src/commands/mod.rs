@@ -8,6 +8,7 @@ pub(crate) mod eval;
 pub(crate) mod feedback;
 pub(crate) mod ingest;
 pub(crate) mod models;
+pub(crate) mod probe;
 pub(crate) mod query;
 pub(crate) mod quickstart;
 pub(crate) mod search;

@@ -5,6 +5,11 @@
 //! the fit determined when all requests look alike, and the most recent requests, the newest counting most, so that the
 //! curve follows the machine (other load, other clock rate).
 //!
+//! A machine that becomes slower becomes so for all lengths. So the calibration is first brought to the speed of the
+//! recent requests, by the median of their times over what the calibration alone predicts: otherwise its points would
+//! contradict them, and the difference would end up in whichever coefficient the requests say least about. The fitted
+//! curve is brought to their speed once more, since least squares on relative errors leans to the quick side of noise.
+//!
 //! With at most three unknowns, the non-negative solution is found by solving every subset of them and taking the best
 //! one without a negative coefficient; the optimum of the constrained problem is always among these (the coefficients
 //! it leaves at zero form one of the subsets).
@@ -49,11 +54,27 @@ impl<const N: usize> Points<N> {
         }
     }
 
-    fn fit(&self) -> [f64; N] {
+    /// Recent requests with their weights.
+    fn weighted(&self) -> impl Iterator<Item = (&Point<N>, f64)> {
         let ages = (0..self.recent.len()).rev();
-        let recent = self.recent.iter().zip(ages).map(|(p, age)| (p, AGEING.powi(age as i32)));
-        let weighted: Vec<_> = self.calibration.iter().map(|p| (p, CALIBRATION_WEIGHT)).chain(recent).collect();
-        non_negative_least_squares(&weighted)
+        self.recent.iter().zip(ages).map(|(p, age)| (p, AGEING.powi(age as i32)))
+    }
+
+    /// How much longer recent requests took than `curve` says: the weighted median of the ratios.
+    fn slowdown(&self, curve: &[f64; N]) -> f64 {
+        let ratio = |p: &Point<N>| p.ms / p.features.iter().zip(curve).map(|(f, x)| f * x).sum::<f64>();
+        let ratios = self.weighted().map(|(p, weight)| (ratio(p), weight));
+        weighted_median(ratios.filter(|(ratio, _)| ratio.is_finite() && *ratio > 0.0).collect()).unwrap_or(1.0)
+    }
+
+    fn fit(&self) -> [f64; N] {
+        let alone: Vec<_> = self.calibration.iter().map(|p| (*p, 1.0)).collect();
+        let slowdown = self.slowdown(&non_negative_least_squares(&alone));
+        let calibration = self.calibration.iter().map(|p| (Point { ms: p.ms * slowdown, ..*p }, CALIBRATION_WEIGHT));
+        let points: Vec<_> = calibration.chain(self.weighted().map(|(p, weight)| (*p, weight))).collect();
+        let curve = non_negative_least_squares(&points);
+        let slowdown = self.slowdown(&curve);
+        curve.map(|x| x * slowdown)
     }
 }
 
@@ -137,7 +158,18 @@ impl LatencyFit {
     }
 }
 
-fn non_negative_least_squares<const N: usize>(points: &[(&Point<N>, f64)]) -> [f64; N] {
+/// The value with half of the weight at or below it.
+fn weighted_median(mut values: Vec<(f64, f64)>) -> Option<f64> {
+    values.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let half = values.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+    let mut below = 0.0;
+    values.into_iter().find_map(|(value, weight)| {
+        below += weight;
+        (below >= half).then_some(value)
+    })
+}
+
+fn non_negative_least_squares<const N: usize>(points: &[(Point<N>, f64)]) -> [f64; N] {
     let mut best = ([0.0; N], f64::INFINITY);
     for subset in 1_usize..1 << N {
         let Some(solution) = least_squares(points, subset) else { continue };
@@ -160,7 +192,7 @@ fn non_negative_least_squares<const N: usize>(points: &[(&Point<N>, f64)]) -> [f
 
 /// Weighted least squares on relative errors over the coefficients in `subset`; the others are 0. `None` if they are
 /// not determined.
-fn least_squares<const N: usize>(points: &[(&Point<N>, f64)], subset: usize) -> Option<[f64; N]> {
+fn least_squares<const N: usize>(points: &[(Point<N>, f64)], subset: usize) -> Option<[f64; N]> {
     let columns: Vec<usize> = (0..N).filter(|i| subset >> i & 1 == 1).collect();
     // Columns are scaled to unit length, or the squares of thousands of tokens would drown the constant.
     let column = |i: usize| points.iter().map(move |(p, w)| w.sqrt() * p.features[i] / p.ms);
@@ -250,6 +282,19 @@ mod tests {
                 prop_assert!([a, b, c, d, e].iter().all(|x| x.is_finite() && *x >= 0.0));
             }
         }
+    }
+
+    #[test]
+    fn short_requests_on_a_slower_machine_correct_long_ones_too() {
+        let truth = LatencyCurve { a: 5.0, b: 1.0, c: 2e-4, d: 10.0, e: 0.01 };
+        let prefills = [(40, 0), (4136, 4096), (170, 0)].map(|(t, p)| prefill_on(&truth, t, p, 1.0));
+        let mut fit = LatencyFit::calibrated(&prefills, &[decode_on(&truth, 64, 3), decode_on(&truth, 4096, 3)]);
+        // Prompts of 600 tokens say nothing of the quadratic term; the machine is busy, by 1.5 to 2.1.
+        for i in 0..30 {
+            fit.observe(Some(prefill_on(&truth, 550 + 7 * (i % 13), 40, 1.5 + 0.1 * (i % 7) as f64)), None);
+        }
+        let ratio = fit.curve().prefill_ms(5161, 0) / truth.prefill_ms(5161, 0);
+        assert!((1.65..1.95).contains(&ratio), "{ratio}");
     }
 
     #[test]

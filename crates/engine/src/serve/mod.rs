@@ -38,8 +38,8 @@ use std::{
 
 use edgewise_kv_cache::{Identity, KvCache, PrefixId};
 use edgewise_model_api::{
-    CacheState, ChatMessage, EncodedChat, GenerateRequest, GenerationStream, Generator, GeneratorInfo, LatencyCurve,
-    ModelError, PrefixState, Prompt, QueueState, Tokenizer,
+    Ahead, CacheState, ChatMessage, EncodedChat, GenerateRequest, GenerationStream, Generator, GeneratorInfo,
+    LatencyCurve, ModelError, PrefixState, Prompt, QueueState, Tokenizer,
 };
 use edgewise_types::TenantId;
 
@@ -71,6 +71,7 @@ pub struct LocalGenerator {
     shared: Arc<Shared>,
     max_sequences: usize,
     target_ttft: Duration,
+    min_prefix_tokens: usize,
     page_tokens: usize,
     page_bytes: usize,
     thread: Option<JoinHandle<()>>,
@@ -162,6 +163,7 @@ impl LocalGenerator {
             shared,
             max_sequences: limits.max_sequences,
             target_ttft: options.target_ttft,
+            min_prefix_tokens: options.min_prefix_tokens,
             page_tokens,
             page_bytes,
             thread: Some(thread),
@@ -260,6 +262,14 @@ impl Generator for LocalGenerator {
 
     fn queue(&self) -> QueueState {
         self.shared.counters.state()
+    }
+
+    fn ahead(&self) -> Ahead {
+        self.shared.counters.ahead(self.latency())
+    }
+
+    fn min_prefix_tokens(&self) -> usize {
+        self.min_prefix_tokens
     }
 
     fn cache(&self) -> CacheState {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgewise_model_api::{GenerateRequest, GenerationSender, LatencyCurve, QueueState};
+use edgewise_model_api::{Ahead, GenerateRequest, GenerationSender, LatencyCurve, QueueState};
 use edgewise_telemetry::names;
 
 use crate::constraint::TokenConstraint;
@@ -45,6 +45,20 @@ pub(crate) struct Counters {
     prefill_tokens: AtomicUsize,
     /// Pairs of positions still to attend to, as the latency curve counts them.
     prefill_pairs: AtomicU64,
+    decoding: Mutex<Decoding>,
+}
+
+/// What decodes, as of the last step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Decoding {
+    /// Sequences.
+    pub(crate) sequences: usize,
+    /// Their tokens held, together.
+    pub(crate) held: usize,
+    /// Prompt tokens of a step beside them.
+    pub(crate) chunk: usize,
+    /// Most tokens one of them may still write.
+    pub(crate) left: usize,
 }
 
 impl Counters {
@@ -57,6 +71,24 @@ impl Counters {
     pub(crate) fn prefill_ms(&self, curve: LatencyCurve) -> f64 {
         let tokens = self.prefill_tokens.load(Relaxed) as f64;
         curve.b * tokens + curve.c * self.prefill_pairs.load(Relaxed) as f64
+    }
+
+    /// Says what decodes.
+    pub(crate) fn set_decoding(&self, decoding: Decoding) {
+        *lock(&self.decoding) = decoding;
+    }
+
+    /// What a new request finds before and beside itself.
+    pub(crate) fn ahead(&self, curve: LatencyCurve) -> Ahead {
+        let Decoding { sequences, held, chunk, left } = *lock(&self.decoding);
+        let prefill_ms = self.prefill_ms(curve);
+        if sequences == 0 {
+            return Ahead::of_prompts(prefill_ms);
+        }
+        // Those that decode together read the weights once.
+        let token_ms = curve.e * held as f64;
+        let chunk_ms = curve.b * chunk as f64;
+        Ahead { prefill_ms, step_ms: curve.d + token_ms, chunk_ms, steps: left, token_ms }
     }
 
     fn publish(&self) {

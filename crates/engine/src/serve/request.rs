@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use edgewise_model_api::{
-    Boundary, FinishReason, GenerationEvent, GenerationSender, GenerationTimings, MissReason, Retention, Sampling,
+    Boundary, FinishReason, GenerationEvent, GenerationSender, GenerationTimings, MissReason, Sampling, prompt_usage,
 };
 use edgewise_types::Usage;
 
@@ -193,7 +193,7 @@ impl Request {
         let usage = if std::mem::replace(&mut self.billed, true) {
             Usage { output_tokens: output, ..Usage::default() }
         } else {
-            usage(self.prompt_tokens, self.resident(), &self.boundaries, kept, output)
+            prompt_usage(self.prompt_tokens, &self.boundaries, self.resident(), kept.min_tokens, output)
         };
         let begun = self.begun.map_or(self.accepted, |(begun, _)| begun);
         let (first, last) = sample.drawn.unwrap_or((begun, begun));
@@ -208,6 +208,12 @@ impl Request {
     /// Whether all samples have ended.
     pub(crate) fn is_over(&self) -> bool {
         self.samples.iter().all(Option::is_none)
+    }
+
+    /// Tokens that a sample may still write.
+    pub(crate) fn left(&self, index: usize) -> usize {
+        let sample = self.samples.get(index).and_then(Option::as_ref);
+        sample.map_or(0, |sample| self.max_tokens.saturating_sub(sample.output_tokens))
     }
 
     /// Number of samples.
@@ -227,60 +233,4 @@ impl Request {
 pub(crate) struct Kept {
     /// Shorter prompts and prefixes are not kept.
     pub(crate) min_tokens: usize,
-}
-
-/// What a request used, with `resident` prompt tokens found in the cache. Computed tokens before the last boundary of an
-/// hour were written for an hour, those after it and before the last of five minutes for five minutes, as far as the
-/// cache keeps them.
-fn usage(prompt: usize, resident: usize, boundaries: &[Boundary], kept: Kept, output: usize) -> Usage {
-    let last = |retention| {
-        let kept = |b: &&Boundary| b.retention == retention && b.at >= kept.min_tokens;
-        boundaries.iter().filter(kept).map(|b| b.at).max().unwrap_or(0).max(resident)
-    };
-    let hour = last(Retention::OneHour);
-    let five_minutes = last(Retention::FiveMinutes).max(hour);
-    Usage {
-        input_tokens: prompt - five_minutes,
-        cache_read_tokens: resident,
-        cache_write_5m_tokens: five_minutes - hour,
-        cache_write_1h_tokens: hour - resident,
-        output_tokens: output,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn boundary(at: usize, hour: bool) -> Boundary {
-        Boundary { at, retention: if hour { Retention::OneHour } else { Retention::FiveMinutes } }
-    }
-
-    #[test]
-    fn writes_are_counted_up_to_the_last_boundary_of_each_kind() {
-        let usage = |resident, min_tokens, boundaries: &[Boundary]| {
-            let u = super::usage(100, resident, boundaries, Kept { min_tokens }, 7);
-            (u.cache_read_tokens, u.cache_write_1h_tokens, u.cache_write_5m_tokens, u.input_tokens)
-        };
-        assert_eq!(usage(0, 0, &[]), (0, 0, 0, 100));
-        assert_eq!(usage(0, 0, &[boundary(40, true), boundary(70, false)]), (0, 40, 30, 30));
-        assert_eq!(usage(0, 0, &[boundary(40, false), boundary(70, true)]), (0, 70, 0, 30));
-        assert_eq!(usage(50, 0, &[boundary(40, true), boundary(70, false)]), (50, 0, 20, 30));
-        assert_eq!(usage(80, 0, &[boundary(40, true), boundary(70, false)]), (80, 0, 0, 20));
-        assert_eq!(usage(0, 50, &[boundary(40, true), boundary(70, false)]), (0, 0, 70, 30), "40 is too short to keep");
-    }
-
-    proptest! {
-        #[test]
-        fn the_classes_add_up_to_the_prompt(
-            prompt in 1_usize..200, resident in 0_usize..200, min_tokens in 0_usize..100,
-            boundaries in prop::collection::vec((0_usize..=200, any::<bool>()), 0..4),
-        ) {
-            let resident = resident.min(prompt - 1);
-            let boundaries: Vec<_> = boundaries.into_iter().map(|(at, hour)| boundary(at.min(prompt), hour)).collect();
-            let usage = usage(prompt, resident, &boundaries, Kept { min_tokens }, 1);
-            prop_assert_eq!(usage.prompt_tokens(), prompt);
-        }
-    }
 }

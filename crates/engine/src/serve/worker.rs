@@ -26,7 +26,7 @@ use super::{
     convert,
     latency_fit::LatencyFit,
     persist::Persistence,
-    queue::{Counters, Job, Queue, lock},
+    queue::{Counters, Decoding, Job, Queue, lock},
     report,
     request::{Kept, Next, Request},
     scheduler::{Budget, Entry, Scheduler, Step},
@@ -191,6 +191,9 @@ impl<M: StepModel> Worker<M> {
     fn tidy(&mut self) {
         let now = self.shared.now();
         let idle = self.scheduler.is_empty();
+        if idle {
+            self.shared.counters.set_decoding(Decoding::default());
+        }
         if idle || now.saturating_sub(self.tidied) >= HOUSEKEEPING {
             self.tidied = now;
             let mut cache = lock(&self.shared.cache);
@@ -204,9 +207,14 @@ impl<M: StepModel> Worker<M> {
         let alone = self.pace.prefill_chunk;
         let curve = lock(&self.shared.latency).curve();
         let (mut decode, mut context) = (0.0, 0);
+        let mut decoding = Decoding::default();
         for task in self.scheduler.running() {
             if task.decodes() {
                 decode = f64::max(decode, curve.d) + curve.e * task.held() as f64;
+                decoding.sequences += 1;
+                decoding.held += task.held();
+                let left = self.requests.get(&task.id.request).map_or(0, |request| request.left(task.id.sample));
+                decoding.left = decoding.left.max(left);
             } else {
                 context = context.max(task.held());
             }
@@ -214,6 +222,7 @@ impl<M: StepModel> Worker<M> {
         let per_token = curve.b + 2.0 * curve.c * context as f64;
         let affordable = ((self.pace.target_step_ms - decode) / per_token.max(1e-9)).max(0.0);
         let beside_decodes = (affordable as usize).max(self.model.page_tokens()).min(alone);
+        self.shared.counters.set_decoding(Decoding { chunk: beside_decodes, ..decoding });
         Budget { alone, beside_decodes }
     }
 

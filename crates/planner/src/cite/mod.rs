@@ -17,7 +17,7 @@
 mod marker;
 mod sentence;
 mod support;
-mod words;
+pub(crate) mod words;
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -137,6 +137,11 @@ pub(crate) fn cite(
         .map(|(span, citations)| AnswerSentence { span, supported: !citations.is_empty(), citations })
         .collect();
     Ok(Cited { text, sentences, citations })
+}
+
+/// `raw` without any marker.
+pub(crate) fn without_markers(raw: &str) -> String {
+    Plain::new(raw, &marker::find(raw)).text
 }
 
 /// Indexes of the markers that belong to sentence `i`.

@@ -234,6 +234,21 @@ impl Words {
     }
 }
 
+/// The words of `text` as they are written, those without content included.
+pub(crate) fn plain(text: &str) -> Vec<String> {
+    tokens(text)
+}
+
+/// Whether a word, in lower case, says anything of its own.
+pub(crate) fn is_content(word: &str) -> bool {
+    !STOP_WORDS.contains(&word) && !NEGATIONS.contains(&word)
+}
+
+/// Stems of the content words of `text`.
+pub(crate) fn stems(text: &str) -> BTreeSet<String> {
+    Words::of(text).stems
+}
+
 /// Words, numbers with their decimals, identifiers. `don't` gives `do` and `n't`; `15kg` gives `15` and `kg`; digit
 /// grouping is removed: `1,742` gives `1742`.
 fn tokens(text: &str) -> Vec<String> {

@@ -4,4 +4,5 @@
 mod answering;
 mod fixture;
 mod learning;
+mod reading;
 mod routing;

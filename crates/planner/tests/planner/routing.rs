@@ -1,7 +1,9 @@
 //! Which route is taken, what it is predicted to cost, and what is refused.
 
 use edgewise_model_api::Tokenizer;
-use edgewise_planner::{Answer, Budget, Objective, PlannerError, PlannerErrorKind, PlannerOptions, Query, Route};
+use edgewise_planner::{
+    Answer, Budget, Explanation, Objective, PlannerError, PlannerErrorKind, PlannerOptions, Query, Route,
+};
 use edgewise_test_support::{ScriptedGenerator, WordTokenizer};
 use edgewise_types::{DocumentId, Money, TenantId};
 
@@ -60,7 +62,16 @@ fn explaining_generates_nothing_and_agrees_with_answering() {
     let explanation = fixture.explain(&query(QUESTION)).unwrap();
     assert!(fixture.model.requests().is_empty());
     let answer = fixture.answer(&query(QUESTION)).unwrap();
-    assert_eq!(explanation, answer.explanation);
+    assert_eq!(explanation.prompt_map.last().unwrap().end, explanation.candidates[0].prompt_tokens);
+    assert!(explanation.escalation.is_some());
+    // All but the time that planning took, which is in every candidate's, and what is only asked of an explanation.
+    let timeless = |mut explanation: Explanation| {
+        for candidate in &mut explanation.candidates {
+            (candidate.ttft_ms, candidate.latency_ms, candidate.score) = (0.0, 0.0, 0.0);
+        }
+        Explanation { prompt_map: Vec::new(), escalation: None, ..explanation }
+    };
+    assert_eq!(timeless(explanation.clone()), timeless(answer.explanation));
     assert_eq!(explanation.candidates[0].route, explanation.chosen);
     let mut routes: Vec<Route> = explanation.candidates.iter().map(|c| c.route).collect();
     routes.sort();
@@ -217,7 +228,7 @@ fn the_longest_possible_answer_still_fits_beside_every_prompt() {
     let model = ScriptedGenerator::new(|_| "word ".repeat(400)).with_context_window(window);
     let fixture = Fixture::with(model, PlannerOptions::default(), &padded(3000));
     for max_output in [1, 100, 256] {
-        let asked = Query { max_output_tokens: Some(max_output), ..query(QUESTION) };
+        let asked = Query { max_output_tokens: Some(max_output), escalate: Some(false), ..query(QUESTION) };
         let answer = fixture.answer(&asked).unwrap();
         assert_eq!(answer.usage.output_tokens, max_output);
         assert!(answer.usage.prompt_tokens() + max_output <= window);
