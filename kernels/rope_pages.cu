@@ -1,6 +1,7 @@
 // Rotary positions of queries and keys, and the write of keys and values into their pages, in one pass.
 //
-//   qkv       [tokens, (heads + 2 kv_heads) * head_dim]      bf16, a token's query, key and value heads
+//   q, k, v   [tokens, heads or kv_heads, head_dim]          bf16, a token's rows q_stride, k_stride, v_stride apart:
+//                                                            three matrices, or parts of one
 //   q_out     [tokens, heads, head_dim]                      bf16, rotated
 //   keys, values [pages, page_tokens, kv_heads, head_dim]    bf16
 //   cosines, sines [positions, rotary_dim / 2]               fp32; frequency scaling and YaRN's attention factor are in
@@ -24,7 +25,8 @@ constexpr int kThreads = 256;
 constexpr int kHeads = 3;  // 16-byte loads in flight per lane
 
 struct RopeParams {
-  const uint4* qkv;
+  const uint4 *q, *k, *v;
+  int64_t q_stride, k_stride, v_stride;  // in 16-byte vectors
   uint4 *q_out, *keys, *values;
   const float *cosines, *sines;
   const int *positions, *slots;
@@ -66,7 +68,9 @@ __global__ void __launch_bounds__(kThreads) rope_pages_kernel(const RopeParams p
   const int dim = lane * 8, half = p.rotary_dim / 2;
   const bool rotary = dim < p.rotary_dim, low = dim < half;
   const int partner = (threadIdx.x % 32 - lane + (low ? lane + half / 8 : lane - half / 8)) & 31;
-  const uint4* from = p.qkv + static_cast<int64_t>(token) * all_heads * kLanes + lane;
+  const uint4* q_from = p.q + token * p.q_stride + lane;
+  const uint4* k_from = p.k + token * p.k_stride + lane;
+  const uint4* v_from = p.v + token * p.v_stride + lane;
   const int slot = p.slots[token];
   const int64_t table = static_cast<int64_t>(p.positions[token]) * half;
   float cosine[8], sine[8];
@@ -81,7 +85,10 @@ __global__ void __launch_bounds__(kThreads) rope_pages_kernel(const RopeParams p
     uint4 vectors[kHeads];
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
-      if (first + h * kSlots < all_heads) vectors[h] = __ldcs(from + (first + h * kSlots) * kLanes);
+      const int head = first + h * kSlots, key = head - p.heads, value = key - p.kv_heads;
+      if (head < all_heads) {
+        vectors[h] = __ldcs(key < 0 ? q_from + head * kLanes : value < 0 ? k_from + key * kLanes : v_from + value * kLanes);
+      }
     }
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
@@ -143,17 +150,23 @@ __global__ void __launch_bounds__(kThreads) rope_pages_kernel(const RopeParams p
 
 // Pointers are 16-byte aligned. head_dim 64 or 128; rotary_dim a multiple of 16, at most head_dim. `adjacent`: 1 for
 // adjacent pairs, 0 for half-split.
-extern "C" cudaError_t edgewise_rope_pages(const void* qkv, void* q_out, void* keys, void* values, const float* cosines,
+extern "C" cudaError_t edgewise_rope_pages(const void* q, const void* k, const void* v, int q_stride, int k_stride,
+                                           int v_stride, void* q_out, void* keys, void* values, const float* cosines,
                                            const float* sines, const int* positions, const int* slots,
                                            const void* q_norm, const void* k_norm, float eps, int tokens, int heads,
                                            int kv_heads, int head_dim, int rotary_dim, int adjacent,
                                            cudaStream_t stream) {
   using namespace edgewise;
   if (tokens < 1 || heads < 1 || kv_heads < 1 || rotary_dim < 16 || rotary_dim % 16 != 0 || rotary_dim > head_dim ||
-      (head_dim != 64 && head_dim != 128)) {
+      (head_dim != 64 && head_dim != 128) || q_stride % 8 != 0 || k_stride % 8 != 0 || v_stride % 8 != 0) {
     return cudaErrorInvalidValue;
   }
-  const RopeParams p = {static_cast<const uint4*>(qkv),
+  const RopeParams p = {static_cast<const uint4*>(q),
+                        static_cast<const uint4*>(k),
+                        static_cast<const uint4*>(v),
+                        q_stride / 8,
+                        k_stride / 8,
+                        v_stride / 8,
                         static_cast<uint4*>(q_out),
                         static_cast<uint4*>(keys),
                         static_cast<uint4*>(values),

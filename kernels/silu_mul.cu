@@ -1,7 +1,7 @@
 // The gate of the feed-forward block: out = silu(gate) * up, silu(x) = x / (1 + e^-x).
 //
-//   gate_up  [rows, 2 * width]   bf16, each row its gate half then its up half (one fused projection)
-//   out      [rows, width]       bf16; in fp32, rounded once
+//   gate, up  [rows, width]   bf16, rows `stride` apart: two matrices, or the halves of one fused projection
+//   out       [rows, width]   bf16, dense; in fp32, rounded once. May be `gate` where that is dense.
 //
 // width: a multiple of 8. Source: Shazeer 2020, "GLU Variants Improve Transformer" (SwiGLU).
 //
@@ -25,8 +25,9 @@ __device__ __forceinline__ float gated(float gate, float up) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    silu_mul_kernel(const uint4* __restrict__ gate_up, uint4* __restrict__ out, int vectors) {
-  const uint4* gate_row = gate_up + static_cast<int64_t>(blockIdx.y) * 2 * vectors;
+    silu_mul_kernel(const uint4* gate_rows, const uint4* up_rows, uint4* out, int vectors, int64_t stride) {
+  const uint4* gate_row = gate_rows + blockIdx.y * stride;
+  const uint4* up_row = up_rows + blockIdx.y * stride;
   uint4* out_row = out + static_cast<int64_t>(blockIdx.y) * vectors;
   const int first = blockIdx.x * kThreads * kVectors + threadIdx.x;
   uint4 gate[kVectors], up[kVectors];
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(kThreads)
     const int at = first + v * kThreads;
     if (at < vectors) {
       gate[v] = __ldcs(gate_row + at);
-      up[v] = __ldcs(gate_row + vectors + at);
+      up[v] = __ldcs(up_row + at);
     }
   }
 #pragma unroll
@@ -60,11 +61,13 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace edgewise
 
 // Pointers are 16-byte aligned; rows at most 65535 per call.
-extern "C" cudaError_t edgewise_silu_mul(const void* gate_up, void* out, int rows, int width, cudaStream_t stream) {
+extern "C" cudaError_t edgewise_silu_mul(const void* gate, const void* up, void* out, int rows, int width, int stride,
+                                         cudaStream_t stream) {
   using namespace edgewise;
-  if (rows < 1 || rows > 65535 || width < 8 || width % 8 != 0) return cudaErrorInvalidValue;
+  if (rows < 1 || rows > 65535 || width < 8 || width % 8 != 0 || stride % 8 != 0) return cudaErrorInvalidValue;
   const int vectors = width / 8;
   const dim3 grid(ceil_div(vectors, kThreads * kVectors), rows);
-  silu_mul_kernel<<<grid, kThreads, 0, stream>>>(static_cast<const uint4*>(gate_up), static_cast<uint4*>(out), vectors);
+  silu_mul_kernel<<<grid, kThreads, 0, stream>>>(static_cast<const uint4*>(gate), static_cast<const uint4*>(up),
+                                               static_cast<uint4*>(out), vectors, stride / 8);
   return cudaGetLastError();
 }

@@ -36,7 +36,8 @@ def main():
     if "--no-check" not in options:
         if "rows" in parts:
             for run in (rows.check_rms_norm, rows.check_silu_mul, rows.check_rope, rows.check_top_k,
-                        rows.check_page_copy):
+                        rows.check_page_copy,
+                        rows.check_gather_rows, rows.check_decode_matmul):
                 run(small)
         if "decode" in parts:
             attention.check_decode(small)

@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use edgewise_engine::{EngineOptions, LocalGenerator};
+use edgewise_engine::{EngineOptions, LocalGenerator, Placement};
 use edgewise_gateway::Recorder;
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
-use edgewise_planner::{EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, Router};
+use edgewise_planner::{
+    EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, ReadingMonitor, Router,
+};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
 use edgewise_settings::Settings;
@@ -57,6 +59,7 @@ pub(crate) struct Stack {
     pub(crate) collections: Arc<Collections>,
     pub(crate) planner: Arc<Planner>,
     pub(crate) recorder: Recorder,
+    pub(crate) generator: Arc<dyn Generator>,
 }
 
 impl App {
@@ -110,6 +113,14 @@ impl App {
     fn engine_options(&self) -> EngineOptions {
         let engine = &self.settings.engine;
         EngineOptions {
+            device: match engine.device.as_str() {
+                "cpu" => Placement::Cpu,
+                "cuda" => Placement::Cuda,
+                _ => Placement::Auto,
+            },
+            device_memory_share: engine.device_memory_share,
+            device_cache_bytes: None,
+            device_prefill_chunk: engine.device_prefill_chunk,
             prefill_chunk: engine.prefill_chunk,
             max_sequences: engine.max_sequences,
             target_ttft: Duration::from_millis(engine.target_ttft_ms),
@@ -159,24 +170,36 @@ impl App {
             model: self.settings.models.generator.clone(),
             template_hash: prompts.answer().template_hash().to_owned(),
         };
+        let generator: Arc<dyn Generator> = generator;
         let profile = self.profiles().load(generator.info());
-        let mut planner = Planner::new(generator, embedder, prompts, prices, self.planner_options())?;
-        if let Some(file) = self.settings.planner.router_file() {
-            planner = planner.with_router(Router::load(file).map_err(|error| CliError::Usage(error.to_string()))?);
-        }
-        planner.correct_with(|| edgewise_gateway::learned(&recorder.ledger))?;
+        let mut planner = Planner::new(Arc::clone(&generator), embedder, prompts, prices, self.planner_options())?;
         match profile {
             Ok(Some(profile)) => drop(planner.set_reading_profile(Arc::new(profile))),
             Ok(None) => {}
             // Answers do not depend on it; where passages stand does, by the rule instead of by measurement.
             Err(error) => tracing::warn!(%error, "the model's reading profile is not used"),
         }
-        Ok(Stack { collections, planner: Arc::new(planner), recorder })
+        if let Some(file) = self.settings.planner.router_file() {
+            planner = planner.with_router(Router::load(file).map_err(|error| CliError::Usage(error.to_string()))?);
+        }
+        planner.correct_with(|| edgewise_gateway::learned(&recorder.ledger))?;
+        Ok(Stack { collections, planner: Arc::new(planner), recorder, generator })
     }
 
     /// The folder of reading profiles.
     pub(crate) fn profiles(&self) -> ProfileStore {
         ProfileStore::new(&self.settings.paths.profiles)
+    }
+
+    /// Watches how well the model reads; its figures are kept beside the profiles.
+    pub(crate) fn reading_monitor(&self, stack: &Stack) -> ReadingMonitor {
+        let info = stack.generator.info();
+        let path = self.profiles().path(info, "monitor.json");
+        let of = format!("{} {}", info.digest, stack.recorder.template_hash);
+        ReadingMonitor::open(&path, &of).unwrap_or_else(|error| {
+            tracing::warn!(%error, "figures of how prompts are read begin anew");
+            ReadingMonitor::anew(&path, &of)
+        })
     }
 
     fn planner_options(&self) -> PlannerOptions {
@@ -188,7 +211,6 @@ impl App {
             documents_budget_tokens: planner.documents_budget_tokens,
             top_k: planner.top_k,
             score_floor: planner.score_floor as f32,
-            pre_route: planner.pre_route == edgewise_settings::PreRoute::Model,
             excerpts_budget_tokens: planner.excerpts_budget_tokens,
             respect_effective_window: match planner.respect_effective_window {
                 edgewise_settings::EffectiveWindow::Ignore => EffectiveWindow::Ignore,
@@ -196,6 +218,7 @@ impl App {
                 edgewise_settings::EffectiveWindow::Refuse => EffectiveWindow::Refuse,
             },
             escalate: planner.escalate,
+            pre_route: planner.pre_route == edgewise_settings::PreRoute::Model,
             default_max_output_tokens: self.settings.engine.default_max_tokens,
             ..PlannerOptions::default()
         }

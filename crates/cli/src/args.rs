@@ -14,7 +14,7 @@ use edgewise_planner::{Objective, Route};
 use edgewise_types::{CollectionName, Money};
 
 pub(crate) use feedback::Feedback;
-pub(crate) use measure::{Bench, BenchEngine, Eval, EvalChunking, EvalRetrieval, Intervals};
+pub(crate) use measure::{Bench, BenchEngine, Eval, EvalChunking, EvalJudge, EvalRetrieval, Intervals};
 pub(crate) use placement::EvalPlacement;
 pub(crate) use probe::Probe;
 pub(crate) use routing::EvalRouting;
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Ingest(Ingest),
     /// Ask a question of a collection
     Query(Query),
+    /// Ask a collection one question after another, each follow-up going on from the last
+    Chat(Chat),
     /// Search a collection without asking a model
     Search(Search),
     /// List, show, check, mend, copy, rename or delete collections
@@ -269,12 +271,45 @@ pub(crate) struct Query {
     /// End the answer at this text (may be repeated)
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
+    /// Take a wider route once when the sources seem not to hold the answer: "true" or "false" [default: planner.escalate;
+    /// not with a route asked for]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) escalate: Option<bool>,
     /// Show the whole decision without generating anything
     #[arg(long)]
     pub(crate) explain: bool,
+    /// List every part of the prompt: tokens, position, what was cached, how long it is kept, source
+    #[arg(long)]
+    pub(crate) map: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Where the work is done.
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub(crate) struct Chat {
+    /// Collection to ask
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) collection: CollectionName,
+    /// Route to take
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) route: RouteArg,
+    /// What the choice of a route optimises [default: planner.objective]
+    #[arg(long, value_enum)]
+    pub(crate) objective: Option<ObjectiveArg>,
+    /// Most a question may cost, in dollars, such as 0.01
+    #[arg(long, value_name = "DOLLARS")]
+    pub(crate) max_cost: Option<Money>,
+    /// Answer only from documents that satisfy this, such as "year >= 2020 and uri like 'guide/**'"
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) filter: Option<String>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_tokens: Option<usize>,
     /// Where the work is done.
     #[command(flatten)]
     pub(crate) place: Place,

@@ -16,6 +16,11 @@ impl Interrupt {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Forgets a press that has been acted on.
+    pub(crate) fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
     /// The flag itself, for calls that take one.
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)

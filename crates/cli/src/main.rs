@@ -13,6 +13,7 @@ mod interrupt;
 mod output;
 mod progress;
 mod prompt;
+mod reading;
 mod watch;
 
 use std::{
@@ -62,6 +63,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Serve(args) => commands::serve::run(args, &app),
         Command::Ingest(args) => commands::ingest::run(args, &app),
         Command::Query(args) => commands::query::run(args, &app),
+        Command::Chat(args) => commands::chat::run(args, &app),
         Command::Search(args) => commands::search::run(args, &app),
         Command::Collections(command) => commands::collections::run(command, &app),
         Command::Documents(command) => commands::documents::run(command, &app),

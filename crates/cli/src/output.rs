@@ -2,6 +2,8 @@
 //!
 //! Colour is used where the terminal supports it and `NO_COLOR` is unset. Nothing here computes.
 
+mod decision;
+
 use std::{
     collections::BTreeSet,
     io::{self, Write},
@@ -10,9 +12,11 @@ use std::{
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use owo_colors::{OwoColorize, Stream, Style};
 
-use edgewise_planner::{Answer, CitationMethod, Explanation, Route};
+use edgewise_planner::{Answer, CitationMethod, Route};
 use edgewise_retrieval::{IngestReport, Outcome, Plan, SourceReport};
-use edgewise_types::{PageRange, Usage};
+use edgewise_types::{Money, PageRange, Usage};
+
+pub(crate) use decision::{explanation, prompt_map};
 
 /// Prints a line to standard output; a closed pipe ends the process quietly, as `head` expects.
 pub(crate) fn line(text: &str) -> io::Result<()> {
@@ -122,41 +126,6 @@ pub(crate) fn route_name(route: Route) -> &'static str {
     }
 }
 
-/// The comparison of routes.
-pub(crate) fn explanation(explanation: &Explanation) -> io::Result<()> {
-    let rows = explanation
-        .candidates
-        .iter()
-        .map(|c| {
-            let chosen = c.route == explanation.chosen;
-            let name = route_name(c.route);
-            let number = |text: String| if c.feasible { text } else { dim("–") };
-            vec![
-                if chosen { good(&format!("→ {name}")) } else { format!("  {name}") },
-                count(c.prompt_tokens),
-                number(count(c.resident_tokens)),
-                number(format!("${}", c.cost)),
-                number(duration(c.ttft_ms)),
-                number(duration(c.latency_ms)),
-                number(format!("{:.2}", c.quality)),
-                c.reason.clone(),
-            ]
-        })
-        .collect();
-    let header = ["route", "tokens", "cached", "cost", "first token", "total", "quality", "why"];
-    line(&table(&header, &[1, 2, 3, 4, 5, 6], rows))?;
-    if !explanation.dropped.is_empty() {
-        line(&dim(&format!("left out of the prompt: {}", plural(explanation.dropped.len(), "item"))))?;
-        for drop in explanation.dropped.iter().take(5) {
-            line(&dim(&format!("  {} — {}", drop.uri, drop.reason)))?;
-        }
-        if let Some(more) = explanation.dropped.len().checked_sub(5).filter(|more| *more > 0) {
-            line(&dim(&format!("  … and {more} more (--json shows all)")))?;
-        }
-    }
-    Ok(())
-}
-
 /// Where something stands: document, sections and pages, as in `guide.pdf › Tides › Spring tide, p. 12`.
 pub(crate) fn place(uri: &str, heading_path: &[String], pages: Option<&PageRange>) -> String {
     let mut path = vec![uri];
@@ -203,13 +172,21 @@ pub(crate) fn answer_details(answer: &Answer) -> io::Result<()> {
         }
     }
     line(&format!("\n{}", bold("Routes")))?;
-    explanation(&answer.explanation)?;
+    decision::routes(&answer.explanation)?;
+    decision::left_out(&answer.explanation)?;
+    if let Some(escalation) = &answer.escalation {
+        line(&format!("\n{}", bold("Looked further")))?;
+        line(&format!("  {}", decision::escalation(escalation)))?;
+    } else if let Some(why) = &answer.judgement.not_escalated {
+        line(&dim(&format!("not looked further: {why}")))?;
+    }
     line(&format!("\n{}", bold("Used")))?;
     line(&format!("  tokens  {}", usage(&answer.usage)))?;
-    let predicted = answer.explanation.candidates.first();
-    let (cost, time) = predicted
-        .map(|c| (format!(" (predicted ${})", c.cost), format!(" (predicted {})", duration(c.latency_ms))))
-        .unwrap_or_default();
+    let second = answer.escalation.as_ref().and_then(|escalation| escalation.explanation.candidates.first());
+    let predicted: Vec<_> = answer.explanation.candidates.first().into_iter().chain(second).collect();
+    let cost = predicted.iter().fold(Money::ZERO, |sum, candidate| sum + candidate.cost);
+    let time: f64 = predicted.iter().map(|candidate| candidate.latency_ms).sum();
+    let (cost, time) = (format!(" (predicted ${cost})"), format!(" (predicted {})", duration(time)));
     line(&format!("  cost    ${}{}", answer.cost, dim(&cost)))?;
     let t = &answer.timings;
     line(&format!("  time    {}{}", duration(t.total_ms), dim(&time)))?;
@@ -226,6 +203,10 @@ pub(crate) fn answer_details(answer: &Answer) -> io::Result<()> {
     ];
     let stages: Vec<String> = stages.iter().map(|(name, ms)| format!("{name} {}", duration(*ms))).collect();
     line(&dim(&format!("          {}", stages.join(" · "))))?;
+    line(&dim(&format!(
+        "  judged  probability {:.2} that the sources do not hold the answer",
+        answer.unanswerable_probability
+    )))?;
     line(&dim(&format!("  model   {}", answer.model)))
 }
 

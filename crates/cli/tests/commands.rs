@@ -8,7 +8,9 @@ use support::World;
 #[test]
 fn help_names_every_command() {
     let help = World::empty().run(&["--help"]).expect(0).stdout();
-    for command in ["quickstart", "serve", "ingest", "query", "search", "collections", "models", "config", "usage"] {
+    for command in
+        ["quickstart", "serve", "ingest", "query", "search", "collections", "models", "config", "usage", "probe"]
+    {
         assert!(help.contains(command), "{command} is missing in: {help}");
     }
 }

@@ -27,14 +27,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         for (i, tokens) in prompt.chunks(CHUNK).enumerate() {
             let (position, logits) = (i * CHUNK, (i + 1) * CHUNK >= prompt.len());
-            decoder.forward(&mut kv, &[BatchEntry { tokens, position, pages: &pages, logits }])?;
+            decoder.forward(&mut kv, &[BatchEntry { tokens, position, pages: &pages, logits, generated_from: usize::MAX }])?;
         }
         let prefill = start.elapsed().as_secs_f64();
         let mut seconds = Vec::new();
         for (i, token) in prompt.iter().cycle().take(*decoded as usize).enumerate() {
             let start = Instant::now();
             let (tokens, position) = (std::slice::from_ref(token), prompt.len() + i);
-            decoder.forward(&mut kv, &[BatchEntry { tokens, position, pages: &pages, logits: true }])?;
+            decoder.forward(&mut kv, &[BatchEntry { tokens, position, pages: &pages, logits: true, generated_from: usize::MAX }])?;
             seconds.push(start.elapsed().as_secs_f64());
         }
         println!("{{\"cached_tokens\": 0, \"prefill\": {prefill}, \"decode\": {seconds:?}}}");

@@ -5,11 +5,13 @@ use std::{path::Path, sync::Arc};
 use candle_core::quantized::gguf_file::Value;
 use edgewise_model_api::{ModelError, Tokenizer};
 
+#[cfg(feature = "cuda")]
+use crate::decoder::{Cuda, CudaOptions};
 use crate::{
     BertEmbedder, BertReranker, EncoderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
-    decoder::{DecoderError, GgufFile},
+    decoder::{Backend, Cpu, DecoderError, GgufFile},
     model_files::{self, ModelFiles},
-    serve::Parts,
+    serve::{Parts, Placement},
     tokenizer::GgufVocabulary,
 };
 
@@ -37,8 +39,50 @@ pub fn load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
 }
 
 fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
-    let ModelFiles { decoder, tokenizer, template, info } = ModelFiles::load(model, path, options.context_window)?;
+    match options.device {
+        Placement::Cpu => {}
+        #[cfg(feature = "cuda")]
+        Placement::Cuda | Placement::Auto => match open_cuda(options) {
+            Ok(cuda) => return on_cuda(model, path, options, cuda),
+            Err(error) if options.device == Placement::Cuda => return Err(error.into()),
+            Err(error) => tracing::info!(%error, "the generator computes on the CPU"),
+        },
+        #[cfg(not(feature = "cuda"))]
+        Placement::Auto => {}
+        #[cfg(not(feature = "cuda"))]
+        Placement::Cuda => {
+            return Err(EngineError::Unsupported {
+                what: "engine.device = \"cuda\" in a program built without GPU support".to_owned(),
+                supported: "build it with `--features cuda`, or set engine.device to \"cpu\"".to_owned(),
+            });
+        }
+    }
+    let files = ModelFiles::load(model, path, options.context_window, Cpu::default())?;
+    start(files, options)
+}
+
+fn start<B: Backend>(files: ModelFiles<B>, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
+    let ModelFiles { decoder, tokenizer, template, info } = files;
     LocalGenerator::start(Parts { model: decoder, info, tokenizer, template }, options, Arc::new(SystemClock))
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(options: &EngineOptions) -> Result<Cuda, DecoderError> {
+    Cuda::open(CudaOptions {
+        max_rows: options.device_prefill_chunk + options.max_sequences,
+        max_sequences: options.max_sequences,
+        memory_share: options.device_memory_share,
+    })
+}
+
+/// Loads a generator onto the GPU, and gives its pages what memory is left.
+#[cfg(feature = "cuda")]
+fn on_cuda(model: &str, path: &Path, options: &EngineOptions, cuda: Cuda) -> Result<LocalGenerator, EngineError> {
+    let files = ModelFiles::load(model, path, options.context_window, cuda.clone())?;
+    let most = cuda.plan_pages(files.decoder.config(), files.decoder.page_bytes())?;
+    let cache_bytes = options.device_cache_bytes.map_or(most, |wanted| wanted.min(most));
+    let prefill_chunk = options.device_prefill_chunk;
+    start(files, &EngineOptions { cache_bytes, prefill_chunk, ..options.clone() })
 }
 
 /// Loads only the tokenizer of a GGUF file or folder: enough to count tokens, without the weights. `model` is the name it

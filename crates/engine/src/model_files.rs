@@ -16,7 +16,7 @@ use crate::step_model::{BatchEntry, StepModel};
 use crate::{
     EngineError,
     chat_template::ChatTemplate,
-    decoder::{Arithmetic, Cpu, Decoder, GgufFile, LoadOptions},
+    decoder::{Backend, Cpu, Decoder, GgufFile, LoadOptions},
     digest, load,
     tokenizer::{GeneratorTokenizer, chat_template},
 };
@@ -26,8 +26,8 @@ const SMALL_FILES: [&str; 5] =
     ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
 
 /// A loaded model.
-pub(crate) struct ModelFiles {
-    pub(crate) decoder: Decoder,
+pub(crate) struct ModelFiles<B: Backend = Cpu> {
+    pub(crate) decoder: Decoder<B>,
     pub(crate) tokenizer: GeneratorTokenizer,
     pub(crate) template: ChatTemplate,
     pub(crate) info: GeneratorInfo,
@@ -41,24 +41,25 @@ pub(crate) fn tokenizer(path: &Path) -> Result<GeneratorTokenizer, EngineError> 
     }
 }
 
-impl ModelFiles {
-    /// Loads `path`, a GGUF file or a folder with `config.json`, `*.safetensors` and `tokenizer.json`. `model` is the name
-    /// it goes by; `window` limits the context.
-    pub(crate) fn load(model: &str, path: &Path, window: Option<usize>) -> Result<Self, EngineError> {
+impl<B: Backend> ModelFiles<B> {
+    /// Loads `path`, a GGUF file or a folder with `config.json`, `*.safetensors` and `tokenizer.json`, onto a backend.
+    /// `model` is the name it goes by; `window` limits the context.
+    pub(crate) fn load(model: &str, path: &Path, window: Option<usize>, backend: B) -> Result<Self, EngineError> {
         let (template, decoder, tokenizer, files) = match path.is_dir() {
             true => {
                 // Cheap files first, so that what is wrong with them is known before gigabytes are read.
                 let tokenizer = GeneratorTokenizer::from_folder(path)?;
                 let template = chat_template(path)?;
                 let options = LoadOptions { context_window: window, ..LoadOptions::default() };
-                let decoder = Decoder::from_folder(path, Cpu { arithmetic: Arithmetic::default() }, &options)?;
+                let decoder = Decoder::from_folder(path, backend, &options)?;
                 (template, decoder, tokenizer, folder_files(path)?)
             }
             false => {
                 let gguf = GgufFile::open(path)?;
                 let tokenizer = GeneratorTokenizer::from_gguf(load::vocabulary(&gguf)?)?;
                 let template = gguf.string("tokenizer.chat_template")?.to_owned();
-                (template, Decoder::load_gguf(&gguf)?, tokenizer, vec![path.to_owned()])
+                let decoder = Decoder::from_gguf(&gguf, backend, &LoadOptions::default())?;
+                (template, decoder, tokenizer, vec![path.to_owned()])
             }
         };
         let mut tokenizer = tokenizer;
@@ -110,7 +111,7 @@ impl<'a> Sequence<'a> {
 
     /// Appends `tokens` and gives the logits after them.
     pub(crate) fn forward(&mut self, tokens: &[u32]) -> Vec<f32> {
-        let entry = BatchEntry { tokens, position: self.position, pages: &self.pages, logits: true };
+        let entry = BatchEntry { tokens, position: self.position, pages: &self.pages, logits: true, generated_from: usize::MAX };
         let logits = StepModel::forward(self.decoder, &mut self.kv, &[entry]).unwrap();
         self.position += tokens.len();
         logits.into_iter().flatten().next().unwrap()
@@ -176,7 +177,7 @@ mod tests {
     #[test]
     fn a_folder_becomes_a_model_that_reads_its_own_chats() {
         let folder = folder();
-        let model = ModelFiles::load("tiny", folder.path(), Some(100)).unwrap();
+        let model = ModelFiles::load("tiny", folder.path(), Some(100), Cpu::default()).unwrap();
         assert_eq!(model.info.context_window, 100);
         assert_eq!(model.tokenizer.vocabulary_size(), ROWS, "rows beyond the tokenizer are tokens without text");
         let chat = model.template.encode(&model.tokenizer, &[ChatMessage::text(Role::User, "Hello, 世界")]).unwrap();
@@ -184,13 +185,13 @@ mod tests {
         assert_eq!(logits.len(), ROWS);
         let digest = model.info.digest;
         std::fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
-        assert_ne!(ModelFiles::load("tiny", folder.path(), None).unwrap().info.digest, digest);
+        assert_ne!(ModelFiles::load("tiny", folder.path(), None, Cpu::default()).unwrap().info.digest, digest);
     }
 
     #[test]
     fn what_is_missing_or_does_not_belong_together_is_one_clear_sentence() {
         let folder = folder();
-        let load = || ModelFiles::load("tiny", folder.path(), None).err().unwrap().to_string();
+        let load = || ModelFiles::load("tiny", folder.path(), None, Cpu::default()).err().unwrap().to_string();
         for name in ["tokenizer.json", "config.json", "model.safetensors"] {
             let path = folder.path().join(name);
             let aside = folder.path().join("aside");

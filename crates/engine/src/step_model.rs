@@ -2,7 +2,8 @@
 //! can be tested on a scripted one.
 //!
 //! Contract: a token's keys, values and logits depend, bit for bit, only on the tokens before it in its sequence: not
-//! on what else is in the batch, on how the sequence was cut into calls, nor on which pages hold it.
+//! on what else is in the batch, on how the sequence was cut into calls, nor on which pages hold it. Where
+//! [`StepModel::shares_generated`] is false, they also depend on which of these tokens were generated.
 //!
 //! Deliberately not here: which pages a sequence has, when they are shared or given back.
 
@@ -22,6 +23,10 @@ pub struct BatchEntry<'a> {
     pub pages: &'a [PageId],
     /// Whether the logits after the last token are wanted.
     pub logits: bool,
+    /// Position of the sequence's first generated token; anything beyond the entry's tokens where none of them was
+    /// generated. Makes a difference to backends that compute generated tokens in another way than prompts, see
+    /// [`Backend::shares_generated`](crate::backend::Backend::shares_generated).
+    pub generated_from: usize,
 }
 
 /// A model that extends sequences, whose keys and values lie in pages.
@@ -41,6 +46,11 @@ pub(crate) trait StepModel: Send + 'static {
     /// What, besides weights and tokens, the contents of a page depend on; part of the identity of what is cached.
     fn kv_identity(&self) -> String {
         String::new()
+    }
+
+    /// Whether the keys and values of a generated token are, bit for bit, those the token would have in a prompt.
+    fn shares_generated(&self) -> bool {
+        true
     }
 
     /// Room for `pages` pages, with unspecified contents.

@@ -55,6 +55,23 @@ impl Bootstrap {
         Estimate { mean, low: at(tail), high: at(1.0 - tail) }
     }
 
+    /// A figure of `n` queries with its interval, where it is no mean: `of` computes it from the numbers of the queries.
+    pub fn of(&self, n: usize, of: &dyn Fn(&[usize]) -> f64) -> Estimate {
+        let all: Vec<usize> = (0..n).collect();
+        let mean = of(&all);
+        if n == 0 {
+            return Estimate { mean, low: mean, high: mean };
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let mut figures: Vec<f64> = (0..self.resamples.max(1))
+            .map(|_| of(&(0..n).map(|_| rng.random_range(0..n)).collect::<Vec<_>>()))
+            .collect();
+        figures.sort_by(f64::total_cmp);
+        let tail = (1.0 - self.confidence.clamp(0.0, 1.0)) / 2.0;
+        let at = |share: f64| figures[((figures.len() - 1) as f64 * share).round() as usize];
+        Estimate { mean, low: at(tail), high: at(1.0 - tail) }
+    }
+
     /// The mean of `a − b`, query by query, with its interval.
     pub fn difference(&self, a: &[f64], b: &[f64]) -> Estimate {
         let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();

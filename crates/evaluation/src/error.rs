@@ -6,6 +6,7 @@ use std::{
 };
 
 use edgewise_model_api::ModelError;
+use edgewise_planner::PlannerError;
 use edgewise_prompts::PromptError;
 use edgewise_retrieval::RetrievalError;
 
@@ -62,6 +63,14 @@ pub enum EvaluationError {
     /// A folder for the collection can't be made.
     #[error("cannot make a temporary folder for the collection ({0}): free some space or set TMPDIR")]
     Folder(io::Error),
+    /// The file of answers can't be used.
+    #[error("cannot use the answers file {path} ({reason}): name another, or delete it to answer anew")]
+    Answers {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Rows of a long measurement can't be kept, or are of another.
     #[error("cannot keep rows in {path} ({reason}): name another file, or delete it to measure anew")]
     Rows {
@@ -79,6 +88,9 @@ pub enum EvaluationError {
     /// A prompt template failed.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// A question could not be answered.
+    #[error(transparent)]
+    Planner(#[from] PlannerError),
     /// Ingest or search failed.
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),

@@ -19,6 +19,8 @@ mod choice;
 mod chunking;
 mod collection;
 mod error;
+mod judge;
+mod logistic;
 mod metrics;
 mod placement;
 mod probe;
@@ -40,6 +42,7 @@ pub use chunking::{
 };
 pub use collection::{CollectionReport, LEAST_QUERIES, Queries, QuerySource, Recommendation, evaluate_collection};
 pub use error::EvaluationError;
+pub use judge::{JudgeOptions, JudgeReport, JudgeRow, JudgeSet, JudgedSigns, Reliability, evaluate_judge};
 pub use metrics::{Metric, measure};
 pub use placement::{
     Placement, PlacementFigures, PlacementOptions, PlacementPart, PlacementPlan, PlacementReport, PlacementRow,

@@ -64,7 +64,7 @@ impl Reader<'_> {
         };
         Ok(Read {
             prompt_tokens,
-            depth: middle / prompt_tokens.max(1) as f64,
+            depth: rounded(middle / prompt_tokens.max(1) as f64),
             recalled: says(&output, &wanted),
             output,
             gold_logprob,
@@ -76,7 +76,7 @@ impl Reader<'_> {
         let constraint = Constraint::Regex(escaped(answer));
         // A token is a byte or more.
         match self.generate(prompt, answer.len() + 1, Some(constraint), &mut |_| false) {
-            Ok((output, logprob)) if output == answer => Ok(Some(logprob / tokens as f64)),
+            Ok((output, logprob)) if output == answer => Ok(Some(rounded(logprob / tokens as f64))),
             Ok(_) => Ok(None),
             Err(EvaluationError::Model(ModelError::InvalidConstraint(_) | ModelError::InvalidSampling(_))) => Ok(None),
             Err(error) => Err(error),
@@ -127,6 +127,11 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// To a millionth: more says nothing, and short figures come back from a file of rows exactly as they were.
+fn rounded(figure: f64) -> f64 {
+    (figure * 1e6).round() / 1e6
 }
 
 /// Whether `output` holds one of the normalised answers, as whole words.

@@ -4,7 +4,7 @@
 
 const REFRESH_MS = 4000;
 const SOURCE_CONTEXT_BYTES = 3000;
-const KINDS = ["system", "preamble", "document", "passage", "answer", "recap", "question", "template"];
+const KINDS = ["system", "preamble", "document", "passage", "excerpt", "answer", "recap", "question", "template"];
 
 const $ = (id) => document.getElementById(id);
 

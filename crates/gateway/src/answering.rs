@@ -151,6 +151,7 @@ fn answer(
     match result {
         Ok(answer) => {
             parts.recorder.answered(&request_id.0, at, query, &answer);
+            parts.reading.answered(at, &answer);
             Progress::Done(Box::new(answer))
         }
         Err(error) => {

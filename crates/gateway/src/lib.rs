@@ -23,6 +23,7 @@ mod middleware;
 mod openapi;
 mod pages;
 mod query;
+mod reading;
 mod record;
 mod serve;
 mod sse;
@@ -37,6 +38,7 @@ pub use feedback::{FeedbackForgotten, FeedbackRequest, FeedbackStored, check_rat
 pub use health::{Health, Readiness};
 pub use openapi::router;
 pub use query::{ExplainRequest, QueryRequest, RouteChoice};
+pub use reading::ReadingReport;
 pub use record::{Failure, Recorder};
 pub use serve::{GatewayError, bind, serve};
 pub use sse::{SourcesEvent, TokenEvent, UsageEvent};

@@ -13,7 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    cache, collections, documents, feedback, health, middleware, pages, query, sse, state::AppState, upkeep, usage,
+    cache, collections, documents, feedback, health, middleware, pages, query, reading, sse, state::AppState, upkeep,
+    usage,
 };
 
 #[derive(OpenApi)]
@@ -63,6 +64,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(documents::get, documents::delete))
         .routes(routes!(documents::text))
         .routes(routes!(usage::usage))
+        .routes(routes!(reading::get))
         .routes(routes!(cache::get))
         .routes(routes!(cache::release))
         .layer(DefaultBodyLimit::max(max_body))

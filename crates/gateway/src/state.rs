@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa::ToSchema;
 
-use edgewise_planner::Planner;
+use edgewise_planner::{Planner, ReadingMonitor};
 use edgewise_retrieval::Collections;
 use edgewise_telemetry::{
     MetricsHandle,
@@ -85,6 +85,8 @@ pub struct Parts {
     pub planner: Arc<Planner>,
     /// Records them.
     pub recorder: Recorder,
+    /// Watches how well their prompts are read.
+    pub reading: Arc<ReadingMonitor>,
     /// Renders `/metrics`.
     pub metrics: MetricsHandle,
     /// Limits and times.

@@ -9,7 +9,9 @@
 //! - Work is spread over the rayon pool of the caller; no kernel makes threads of its own. [`with_team`] makes the many
 //!   short sections of a forward pass cheap.
 //!
-//! Deliberately not here: models, files, accelerators' launchers (they come with the accelerator).
+//! With the feature `cuda`, the module of that name launches the kernels in `kernels/` on NVIDIA Hopper.
+//!
+//! Deliberately not here: models, files.
 // Register tiles are arrays indexed in step; iterators over several of them would hide which lane meets which.
 #![allow(clippy::needless_range_loop)]
 #![allow(unsafe_code)]
@@ -17,6 +19,8 @@
 mod activations;
 mod attention;
 mod codes;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod encoder_attention;
 mod error;
 mod gates;

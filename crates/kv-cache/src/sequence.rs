@@ -21,6 +21,8 @@ pub struct Sequence {
     pub(crate) pages: Vec<PageId>,
     /// Leading pages that are in the tree. Of the others, all but a last one found partly matching are its own.
     pub(crate) published: usize,
+    /// Leading tokens that may be published.
+    pub(crate) shareable: usize,
     pub(crate) closed: bool,
 }
 

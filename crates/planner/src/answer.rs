@@ -96,7 +96,9 @@ pub(crate) fn carry_out(
     let (mut usage, mut cost) = (heard.usage, request.cost(&heard.usage));
     let mut escalation = None;
     if settled.probability > planner.options.escalate_above {
-        let spent = Spent { cost, ms: elapsed_ms(started), prompt_tokens: composed.prompt.tokens.len() };
+        let judging = explanation.pre_route.as_ref().map_or(Money::ZERO, |judged| judged.cost);
+        let prompt_tokens = composed.prompt.tokens.len();
+        let spent = Spent { cost: cost + judging, ms: elapsed_ms(started), prompt_tokens };
         steps.push(escalate::step_of(query, &composed, recap.as_ref(), &heard.raw));
         let first = First { route: explanation.chosen, continues, steps, recap: recap.as_ref() };
         match request.widen(&first, spent)? {

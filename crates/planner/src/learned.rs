@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use edgewise_retrieval::Hit;
+use edgewise_retrieval::SearchResults;
 use edgewise_types::CollectionName;
 
 use crate::{
@@ -45,19 +45,18 @@ impl Learned {
 }
 
 impl Planner {
-    /// Adds to `features` what the question adds. Gives what the model said of it, if it was asked; `notes` gets what the
-    /// caller should know.
+    /// Adds to `features` what the question adds. Gives what the model said of it, if it was asked, and notes for the
+    /// caller.
     pub(crate) fn learn_features(
         &self,
         features: &mut Features,
         query: &Query,
-        hits: &[Hit],
-        notes: &mut Vec<String>,
-    ) -> Result<Option<PreRoute>, PlannerError> {
-        features::ask(features, &query.question, hits);
+        results: &SearchResults,
+    ) -> Result<(Option<PreRoute>, Vec<String>), PlannerError> {
+        features::ask(features, &query.question, &results.hits);
         let input = RouterInput::new(&query.question, features);
         features.kind = self.learned.router.kinds(&input);
-        let mut pre_route = None;
+        let (mut pre_route, mut notes) = (None, results.notes.clone());
         // A route that is asked for leaves nothing to judge.
         if self.options.pre_route && query.route.is_none() {
             match self.judge_kind(&query.question, &query.tenant, &features.kind) {
@@ -72,7 +71,7 @@ impl Planner {
         }
         let model = &self.generator.info().model;
         features.router = Some(self.learned.router.read(&input.with_kinds(&features.kind), model));
-        Ok(pre_route)
+        Ok((pre_route, notes))
     }
 
     /// Routes with `router` in place of the built-in one.

@@ -32,6 +32,7 @@ mod judge;
 mod judge_kind;
 mod learned;
 mod limits;
+mod monitor;
 mod narrow;
 mod observed;
 mod options;
@@ -57,6 +58,9 @@ pub use features::{Scope, ask as measure_question, measure as measure_hits};
 pub use history::{Attempt, MAX_TURN_BYTES, MAX_TURNS, Turn, TurnSource, TurnSourceKind};
 pub use judge::{JUDGE_FORMAT, JudgeCoefficients, JudgeFile, JudgeProvenance, Judgement};
 pub use limits::{Ceiling, Origin};
+pub use monitor::{
+    FALSE_ALARM, PromptRegion, ReadingBlock, ReadingMonitor, ReadingSignal, RegionFigures, Sighting, SignalReport,
+};
 pub use options::{EffectiveWindow, PlannerOptions};
 pub use place::{arrange, edges};
 pub use planner::Planner;

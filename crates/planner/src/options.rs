@@ -41,8 +41,6 @@ pub struct PlannerOptions {
     pub default_max_output_tokens: usize,
     /// Tokens an answer is expected to have, for predictions, until enough answers have been seen. Hard cost limits assume the most it may have.
     pub expected_output_tokens: usize,
-    /// Whether the model judges the kind of question first, in one word.
-    pub pre_route: bool,
     /// Limits of every request, whatever its budget says.
     pub ceiling: Budget,
     /// Whether the questions that are expected to read a prefix again bear their part of writing it. Without, each
@@ -53,6 +51,8 @@ pub struct PlannerOptions {
     pub escalate: bool,
     /// Probability, 0 to 1, that the sources do not hold the answer above which a wider route is taken.
     pub escalate_above: f64,
+    /// Whether the model judges the kind of question first, in one word.
+    pub pre_route: bool,
 }
 
 impl Default for PlannerOptions {
@@ -69,11 +69,11 @@ impl Default for PlannerOptions {
             respect_effective_window: EffectiveWindow::default(),
             default_max_output_tokens: 256,
             expected_output_tokens: 96,
-            pre_route: false,
             ceiling: Budget::default(),
             amortise: true,
             escalate: true,
             escalate_above: 0.5,
+            pre_route: false,
         }
     }
 }

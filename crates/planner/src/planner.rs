@@ -50,13 +50,13 @@ pub struct Planner {
     pub(crate) prompts: Prompts,
     pub(crate) prices: PriceBook,
     pub(crate) options: PlannerOptions,
-    pub(crate) learned: Learned,
     pub(crate) judge: JudgeCoefficients,
     pub(crate) observed: Observed,
     pub(crate) reuse: Reuse,
     clock: Clock,
     /// How the generator reads, if it was measured.
     reading: RwLock<Option<Arc<ReadingProfile>>>,
+    pub(crate) learned: Learned,
 }
 
 /// Time since some fixed start.
@@ -100,11 +100,11 @@ impl Planner {
     ) -> Result<Self, PlannerError> {
         options.validate()?;
         let judge = JudgeFile::embedded()?.of(&generator.info().digest).clone();
-        let learned = Learned::embedded()?;
         let start = Instant::now();
         let clock: Clock = Box::new(move || start.elapsed());
         let (observed, reuse, reading) = (Observed::default(), Reuse::default(), RwLock::default());
-        Ok(Self { generator, embedder, prompts, prices, options, learned, judge, observed, reuse, clock, reading })
+        let learned = Learned::embedded()?;
+        Ok(Self { generator, embedder, prompts, prices, options, judge, observed, reuse, clock, reading, learned })
     }
 
     /// Takes the time by which it counts how soon prefixes are asked for again from `clock`, which gives the time since
@@ -131,6 +131,16 @@ impl Planner {
     /// How the generator reads, if it was measured.
     pub fn reading_profile(&self) -> Option<Arc<ReadingProfile>> {
         self.reading.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Registry name of the model that answers.
+    pub fn model(&self) -> &str {
+        &self.generator.info().model
+    }
+
+    /// Digest of the model that answers.
+    pub fn model_digest(&self) -> &str {
+        &self.generator.info().digest
     }
 
     /// The state of the generator's prefix cache.
@@ -210,9 +220,9 @@ impl Planner {
 
         let mut features = features::measure(&results.hits, scope, self.generator.queue());
         features.effective_window = effective;
-        let pre_route = self.learn_features(&mut features, query, &results.hits, &mut notes)?;
+        let (pre_route, search_notes) = self.learn_features(&mut features, query, &results)?;
         let timings = timings(&results, 0.0);
-        let SearchResults { hits, generation, notes: search_notes, .. } = results;
+        let SearchResults { hits, generation, .. } = results;
         let material = Material { limits, scope, only, hits, features, top_k, profile };
         let pricing = self.pricing(collection, query, &material, elapsed_ms(started), Spent::default());
         let mut variants = Vec::new();

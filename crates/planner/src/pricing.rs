@@ -143,13 +143,9 @@ impl Planner {
             _ => forecast.cost,
         };
         let tokens = usage.prompt_tokens();
-        let (quality, feedback_shift) = self.learned.expected(
-            pricing.collection,
-            draft.route,
-            &material.features,
-            tokens + output,
-            limits.readable_window(),
-        );
+        let (window, read) = (limits.readable_window(), tokens + output);
+        let (quality, feedback_shift) =
+            self.learned.expected(pricing.collection, draft.route, &material.features, read, window);
         let priced = Priced {
             refused: refused.as_ref().map(|(by, _)| *by),
             worst_cost,

@@ -32,6 +32,7 @@ pub use curve::{CurvePoint, PositionCurve, ReadingCurve};
 pub use stats::Interval;
 use stats::rounded;
 pub(crate) use stats::wilson;
+pub(crate) use store::write_whole;
 pub use store::{ProfileStore, ProfileStoreError};
 
 /// Share of the recall at the shortest length that an effective length keeps.

@@ -23,6 +23,6 @@ pub use error::SettingsError;
 pub use load::{LoadOptions, Loaded, Source};
 pub use reference::{DEFAULT_FILE, EnvVar, environment_reference};
 pub use values::{
-    EffectiveWindow, Engine, LogFormat, Models, Monitor, Objective, Paths, Planner, PreRoute, Server, Settings,
-    Telemetry, default_models_dir,
+    EffectiveWindow, Engine, LogFormat, Models, Monitor, Objective, Paths, Planner, PreRoute, Server, Settings, Telemetry,
+    default_models_dir,
 };

@@ -219,6 +219,12 @@ impl Retrieval {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Engine {
+    /// Where answers are computed: `auto`, `cpu` or `cuda`.
+    pub device: String,
+    /// Share of a GPU's memory that may be used.
+    pub device_memory_share: f64,
+    /// Most prompt tokens of one step on a GPU.
+    pub device_prefill_chunk: usize,
     /// Threads for model computations; 0 is all cores.
     pub threads: usize,
     /// Most prompt tokens of one step.
@@ -246,6 +252,9 @@ pub struct Engine {
 impl Default for Engine {
     fn default() -> Self {
         Self {
+            device: "auto".to_owned(),
+            device_memory_share: 0.9,
+            device_prefill_chunk: 4096,
             threads: 0,
             prefill_chunk: 256,
             max_sequences: 64,
@@ -345,11 +354,11 @@ impl Default for Planner {
             documents_budget_tokens: 4096,
             top_k: 6,
             score_floor: 0.2,
-            router: PathBuf::new(),
-            pre_route: PreRoute::Off,
             excerpts_budget_tokens: 256,
             respect_effective_window: EffectiveWindow::Penalise,
             escalate: true,
+            router: PathBuf::new(),
+            pre_route: PreRoute::Off,
         }
     }
 }

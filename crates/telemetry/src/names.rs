@@ -25,6 +25,10 @@ pub mod labels {
     /// What became of a document: `added`, `changed`, `unchanged`, `removed`, `failed`; of the file of a prefix:
     /// `written`, `extended`, `expired`, `restored`, `refused`, `left`, `failed`.
     pub const OUTCOME: &str = "outcome";
+    /// Third of a prompt: `beginning`, `middle`, `end`.
+    pub const REGION: &str = "region";
+    /// Where a figure of reading comes from: `probes`, `citations`.
+    pub const SIGNAL: &str = "signal";
     /// Version of the program.
     pub const VERSION: &str = "version";
 }
@@ -126,6 +130,10 @@ metrics! {
         "Texts whose vectors were in the embedder's cache.";
     EMBED_CACHE_MISSES_TOTAL = "edgewise_embed_cache_misses_total", Counter, Count, [],
         "Texts whose vectors had to be computed, or were refused.";
+    REGION_RECALL = "edgewise_region_recall", Gauge, Count, [REGION, SIGNAL],
+        "Share of what stood in a region of prompts that was found or cited, corrected for its ranks; 0 to 1.";
+    REGION_ALERT = "edgewise_region_alert", Gauge, Count, [REGION, SIGNAL],
+        "1 while a region of prompts is read significantly worse than its baseline, else 0.";
 }
 
 /// Tells the installed recorder type, unit and meaning of every metric. [`crate::install_metrics`] does this.

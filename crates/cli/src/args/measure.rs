@@ -15,10 +15,40 @@ pub(crate) enum Eval {
     Retrieval(EvalRetrieval),
     /// How much of what questions ask for the retrieved chunks hold, and how little else, by size of chunks
     Chunking(EvalChunking),
-    /// How well routes are chosen between passages and the full context, and the training of what chooses them
-    Routing(super::EvalRouting),
     /// What the place of a passage in the prompt is worth: accuracy and likelihood by position and by order
     Placement(EvalPlacement),
+    /// How well routes are chosen between passages and the full context, and the training of what chooses them
+    Routing(super::EvalRouting),
+    /// How well an answer tells that its sources do not hold what was asked, and the coefficients for the planner's judge
+    Judge(EvalJudge),
+}
+
+/// Arguments of `eval judge`.
+#[derive(Debug, Args)]
+pub(crate) struct EvalJudge {
+    /// Folder with corpus.jsonl, qrels.tsv, and queries.jsonl whose queries have `metadata.answers`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// File of answers: read if it is there, and added to as answers come, so that a stopped run goes on
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rows: PathBuf,
+    /// Questions; each is answered twice, with its passages and without them
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u64).range(10..))]
+    pub(crate) questions: u64,
+    /// Passages placed at most
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=200))]
+    pub(crate) top_k: u64,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "TOKENS", default_value_t = 48, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_tokens: u64,
+    /// Put the coefficients into this file; those of other models in it stay
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+    /// Keep embeddings in this file, so that the next run embeds only what is new
+    #[arg(long, value_name = "FILE")]
+    pub(crate) embeddings_cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) intervals: Intervals,
 }
 
 /// Arguments of `eval retrieval`.

@@ -1,5 +1,6 @@
 //! `edgewise eval`: how good retrieval and chunks are on labelled sets, and which fusion suits a collection.
 
+mod judge;
 mod placement;
 mod routing;
 mod show;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: &Eval, app: &App) -> Result<(), CliError> {
         Eval::Chunking(args) => chunking(args, app),
         Eval::Placement(args) => placement::run(args, app),
         Eval::Routing(args) => routing::run(args, app),
+        Eval::Judge(args) => judge::run(args, app),
     }
 }
 

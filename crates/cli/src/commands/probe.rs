@@ -95,7 +95,10 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<(), CliError> {
         return output::json(&profile);
     }
     show::profile(&profile)?;
-    Ok(output::line(&output::dim(&format!("kept in {}; a server uses it after a restart", saved.display())))?)
+    Ok(output::line(&output::dim(&format!(
+        "kept in {}; a running server takes it up within half a minute",
+        saved.display()
+    )))?)
 }
 
 fn plan(plan: &ProbePlan, args: &Args) -> Result<(), CliError> {

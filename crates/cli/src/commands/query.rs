@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use serde_json::{Value, json};
 
 use edgewise_model_api::Sampling;
-use edgewise_planner::{Answer, AnswerEvent, Budget, Explanation, PlannerError};
+use edgewise_planner::{Answer, AnswerEvent, Budget, Escalated, Explanation, PlannerError, Route};
 use edgewise_retrieval::RetrievalError;
 
 use crate::{
@@ -58,15 +58,42 @@ fn local(args: &Query, app: &App) -> Result<(), CliError> {
         sampling: sampling(args),
         max_output_tokens: args.max_tokens,
         stop: args.stop.clone(),
+        escalate: args.escalate,
         ..edgewise_planner::Query::new(&args.question)
     };
     if args.explain {
         let collection = stack.collections.get(&args.collection)?;
-        let explanation = stack.planner.explain(&collection, &query)?;
-        return if args.json { output::json(&explanation) } else { Ok(output::explanation(&explanation)?) };
+        return explained(args, &stack.planner.explain(&collection, &query)?);
     }
     let answer = ask(&stack, &args.collection, &query, args.json)?;
-    if args.json { output::json(&answer) } else { Ok(output::answer_details(&answer)?) }
+    if args.json { output::json(&answer) } else { answered(args, &answer) }
+}
+
+fn explained(args: &Query, explanation: &Explanation) -> Result<(), CliError> {
+    if args.json {
+        return output::json(explanation);
+    }
+    output::explanation(explanation)?;
+    if args.map {
+        output::line("")?;
+        output::prompt_map(&explanation.prompt_map)?;
+    }
+    Ok(())
+}
+
+/// What follows the text of an answer.
+fn answered(args: &Query, answer: &Answer) -> Result<(), CliError> {
+    output::answer_details(answer)?;
+    if args.map {
+        output::line(&format!("\n{}", output::bold("Prompt")))?;
+        output::prompt_map(&answer.prompt_map)?;
+    }
+    Ok(())
+}
+
+/// Says that the text so far is superseded.
+fn superseded(reason: &str, route: Route) -> std::io::Result<()> {
+    output::line(&format!("\n\n{}", output::dim(&format!("Looking further ({route}): {reason}.\n"))))
 }
 
 /// Asks, streams the text to standard output unless `silent`, records the request in the ledger.
@@ -81,9 +108,12 @@ pub(crate) fn ask(
     let stop = interrupt::watch()?;
     let mut broken = None;
     let mut sink = |event: AnswerEvent| {
-        if let (AnswerEvent::Token(text), false) = (&event, silent)
-            && let Err(error) = output::piece(text)
-        {
+        let shown = match &event {
+            AnswerEvent::Token(text) if !silent => output::piece(text),
+            AnswerEvent::Escalated(told) if !silent => superseded(&told.reason, told.explanation.chosen),
+            _ => Ok(()),
+        };
+        if let Err(error) = shown {
             broken = Some(error);
             return ControlFlow::Break(());
         }
@@ -119,6 +149,7 @@ fn body(args: &Query) -> Value {
         ("top_k", args.top_k.map(|n| json!(n))),
         ("filter", args.filter.as_ref().map(|filter| json!(filter))),
         ("max_output_tokens", args.max_tokens.map(|n| json!(n))),
+        ("escalate", args.escalate.map(|escalate| json!(escalate))),
     ];
     for (key, value) in optional {
         if let Some(value) = value {
@@ -131,20 +162,32 @@ fn body(args: &Query) -> Value {
 fn remote(args: &Query, client: &Client) -> Result<(), CliError> {
     let mut body = body(args);
     if args.explain {
-        let explanation: Explanation = client.post("/v1/routes/explain", &body)?;
-        return if args.json { output::json(&explanation) } else { Ok(output::explanation(&explanation)?) };
+        // Everything a decision depends on, and nothing of how an answer is written.
+        for key in ["sampling", "stop"] {
+            body.as_object_mut().map(|fields| fields.remove(key));
+        }
+        return explained(args, &client.post("/v1/routes/explain", &body)?);
     }
     if args.json {
         let answer: Answer = client.post("/v1/query", &body)?;
         return output::json(&answer);
     }
     body["stream"] = json!(true);
+    answered(args, &stream(client, &body)?)
+}
+
+/// Asks a server, and streams the text to standard output.
+pub(crate) fn stream(client: &Client, body: &Value) -> Result<Answer, CliError> {
     let mut answer: Option<Answer> = None;
-    client.stream("/v1/query", &body, |event| {
+    client.stream("/v1/query", body, |event| {
         match event.name.as_str() {
             "token" => {
                 let data: Value = serde_json::from_str(&event.data)?;
                 output::piece(data["text"].as_str().unwrap_or_default())?;
+            }
+            "escalated" => {
+                let told: Escalated = serde_json::from_str(&event.data)?;
+                superseded(&told.reason, told.explanation.chosen)?;
             }
             "done" => answer = Some(serde_json::from_str(&event.data)?),
             "error" => {
@@ -157,9 +200,8 @@ fn remote(args: &Query, client: &Client) -> Result<(), CliError> {
         Ok(())
     })?;
     output::line("")?;
-    let answer = answer.ok_or_else(|| CliError::Connection {
+    answer.ok_or_else(|| CliError::Connection {
         url: client.url().to_owned(),
         reason: "the stream ended before the answer was complete".to_owned(),
-    })?;
-    Ok(output::answer_details(&answer)?)
+    })
 }

@@ -1,6 +1,6 @@
 //! `edgewise serve`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use edgewise_gateway::{AppState, GatewayOptions, Parts, ServerInfo};
 
@@ -10,6 +10,7 @@ use crate::{
     client::{Client, ServerFile},
     error::CliError,
     output,
+    reading::Watch,
 };
 
 /// How long work that is under way may take to end after the server has stopped.
@@ -43,10 +44,13 @@ pub(crate) fn serve(
     let address = listener.local_addr()?;
     let url = format!("http://{address}");
     let settings = app.settings();
+    let reading = Arc::new(app.reading_monitor(&stack));
+    let watch = Watch::start(app, &stack, Arc::clone(&reading))?;
     let state = AppState::new(Parts {
         collections: stack.collections,
         planner: stack.planner,
         recorder: stack.recorder,
+        reading,
         metrics,
         options: GatewayOptions::from(&settings.server),
         info: ServerInfo {
@@ -67,6 +71,7 @@ pub(crate) fn serve(
     }
     let served = runtime.block_on(edgewise_gateway::serve(listener, state, stop_signal()));
     drop(announcement);
+    drop(watch);
     served?;
     // A job that does not look at its cancellation must not keep the process: everything acknowledged is on disk.
     runtime.shutdown_timeout(LAST_JOBS);

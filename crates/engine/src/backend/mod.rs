@@ -9,11 +9,15 @@
 //! Deliberately not here: the order of the operations (`decoder::forward`), schedules, files.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod host_matrix;
 
 use std::fmt::Debug;
 
 pub use cpu::{Cpu, CpuKv};
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaKv, CudaOptions};
 pub use host_matrix::HostMatrix;
 
 use crate::{
@@ -68,6 +72,13 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     /// [`DecoderError`] when its shape is not one the kernels work with.
     fn attention(&self, config: &DecoderConfig) -> Result<Self::Attention, DecoderError>;
 
+    /// Whether a generated token is computed as it would be in a prompt, bit for bit. Where it is not, what a row
+    /// depends on includes which tokens before it were generated ([`BatchEntry::generated_from`]), and pages that hold
+    /// generated tokens are not shared with prompts.
+    fn shares_generated(&self) -> bool {
+        true
+    }
+
     /// Names precision and layout of keys and values, and whatever else of the backend they depend on.
     fn kv_format(&self) -> String;
 
@@ -113,6 +124,11 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
 
     /// Room for activations, with unspecified contents.
     fn tensor(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError>;
+
+    /// Room for logits, in the precision they are drawn from.
+    fn logits(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError> {
+        self.tensor(rows, width)
+    }
 
     /// The rows of `table` that the tokens of the batch name.
     fn embed(&self, pass: &Self::Pass<'_>, table: &Self::Matrix, out: &mut Self::Tensor) -> Result<(), DecoderError>;

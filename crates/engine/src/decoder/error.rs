@@ -92,6 +92,23 @@ pub enum DecoderError {
         /// The position, from 0.
         position: usize,
     },
+    /// The model, or what is to be computed at once, does not fit the device's memory.
+    #[error("{what} takes {needed} bytes of the GPU's memory and {free} of {total} are free: {remedy}")]
+    DeviceMemory {
+        /// What.
+        what: String,
+        /// How much it takes.
+        needed: usize,
+        /// How much is free.
+        free: usize,
+        /// How much there is.
+        total: usize,
+        /// What would fit.
+        remedy: String,
+    },
+    /// The device or its driver failed.
+    #[error("the GPU failed: {0}")]
+    Device(String),
     /// A kernel refused its arguments.
     #[error("kernel failure: {0}")]
     Kernel(#[from] edgewise_kernels::KernelError),

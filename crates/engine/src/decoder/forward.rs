@@ -105,7 +105,7 @@ impl<B: Backend> Decoder<B> {
             let next = weights.layers.get(i + 1).map_or(&weights.output_norm, |layer| &layer.attention_norm);
             b.add_norm(&mut residual, &projected, next, &mut normed)?;
         }
-        let mut logits = b.tensor(wanted, vocab_size)?;
+        let mut logits = b.logits(wanted, vocab_size)?;
         b.project(&mut pass, &normed, &mut [(weights.output(), &mut logits)])?;
         b.read(&logits)
     }

@@ -57,6 +57,20 @@ impl<B: Backend> Decoder<B> {
         Self::load(config, Source::Safetensors(&files), backend, options)
     }
 
+    /// A decoder of the shape that `config_json`, a `config.json`, describes, with made-up weights: for measurements and
+    /// tests without a checkpoint. The same seed gives the same weights on every backend.
+    ///
+    /// # Errors
+    /// As [`Self::from_gguf`].
+    pub fn with_random_weights(
+        config_json: &str,
+        backend: B,
+        options: &LoadOptions,
+        seed: u64,
+    ) -> Result<Self, DecoderError> {
+        Self::load(DecoderConfig::from_json(config_json)?, Source::Random(seed), backend, options)
+    }
+
     fn load(
         config: DecoderConfig,
         source: Source<'_>,

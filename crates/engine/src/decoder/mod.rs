@@ -20,6 +20,7 @@ mod error;
 mod forward;
 mod gguf;
 mod load;
+mod random;
 mod rope;
 mod safetensors_files;
 mod step;
@@ -35,6 +36,8 @@ pub use load::LoadOptions;
 pub use rope::{RopeConfig, RopeScaling};
 pub use safetensors_files::SafetensorsFiles;
 
+#[cfg(feature = "cuda")]
+pub use crate::backend::{Cuda, CudaKv, CudaOptions};
 pub use crate::backend::{Backend, Cpu, CpuKv, HostMatrix, Norm};
 pub use crate::step_model::BatchEntry;
 

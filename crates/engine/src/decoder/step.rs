@@ -27,6 +27,10 @@ impl<B: Backend> StepModel for Decoder<B> {
         self.kv_identity()
     }
 
+    fn shares_generated(&self) -> bool {
+        self.inner.backend.shares_generated()
+    }
+
     fn allocate(&self, pages: usize) -> Result<B::Kv, EngineError> {
         Ok(self.allocate(pages)?)
     }

@@ -13,7 +13,7 @@ use candle_core::{
 };
 use edgewise_kernels::WeightFormat;
 
-use super::{DecoderConfig, DecoderError, GgufFile, SafetensorsFiles, config::Activation, gguf::GgufTensor};
+use super::{DecoderConfig, DecoderError, GgufFile, SafetensorsFiles, config::Activation, gguf::GgufTensor, random};
 use crate::backend::{Backend, HostMatrix, Norm};
 
 /// Weights of a decoder.
@@ -49,6 +49,8 @@ pub(super) struct LayerWeights<B: Backend> {
 pub(super) enum Source<'a> {
     Gguf(&'a GgufFile),
     Safetensors(&'a SafetensorsFiles),
+    /// Numbers made up from this seed, for measurements and tests without a checkpoint.
+    Random(u64),
 }
 
 /// What the tensors of a kind of file are called.
@@ -129,6 +131,7 @@ impl<B: Backend> Weights<B> {
     ) -> Result<Self, DecoderError> {
         let names = match source {
             Source::Gguf(_) => &GGUF,
+            Source::Random(_) => &TRANSFORMERS,
             Source::Safetensors(_) if config.architecture == "mpt" => &MPT,
             Source::Safetensors(_) => &TRANSFORMERS,
         };
@@ -230,6 +233,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A matrix as it lies in the file, or expanded.
     fn host(&self, name: &str, rows: usize, columns: usize) -> Result<HostMatrix<'a>, DecoderError> {
         let (format, bytes) = match self.source {
+            Source::Random(seed) => (WeightFormat::BF16, Cow::Owned(random::matrix(seed, name, rows, columns))),
             Source::Safetensors(files) => {
                 let (format, dims, bytes) = files.tensor(name)?;
                 check_dims(name, dims, &[rows, columns])?;
@@ -252,6 +256,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, DecoderError> {
         match self.source {
+            Source::Random(seed) => Ok(random::vector(seed, name, length)),
             Source::Safetensors(files) => {
                 let (format, dims, bytes) = files.tensor(name)?;
                 check_dims(name, dims, &[length])?;
@@ -269,6 +274,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 impl Source<'_> {
     fn has_tensor(&self, name: &str) -> bool {
         match self {
+            Self::Random(_) => false,
             Self::Gguf(gguf) => gguf.has_tensor(name),
             Self::Safetensors(files) => files.has_tensor(name),
         }

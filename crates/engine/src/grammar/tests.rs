@@ -13,7 +13,7 @@ use crate::{
     EngineError,
     chat_template::ChatTemplate,
     constraint::TokenConstraint,
-    decoder::Decoder,
+    decoder::{Cpu, Decoder},
     model_files::{ModelFiles, Sequence},
     tokenizer::{GeneratorTokenizer, byte_vocabulary},
 };
@@ -144,7 +144,7 @@ struct Model {
 static MODEL: LazyLock<Model> = LazyLock::new(|| {
     let folder = std::env::var_os("EDGEWISE_TEST_MODELS").expect("EDGEWISE_TEST_MODELS is not set: run ./scripts/test");
     let path = PathBuf::from(folder).join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
-    let ModelFiles { decoder, tokenizer, template, .. } = ModelFiles::load("smollm2", &path, None).unwrap();
+    let ModelFiles { decoder, tokenizer, template, .. } = ModelFiles::load("smollm2", &path, None, Cpu::default()).unwrap();
     let tokenizer = Arc::new(tokenizer);
     let compiler = GrammarCompiler::new(tokenizer.clone());
     Model { decoder, tokenizer, template, compiler }

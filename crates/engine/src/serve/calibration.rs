@@ -57,10 +57,12 @@ impl<M: StepModel> Probe<'_, M> {
             (held..held + count).map(|i| u32::try_from(i * 7919 % self.model.vocabulary()).unwrap_or(0)).collect();
         let pages = (held + count).div_ceil(self.model.page_tokens());
         let pages: Vec<PageId> = (0..pages).map(page).collect();
+        // Single tokens stand for generated ones, which some models compute in another way.
+        let generated_from = if chunk == 1 { held } else { usize::MAX };
         let begun = self.clock.now();
         let mut position = held;
         for tokens in ids.chunks(chunk) {
-            self.model.forward(self.kv, &[BatchEntry { tokens, position, pages: &pages, logits: true }])?;
+            self.model.forward(self.kv, &[BatchEntry { tokens, position, pages: &pages, logits: true, generated_from }])?;
             position += tokens.len();
         }
         Ok((self.clock.now() - begun).as_secs_f64() * 1e3)

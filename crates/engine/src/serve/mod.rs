@@ -44,7 +44,7 @@ use edgewise_model_api::{
 use edgewise_types::TenantId;
 
 pub use clock::{Clock, SystemClock};
-pub use options::EngineOptions;
+pub use options::{EngineOptions, Placement};
 pub use steady::SteadyBatch;
 
 use crate::{
@@ -125,6 +125,9 @@ impl LocalGenerator {
             min_shared_tokens: options.min_prefix_tokens,
         };
         let mut cache = KvCache::new(plan.clone()).map_err(|e| EngineError::Decoder(e.to_string()))?;
+        if !model.shares_generated() {
+            cache = cache.with_prompts_only();
+        }
         let start = clock.now();
         let persistence =
             home.map(|home| Persistence::restore(home, &plan, &mut cache, &model, &mut storage)).transpose()?;

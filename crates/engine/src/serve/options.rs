@@ -6,9 +6,30 @@ use edgewise_kv_cache::{CacheOptions, Identity, Reserved};
 
 use crate::EngineError;
 
+/// Where a generator computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// On the GPU where the program was built for one and finds one, else on the CPU.
+    #[default]
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On the first visible NVIDIA GPU.
+    Cuda,
+}
+
 /// Limits of an engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineOptions {
+    /// Where the generator computes.
+    pub device: Placement,
+    /// Share of a GPU's memory for weights, activations, keys and values together, between 0 and 1. On a GPU, keys and
+    /// values take what the others leave of it, instead of `cache_bytes`.
+    pub device_memory_share: f64,
+    /// Memory for keys and values on a GPU, in bytes; absent: what that share leaves.
+    pub device_cache_bytes: Option<usize>,
+    /// Most prompt tokens of a forward pass on a GPU, instead of `prefill_chunk`.
+    pub device_prefill_chunk: usize,
     /// Most tokens of prompt and output together; absent: what the model was trained for. Cut to that, and to what the
     /// pages hold.
     pub context_window: Option<usize>,
@@ -38,6 +59,10 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
+            device: Placement::Auto,
+            device_memory_share: 0.9,
+            device_cache_bytes: None,
+            device_prefill_chunk: 4096,
             context_window: None,
             cache_bytes: 1 << 30,
             host_cache_bytes: 0,

@@ -113,7 +113,7 @@ impl Task {
     pub(crate) fn open(&mut self, cache: &mut KvCache, now: Duration) -> Vec<Move> {
         let request = OpenRequest {
             tenant: &self.tenant,
-            prompt: &self.tokens,
+            prompt: self.reusable(cache),
             public_tokens: self.public_tokens,
             boundaries: &self.boundaries,
         };
@@ -125,11 +125,18 @@ impl Task {
         opened.moves
     }
 
+    /// The tokens whose keys and values may be another sequence's. After a preemption, generated ones are among them if
+    /// they are computed as prompts are.
+    fn reusable(&self, cache: &KvCache) -> &[u32] {
+        if cache.prompts_only() { &self.tokens[..self.prompt_tokens] } else { &self.tokens }
+    }
+
     /// Looks again, after another task published what this one waited for.
     pub(crate) fn refresh(&mut self, cache: &mut KvCache, now: Duration) -> Vec<Move> {
         self.follows = false;
         let Some(sequence) = &mut self.sequence else { return Vec::new() };
-        let refreshed = cache.refresh(sequence, &self.tokens, now);
+        let prompt = if cache.prompts_only() { &self.tokens[..self.prompt_tokens] } else { &self.tokens };
+        let refreshed = cache.refresh(sequence, prompt, now);
         self.found.resident = refreshed.resident;
         refreshed.moves
     }

@@ -235,9 +235,9 @@ impl<M: StepModel> Worker<M> {
         let (mut parts, mut batch) = (Vec::new(), Vec::new());
         for entry in &step.entries {
             let Some((tokens, position, pages)) = self.scheduler.entry(entry) else { continue };
-            let decodes = self.scheduler.task(entry.task).is_some_and(|task| task.decodes());
-            parts.push(Part { held: position, tokens: tokens.len(), decodes });
-            batch.push(BatchEntry { tokens, position, pages, logits: entry.last });
+            let Some(task) = self.scheduler.task(entry.task) else { continue };
+            parts.push(Part { held: position, tokens: tokens.len(), decodes: task.decodes() });
+            batch.push(BatchEntry { tokens, position, pages, logits: entry.last, generated_from: task.prompt_tokens });
         }
         if batch.len() != step.entries.len() {
             return Err(EngineError::Decoder("a step holds a sequence that does not run".to_owned()));

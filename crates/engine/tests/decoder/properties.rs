@@ -42,6 +42,7 @@ fn batched(decoder: &Decoder, kv: &mut CpuKv, tables: &[Vec<PageId>], plans: &[P
             position: held[*i],
             pages: &tables[*i],
             logits: true,
+            generated_from: usize::MAX,
         };
         let batch: Vec<BatchEntry<'_>> = running.iter().map(entry).collect();
         let logits = decoder.forward(kv, &batch).unwrap();
@@ -76,7 +77,7 @@ proptest! {
         for pages in order.chunks(5) {
             let pages: Vec<PageId> = pages.iter().copied().map(PageId).collect();
             let tokens = &noise[..pages.len() * 32];
-            decoder.forward(&mut kv, &[BatchEntry { tokens, position: 0, pages: &pages, logits: false }]).unwrap();
+            decoder.forward(&mut kv, &[BatchEntry { tokens, position: 0, pages: &pages, logits: false, generated_from: usize::MAX }]).unwrap();
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let results = pool.install(|| batched(&decoder, &mut kv, &tables, &plans));

@@ -90,7 +90,7 @@ fn senseless_batches_are_refused() {
     let expected = sequence.feed(&[1, 2, 3]);
     let (pages, window) = (sequence.pages.clone(), QUANTIZED.config().context_window);
     let mut refusal = |tokens: &[u32], position: usize, pages: &[edgewise_kv_cache::PageId]| {
-        let entry = BatchEntry { tokens, position, pages, logits: true };
+        let entry = BatchEntry { tokens, position, pages, logits: true, generated_from: usize::MAX };
         QUANTIZED.forward(&mut sequence.kv, &[entry]).unwrap_err()
     };
     assert!(matches!(refusal(&[], 0, &pages), DecoderError::NoTokens));
@@ -128,7 +128,7 @@ fn choices(decoder: &Decoder, cases: &[Value], steps: usize) -> Vec<Vec<u32>> {
                 0 => (prompts[i].as_slice(), 0),
                 _ => (&tokens[i][step - 1..step], prompts[i].len() + step - 1),
             };
-            BatchEntry { tokens, position, pages: &tables[i], logits: true }
+            BatchEntry { tokens, position, pages: &tables[i], logits: true, generated_from: usize::MAX }
         };
         let batch: Vec<BatchEntry<'_>> = (0..cases.len()).map(entry).collect();
         for (chosen, logits) in chosen.iter_mut().zip(decoder.forward(&mut kv, &batch).unwrap()) {

@@ -43,7 +43,7 @@ impl<'a> Sequence<'a> {
 
     /// Appends tokens; the logits after the last.
     pub(crate) fn feed(&mut self, tokens: &[u32]) -> Vec<f32> {
-        let entry = BatchEntry { tokens, position: self.tokens, pages: &self.pages, logits: true };
+        let entry = BatchEntry { tokens, position: self.tokens, pages: &self.pages, logits: true, generated_from: usize::MAX };
         let logits = self.decoder.forward(&mut self.kv, &[entry]).unwrap();
         self.tokens += tokens.len();
         logits.into_iter().flatten().next().unwrap()

@@ -10,7 +10,7 @@ use axum::{
 use edgewise_gateway::{AppState, ErrorBody, ErrorKind, GatewayOptions, Parts, Recorder, ServerInfo, router};
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator};
-use edgewise_planner::{Planner, PlannerOptions};
+use edgewise_planner::{Planner, PlannerOptions, ReadingMonitor};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collections, RetrievalModels};
 use edgewise_telemetry::install_metrics;
@@ -104,6 +104,7 @@ impl Gateway {
             collections: Arc::new(Collections::open(folder.path(), models).unwrap()),
             planner: Arc::new(planner.unwrap()),
             recorder: Recorder { ledger: Arc::clone(&ledger), prices, model: info.generator.clone(), template_hash },
+            reading: Arc::new(ReadingMonitor::in_memory()),
             metrics: install_metrics().unwrap(),
             options,
             info,

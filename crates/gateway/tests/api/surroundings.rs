@@ -61,6 +61,35 @@ async fn metrics_are_counted_by_pattern_and_can_be_parsed() {
 }
 
 #[tokio::test]
+async fn the_way_the_model_reads_is_watched_and_told() {
+    let gateway = Gateway::saying("The harbour was founded in 1742 by Elsa Brandt.").with_corpus().await;
+    let reading = gateway.get("/v1/models/current/reading").await.ok();
+    assert_eq!((&reading["model"], &reading["profile"]), (&json!("scripted"), &json!(null)));
+    assert_eq!(reading["signals"][1]["signal"], "citations");
+    assert_eq!((&reading["signals"][1]["pending"], &reading["signals"][1]["now"]), (&json!(0), &json!(null)));
+
+    let question = json!({"collection": "guide", "question": "When was the harbour founded?", "route": "passages"});
+    let answer = gateway.post("/v1/query", &question).await.ok();
+    assert!(!answer["citations"].as_array().unwrap().is_empty());
+    let reading = gateway.get("/v1/models/current/reading").await.ok();
+    assert_eq!(reading["signals"][1]["pending"], 1, "an answer that cites a passage counts");
+    let whole = json!({"collection": "guide", "question": "When was the harbour founded?", "route": "full"});
+    gateway.post("/v1/query", &whole).await.ok();
+    let reading = gateway.get("/v1/models/current/reading").await.ok();
+    assert_eq!(reading["signals"][1]["pending"], 1, "whole documents span regions");
+
+    for _ in 0..199 {
+        gateway.post("/v1/query", &question).await.ok();
+    }
+    let reading = gateway.get("/v1/models/current/reading").await.ok();
+    assert_eq!(reading["signals"][1]["now"]["baseline"], true);
+    let metrics = gateway.get("/metrics").await;
+    for series in ["edgewise_region_recall{region=\"end\",signal=\"citations\"}", "edgewise_region_alert{"] {
+        assert!(metrics.text().contains(series), "{series}");
+    }
+}
+
+#[tokio::test]
 async fn the_document_describes_this_server() {
     let gateway = Gateway::saying("yes");
     let document = gateway.get("/openapi.json").await.ok();

@@ -41,6 +41,8 @@ pub struct KvCache {
     /// How many tenants hold a page of the same tokens after the same tokens. For statistics only.
     any_tenant: find::AnyTenantCounts,
     running: RunningSet,
+    /// Whether nothing beyond the prompt a sequence was opened with is published.
+    prompts_only: bool,
     /// Moves not given out yet. A call that fails leaves its own for the next one.
     moves: Vec<Move>,
     stats: Stats,
@@ -63,6 +65,7 @@ impl KvCache {
             ghosts: Ghosts::new(4 * (options.pages + options.host_pages)),
             any_tenant: find::AnyTenantCounts::default(),
             running: RunningSet::new(options.page_tokens, options.min_prefix_tokens),
+            prompts_only: false,
             moves: Vec::new(),
             stats: Stats::default(),
             now: Duration::ZERO,
@@ -70,6 +73,20 @@ impl KvCache {
             chain,
             options,
         })
+    }
+
+    /// From now on, publishes only the prompts that sequences are opened with, not what follows them: for models that
+    /// compute generated tokens in another way than prompts, so that their keys and values differ in the last bits. A
+    /// preempted sequence is then to be opened again with its prompt alone.
+    #[must_use]
+    pub fn with_prompts_only(mut self) -> Self {
+        self.prompts_only = true;
+        self
+    }
+
+    /// Whether [`Self::with_prompts_only`] was asked for.
+    pub fn prompts_only(&self) -> bool {
+        self.prompts_only
     }
 
     /// What is resident of a prompt. A snapshot: it counts as no use and may change before the prompt is opened.
@@ -222,6 +239,7 @@ impl KvCache {
             tokens: sequence.tokens.clone(),
             pages,
             published: sequence.published,
+            shareable: sequence.shareable,
             closed: false,
         }
     }
@@ -300,6 +318,7 @@ impl KvCache {
             tokens: Vec::new(),
             pages: Vec::new(),
             published: 0,
+            shareable: if self.prompts_only { request.prompt.len() } else { usize::MAX },
             closed: false,
         }
     }

@@ -16,7 +16,8 @@ impl KvCache {
         if sequence.tokens.len() < self.options.min_prefix_tokens {
             return;
         }
-        while (sequence.published + 1) * page_tokens <= sequence.tokens.len() {
+        let end = sequence.tokens.len().min(sequence.shareable);
+        while (sequence.published + 1) * page_tokens <= end {
             let index = sequence.published;
             let own = sequence.pages[index];
             let parent = self.parent(sequence, index);
@@ -48,7 +49,8 @@ impl KvCache {
     /// whole pages are shared. Returns the node that holds the last tokens, this one or another.
     pub(super) fn publish_tail(&mut self, sequence: &Sequence) -> Option<NodeId> {
         let index = sequence.published;
-        let tokens = &sequence.tokens[index * self.options.page_tokens..];
+        let end = sequence.tokens.len().min(sequence.shareable);
+        let tokens = sequence.tokens.get(index * self.options.page_tokens..end).unwrap_or_default();
         let short = sequence.tokens.len() < self.options.min_prefix_tokens;
         let whole = tokens.len() >= self.options.page_tokens;
         if tokens.is_empty() || short || whole || index < sequence.public_pages {

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod answering;
+mod conversation;
+mod escalation;
 mod fixture;
+mod injection;
 mod learning;
 mod reading;
 mod routing;

@@ -123,7 +123,8 @@ impl Simulation {
             .iter()
             .map(|entry| {
                 let (tokens, position, pages) = self.scheduler.entry(entry).unwrap();
-                BatchEntry { tokens, position, pages, logits: entry.last }
+                let generated_from = self.scheduler.task(entry.task).unwrap().prompt_tokens;
+                BatchEntry { tokens, position, pages, logits: entry.last, generated_from }
             })
             .collect();
         self.computed += batch.iter().map(|entry| entry.tokens.len()).sum::<usize>();

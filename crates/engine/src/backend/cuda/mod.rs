@@ -1,0 +1,611 @@
+//! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16, sums in f32.
+//!
+//! A row's result is, bit for bit, a function of its sequence: every kernel adds a row's terms in an order that neither
+//! the batch nor the pages decide. But prompts and generated tokens go through different kernels. Attention and products
+//! of a prompt's many rows are bound by arithmetic and of a step's few rows by memory, and what is fastest for the one
+//! is several times slower for the other; the two add in different orders. So a row is computed by its kind, which is
+//! part of what its sequence is (`batch`), and pages of generated tokens are not shared with prompts
+//! ([`Backend::shares_generated`]): a follow-up prefills the answer before it again, some hundred tokens.
+//!
+//! What the kernels do not have (ALiBi, other widths of heads, other cards) is refused when a model is loaded.
+
+mod arena;
+mod batch;
+mod pages;
+mod plan;
+mod weights;
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use edgewise_kernels::{
+    Pairing,
+    cuda::{
+        CudaError, DecodeAttention, DecodeProduct, Device, DeviceMemory, Event, MOST_DECODE_ROWS, Matmul, PagedShape,
+        PinnedMemory, PrefillAttention, Product, RopePages, Slice, decode_matmul, gather_rows, rms_norm, silu_mul,
+    },
+};
+pub use pages::CudaKv;
+pub use plan::CudaOptions;
+use weights::CudaMatrix;
+
+use self::{
+    arena::{Arena, Block},
+    batch::{Batch, Kind, Run},
+};
+use super::{Backend, HostMatrix, Norm};
+use crate::{
+    decoder::{DecoderConfig, DecoderError, Positions},
+    step_model::BatchEntry,
+};
+
+/// Positions in a page: prefill reads pages of 64 faster than pages of 32 by 7 %, and larger ones waste more.
+const PAGE: usize = 64;
+const BF16: usize = 2;
+/// Number of rows that the products of prompts are tuned for.
+const PROMPT_ROWS: usize = 2048;
+/// Bytes of weights on their way to the device at a time.
+const STAGED: usize = 64 << 20;
+
+fn device_error(error: CudaError) -> DecoderError {
+    DecoderError::Device(error.to_string())
+}
+
+/// The first visible NVIDIA Hopper.
+#[derive(Debug, Clone)]
+pub struct Cuda(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    device: Device,
+    options: CudaOptions,
+    matmul: Matmul,
+    arena: Mutex<Arc<Arena>>,
+    upload: Mutex<Upload>,
+    /// What is read back.
+    read: Mutex<PinnedMemory>,
+    /// Whether moving a page failed, so that pages are no longer what they should be.
+    failed: AtomicBool,
+}
+
+/// The way of a batch's numbers to the device.
+#[derive(Debug)]
+struct Upload {
+    host: PinnedMemory,
+    device: Arc<DeviceMemory>,
+    /// Behind the last copy.
+    copied: Event,
+}
+
+/// Activations, row after row, in bf16 or f32.
+#[derive(Debug)]
+pub struct CudaTensor {
+    block: Block,
+    rows: usize,
+    width: usize,
+    is_float: bool,
+}
+
+/// What attention needs of a model.
+#[derive(Debug)]
+pub struct CudaAttention {
+    /// Without pages.
+    shape: PagedShape,
+    layers: usize,
+    rotary_dim: usize,
+    adjacent: bool,
+    /// Served positions, those of the tables.
+    positions: usize,
+    cosines: DeviceMemory,
+    sines: DeviceMemory,
+    workspace: Mutex<DeviceMemory>,
+}
+
+/// What the layers of a pass share.
+#[derive(Debug)]
+pub struct CudaPass {
+    batch: Batch,
+    numbers: Arc<DeviceMemory>,
+}
+
+impl CudaPass {
+    fn numbers(&self, first: usize, count: usize) -> Result<Slice<'_>, DecoderError> {
+        self.numbers.slice(first * size_of::<i32>(), count * size_of::<i32>()).map_err(device_error)
+    }
+
+    /// Runs of rows of a kind, in a tensor that holds all rows or those whose logits are wanted.
+    fn runs(&self, rows: usize) -> &[Run] {
+        if rows == self.batch.rows { &self.batch.runs } else { &self.batch.wanted_runs }
+    }
+}
+
+impl CudaTensor {
+    fn element(&self) -> usize {
+        if self.is_float { size_of::<f32>() } else { BF16 }
+    }
+
+    fn all(&self) -> Result<Slice<'_>, DecoderError> {
+        self.rows(0, self.rows)
+    }
+
+    fn rows(&self, first: usize, rows: usize) -> Result<Slice<'_>, DecoderError> {
+        let row = self.width * self.element();
+        self.block.slice().and_then(|block| block.slice(first * row, rows * row)).map_err(device_error)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cuda {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`DecoderError::Device`] when there is none, it is no Hopper, or cuBLASLt is missing.
+    pub fn open(options: CudaOptions) -> Result<Self, DecoderError> {
+        let open = || -> Result<Self, CudaError> {
+            let device = Device::open()?;
+            Ok(Self(Arc::new(Inner {
+                matmul: Matmul::new(&device)?,
+                arena: Mutex::new(Arena::new(&device, 0)?),
+                upload: Mutex::new(Upload {
+                    host: PinnedMemory::new(&device, 1 << 16)?,
+                    device: Arc::new(DeviceMemory::new(&device, 1 << 16)?),
+                    copied: Event::new(&device)?,
+                }),
+                read: Mutex::new(PinnedMemory::new(&device, 1 << 16)?),
+                failed: AtomicBool::new(false),
+                options,
+                device,
+            })))
+        };
+        open().map_err(device_error)
+    }
+
+    /// Waits until everything that was issued is done.
+    ///
+    /// # Errors
+    /// [`DecoderError::Device`], also for what failed while it ran.
+    pub fn synchronize(&self) -> Result<(), DecoderError> {
+        self.device().synchronize().map_err(device_error)
+    }
+
+    fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    fn options(&self) -> &CudaOptions {
+        &self.0.options
+    }
+
+    /// Copies bytes to device memory by way of pinned memory.
+    fn stage(&self, to: &DeviceMemory, first: usize, bytes: &[u8]) -> Result<(), DecoderError> {
+        let copy = || -> Result<(), CudaError> {
+            let mut read = lock(&self.0.read);
+            if read.bytes() < bytes.len().min(STAGED) {
+                *read = PinnedMemory::new(self.device(), STAGED)?;
+            }
+            let at_once = read.bytes();
+            for (i, part) in bytes.chunks(at_once).enumerate() {
+                self.device().synchronize()?;
+                read.bytes_mut()[..part.len()].copy_from_slice(part);
+                to.slice(first + i * at_once, part.len())?.upload(self.device(), &read)?;
+            }
+            self.device().synchronize()
+        };
+        copy().map_err(device_error)
+    }
+
+    fn place(&self, rows: usize, width: usize, is_float: bool) -> Result<CudaTensor, DecoderError> {
+        let bytes = rows * width * if is_float { size_of::<f32>() } else { BF16 };
+        let block = lock(&self.0.arena).block(self.device(), bytes);
+        let block = block.map_err(|error| match error {
+            CudaError::OutOfMemory { bytes, .. } => {
+                let (free, total) = self.device().memory().unwrap_or_default();
+                DecoderError::DeviceMemory {
+                    what: format!("a pass of {rows} rows"),
+                    needed: bytes,
+                    free,
+                    total,
+                    remedy: "compute fewer tokens at once".to_owned(),
+                }
+            }
+            other => device_error(other),
+        })?;
+        Ok(CudaTensor { block, rows, width, is_float })
+    }
+
+    /// Notes a failure that has no other way to the caller: no pass is computed any more.
+    fn note(&self, what: &str, result: Result<(), DecoderError>) {
+        if let Err(error) = result {
+            tracing::error!(%error, "{what} failed");
+            self.0.failed.store(true, Ordering::Release);
+        }
+    }
+
+    /// How many successive rows of generated tokens are multiplied at once, and whether by our kernel.
+    fn uses_decode_kernel(&self) -> bool {
+        self.options().max_sequences <= MOST_DECODE_ROWS
+    }
+
+    fn product(
+        &self,
+        x: &CudaTensor,
+        (matrix, out): (&CudaMatrix, &CudaTensor),
+        run: &Run,
+        typical_rows: usize,
+    ) -> Result<(), DecoderError> {
+        let product = Product {
+            x: x.rows(run.rows.start, run.rows.len())?,
+            weights: matrix.weights.all(),
+            bias: matrix.bias.as_ref().map(DeviceMemory::all),
+            out: out.rows(run.rows.start, run.rows.len())?,
+            is_float: out.is_float,
+            rows: run.rows.len(),
+            outputs: matrix.rows,
+            columns: matrix.columns,
+        };
+        self.0.matmul.run(&product, typical_rows).map_err(device_error)
+    }
+
+    /// Few rows, by our kernel.
+    fn decode_products(
+        &self,
+        x: &CudaTensor,
+        products: &[(&CudaMatrix, &mut CudaTensor)],
+        run: &Run,
+    ) -> Result<(), DecoderError> {
+        for first in run.rows.clone().step_by(MOST_DECODE_ROWS) {
+            let rows = MOST_DECODE_ROWS.min(run.rows.end - first);
+            for group in products.chunks(3) {
+                let mut parts = Vec::with_capacity(group.len());
+                for (matrix, out) in group {
+                    check_width(x, matrix, out)?;
+                    parts.push(DecodeProduct {
+                        weights: matrix.weights.all(),
+                        bias: matrix.bias.as_ref().map(DeviceMemory::all),
+                        out: out.rows(first, rows)?,
+                        outputs: matrix.rows,
+                    });
+                }
+                // The outputs of one launch are of one kind; logits are multiplied by themselves.
+                let is_float = group.first().is_some_and(|(_, out)| out.is_float);
+                let x_rows = x.rows(first, rows)?;
+                decode_matmul(self.device(), x_rows, rows, x.width, is_float, &parts).map_err(device_error)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses tensors that don't fit a matrix.
+fn check_width(x: &CudaTensor, matrix: &CudaMatrix, out: &CudaTensor) -> Result<(), DecoderError> {
+    if x.width == matrix.columns && out.width == matrix.rows && out.rows == x.rows && !x.is_float {
+        return Ok(());
+    }
+    let shapes = [(x.rows, x.width), (matrix.rows, matrix.columns), (out.rows, out.width)];
+    Err(DecoderError::Device(format!("rows, matrix and product have shapes {shapes:?}, which do not fit")))
+}
+
+impl Backend for Cuda {
+    type Matrix = CudaMatrix;
+    type Vector = DeviceMemory;
+    type Tensor = CudaTensor;
+    type Attention = CudaAttention;
+    type Pass<'a> = CudaPass;
+    type Kv = CudaKv;
+
+    fn matrix(&self, weights: &HostMatrix<'_>, bias: Option<&[f32]>) -> Result<CudaMatrix, DecoderError> {
+        CudaMatrix::new(self, weights, bias)
+    }
+
+    fn matrix_bytes(matrix: &CudaMatrix) -> usize {
+        matrix.bytes()
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<DeviceMemory, DecoderError> {
+        weights::vector(self, &values)
+    }
+
+    /// Checks that the model is one the kernels have and that it fits, and makes room for its activations.
+    fn attention(&self, config: &DecoderConfig) -> Result<CudaAttention, DecoderError> {
+        plan::check(config)?;
+        self.check_room(config)?;
+        let Positions::Rotary(rope) = &config.positions else {
+            return Err(DecoderError::Unsupported { reason: "it has no rotary positions".to_owned() });
+        };
+        let shape = PagedShape {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            pages: 0,
+            page_tokens: PAGE,
+            scale: config.attention_scale,
+        };
+        let device = self.device();
+        let table = rope.table();
+        let angles = |turn: fn(f64) -> f64| -> Result<DeviceMemory, DecoderError> {
+            let value = |position: usize, frequency: &f64| {
+                (turn(position as f64 * frequency) * table.attention_factor) as f32
+            };
+            let row = |position| table.frequencies.iter().map(move |f| value(position, f)).collect::<Vec<f32>>();
+            let values = (0..config.context_window).flat_map(row);
+            let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+            let memory = DeviceMemory::new(device, bytes.len()).map_err(device_error)?;
+            self.stage(&memory, 0, &bytes)?;
+            Ok(memory)
+        };
+        let bytes = plan::activation_bytes(config, self.options());
+        let mut arena = lock(&self.0.arena);
+        if arena.bytes() < bytes {
+            *arena = Arena::new(device, bytes).map_err(device_error)?;
+        }
+        drop(arena);
+        let workspace = shape.decode_workspace(batch::DECODE_ROWS).map_err(device_error)?;
+        Ok(CudaAttention {
+            layers: config.layers,
+            rotary_dim: rope.rotary_dim,
+            adjacent: rope.pairing == Pairing::Adjacent,
+            positions: config.context_window,
+            cosines: angles(f64::cos)?,
+            sines: angles(f64::sin)?,
+            workspace: Mutex::new(DeviceMemory::new(device, workspace).map_err(device_error)?),
+            shape,
+        })
+    }
+
+    fn shares_generated(&self) -> bool {
+        false
+    }
+
+    fn kv_format(&self) -> String {
+        let products = if self.uses_decode_kernel() { "own" } else { "cublas" };
+        format!("cuda sm90 bf16 page {PAGE} {products}")
+    }
+
+    fn page_tokens(&self) -> usize {
+        PAGE
+    }
+
+    fn page_bytes(&self, attention: &CudaAttention) -> usize {
+        pages::page_bytes(attention)
+    }
+
+    fn allocate(&self, attention: &CudaAttention, pages: usize) -> Result<CudaKv, DecoderError> {
+        CudaKv::new(self, attention, pages)
+    }
+
+    fn pages(kv: &CudaKv) -> usize {
+        kv.pages()
+    }
+
+    fn copy_page(&self, kv: &mut CudaKv, from: usize, to: usize, _: usize) {
+        self.note("copying a page of keys and values", kv.copy(self, from, to));
+    }
+
+    fn read_page(&self, kv: &CudaKv, page: usize, out: &mut Vec<u8>) {
+        self.note("reading a page of keys and values", kv.read(self, page, out));
+    }
+
+    fn write_page(&self, kv: &mut CudaKv, page: usize, bytes: &[u8]) {
+        self.note("writing a page of keys and values", kv.write(self, page, bytes));
+    }
+
+    fn begin<'a>(&self, attention: &CudaAttention, batch: &'a [BatchEntry<'a>]) -> Result<CudaPass, DecoderError> {
+        if self.0.failed.load(Ordering::Acquire) {
+            return Err(DecoderError::Device("pages could not be moved before; restart the engine".to_owned()));
+        }
+        if let Some(entry) = batch.iter().find(|e| e.position + e.tokens.len() > attention.positions) {
+            let (held, added) = (entry.position, entry.tokens.len());
+            return Err(DecoderError::WindowExceeded { held, added, window: attention.positions });
+        }
+        let batch = Batch::new(batch);
+        let copy = || -> Result<Arc<DeviceMemory>, CudaError> {
+            let bytes = batch.numbers.len() * size_of::<i32>();
+            let mut upload = lock(&self.0.upload);
+            upload.copied.wait()?;
+            if upload.host.bytes() < bytes {
+                upload.host = PinnedMemory::new(self.device(), bytes.next_power_of_two())?;
+            }
+            // Another pass that is not over keeps its numbers.
+            if upload.device.bytes() < bytes || Arc::strong_count(&upload.device) > 1 {
+                upload.device = Arc::new(DeviceMemory::new(self.device(), bytes.next_power_of_two())?);
+            }
+            for (to, number) in upload.host.bytes_mut().as_chunks_mut().0.iter_mut().zip(&batch.numbers) {
+                *to = number.to_le_bytes();
+            }
+            upload.device.slice(0, bytes)?.upload(self.device(), &upload.host)?;
+            upload.copied.record()?;
+            Ok(upload.device.clone())
+        };
+        let numbers = copy().map_err(device_error)?;
+        Ok(CudaPass { batch, numbers })
+    }
+
+    fn tensor(&self, rows: usize, width: usize) -> Result<CudaTensor, DecoderError> {
+        self.place(rows, width, false)
+    }
+
+    fn logits(&self, rows: usize, width: usize) -> Result<CudaTensor, DecoderError> {
+        self.place(rows, width, true)
+    }
+
+    fn embed(&self, pass: &CudaPass, table: &CudaMatrix, out: &mut CudaTensor) -> Result<(), DecoderError> {
+        let ids = pass.numbers(pass.batch.tokens, pass.batch.rows)?;
+        let (table, rows) = (table.weights.all(), pass.batch.rows);
+        // SAFETY: `Decoder::check` refused tokens beyond the vocabulary, which the table has a row for each of.
+        unsafe { gather_rows(self.device(), table, ids, out.all()?, rows, out.width) }.map_err(device_error)
+    }
+
+    fn norm(&self, x: &CudaTensor, norm: &Norm<Self>, out: &mut CudaTensor) -> Result<(), DecoderError> {
+        let (weight, rows, width) = (norm.weight.all(), x.rows, x.width);
+        rms_norm(self.device(), x.all()?, None, weight, out.all()?, rows, width, norm.eps).map_err(device_error)
+    }
+
+    fn add_norm(
+        &self,
+        residual: &mut CudaTensor,
+        x: &CudaTensor,
+        norm: &Norm<Self>,
+        out: &mut CudaTensor,
+    ) -> Result<(), DecoderError> {
+        let (weight, rows, width) = (norm.weight.all(), x.rows, x.width);
+        let residual = Some(residual.all()?);
+        rms_norm(self.device(), x.all()?, residual, weight, out.all()?, rows, width, norm.eps).map_err(device_error)
+    }
+
+    fn project(
+        &self,
+        pass: &mut CudaPass,
+        x: &CudaTensor,
+        products: &mut [(&CudaMatrix, &mut CudaTensor)],
+    ) -> Result<(), DecoderError> {
+        for run in pass.runs(x.rows) {
+            match run.kind {
+                Kind::Generated if self.uses_decode_kernel() => self.decode_products(x, products, run)?,
+                kind => {
+                    let sequences = self.options().max_sequences.next_power_of_two();
+                    let typical = if kind == Kind::Prompt { PROMPT_ROWS } else { sequences };
+                    for (matrix, out) in products.iter() {
+                        check_width(x, matrix, out)?;
+                        self.product(x, (matrix, out), run, typical)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_kv(
+        &self,
+        attention: &CudaAttention,
+        pass: &CudaPass,
+        (kv, layer): (&mut CudaKv, usize),
+        head_norms: Option<&[Norm<Self>; 2]>,
+        [q, k, v]: [&mut CudaTensor; 3],
+    ) -> Result<(), DecoderError> {
+        let [keys, values] = kv.layer(layer)?;
+        let rows = pass.batch.rows;
+        let rope = RopePages {
+            shape: PagedShape { pages: kv.pages(), ..attention.shape },
+            q: q.all()?,
+            k: k.all()?,
+            v: v.all()?,
+            keys,
+            values,
+            cosines: attention.cosines.all(),
+            sines: attention.sines.all(),
+            positions: pass.numbers(pass.batch.positions, rows)?,
+            slots: pass.numbers(pass.batch.slots, rows)?,
+            norms: head_norms.map(|[q, k]| [q.weight.all(), k.weight.all()]),
+            eps: head_norms.map_or(0.0, |[q, _]| q.eps),
+            tokens: rows,
+            rotary_dim: attention.rotary_dim,
+            adjacent: attention.adjacent,
+        };
+        // SAFETY: `begin` refused positions beyond the tables, `Decoder::check` pages beyond the pool; entries of a
+        // batch do not write to each other's pages.
+        unsafe { rope.run(self.device()) }.map_err(device_error)
+    }
+
+    fn attend(
+        &self,
+        attention: &CudaAttention,
+        pass: &CudaPass,
+        (kv, layer): (&CudaKv, usize),
+        window: Option<usize>,
+        q: &CudaTensor,
+        out: &mut CudaTensor,
+    ) -> Result<(), DecoderError> {
+        let [keys, values] = kv.layer(layer)?;
+        let shape = PagedShape { pages: kv.pages(), ..attention.shape };
+        for launch in &pass.batch.launches {
+            let (batch, table_stride) = (launch.batch, launch.table_stride);
+            let rows = launch.rows.len();
+            let (q, out) = (q.rows(launch.rows.start, rows)?, out.rows(launch.rows.start, rows)?);
+            let table = pass.numbers(launch.table, batch * table_stride)?;
+            let context = pass.numbers(launch.context, batch)?;
+            let launched = match launch.kind {
+                Kind::Prompt => {
+                    let starts = pass.numbers(launch.starts, batch + 1)?;
+                    let attention = PrefillAttention {
+                        shape,
+                        q,
+                        out,
+                        keys,
+                        values,
+                        table,
+                        starts,
+                        context,
+                        batch,
+                        rows,
+                        table_stride,
+                        window,
+                    };
+                    // SAFETY: `Batch::new` made these from entries whose pages `Decoder::check` found in the pool.
+                    unsafe { attention.run(self.device()) }
+                }
+                Kind::Generated => {
+                    let workspace = lock(&attention.workspace);
+                    let attention = DecodeAttention {
+                        shape,
+                        q,
+                        out,
+                        keys,
+                        values,
+                        table,
+                        context,
+                        workspace: workspace.all(),
+                        batch,
+                        table_stride,
+                        window,
+                    };
+                    // SAFETY: as above; a row sees at least its own position.
+                    unsafe { attention.run(self.device()) }
+                }
+            };
+            launched.map_err(device_error)?;
+        }
+        Ok(())
+    }
+
+    fn silu_mul(&self, gate: &mut CudaTensor, up: &CudaTensor) -> Result<(), DecoderError> {
+        silu_mul(self.device(), gate.all()?, up.all()?, gate.rows, gate.width).map_err(device_error)
+    }
+
+    fn gelu(&self, _: &mut CudaTensor) -> Result<(), DecoderError> {
+        Err(DecoderError::Unsupported { reason: "its feed-forward layers have no gate".to_owned() })
+    }
+
+    fn keep_wanted(&self, pass: &CudaPass, x: &mut CudaTensor) -> Result<(), DecoderError> {
+        let wanted = pass.batch.wanted;
+        let kept = self.tensor(wanted, x.width)?;
+        let rows = pass.numbers(pass.batch.wanted_rows, wanted)?;
+        // SAFETY: `Batch::new` made these of the entries' last rows, which `x` has.
+        unsafe { gather_rows(self.device(), x.all()?, rows, kept.all()?, wanted, x.width) }.map_err(device_error)?;
+        *x = kept;
+        Ok(())
+    }
+
+    fn shrink(&self, x: &mut CudaTensor, rows: usize) {
+        x.rows = rows.min(x.rows);
+    }
+
+    fn read(&self, x: &CudaTensor) -> Result<Vec<f32>, DecoderError> {
+        let slice = x.all()?;
+        let mut read = lock(&self.0.read);
+        if read.bytes() < slice.bytes() {
+            let room = slice.bytes().next_power_of_two();
+            *read = PinnedMemory::new(self.device(), room).map_err(device_error)?;
+        }
+        slice.download(self.device(), &mut read).map_err(device_error)?;
+        let bytes = &read.as_bytes()[..slice.bytes()];
+        Ok(match x.is_float {
+            true => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            false => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! What a model takes of the device's memory, and what is left for pages.
+//!
+//! Memory is planned once: weights are placed while loading, activations and workspaces have their size from the largest
+//! pass the engine makes, and pages get the rest of the share that was allowed.
+
+use edgewise_kernels::cuda::MOST_DECODE_ROWS;
+
+use super::{Cuda, device_error};
+use crate::decoder::{Activation, DecoderConfig, DecoderError, NormKind, Positions};
+
+/// Left free for the driver, code that is loaded late, and alignment.
+const RESERVE: usize = 512 << 20;
+const BF16: usize = 2;
+/// Widest residual stream the normalisation has registers for.
+const WIDEST: usize = 16_384;
+
+/// What an engine asks of the device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CudaOptions {
+    /// Most rows of a pass that memory is planned for; more work, and are allocated when they come.
+    pub max_rows: usize,
+    /// Most sequences whose logits are wanted in a pass, planned likewise. Up to 64, generated tokens are multiplied by
+    /// a kernel that is fastest for few; beyond, by cuBLASLt.
+    pub max_sequences: usize,
+    /// Share of the device's memory that may be used, between 0 and 1.
+    pub memory_share: f64,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        Self { max_rows: 4096 + MOST_DECODE_ROWS, max_sequences: MOST_DECODE_ROWS, memory_share: 0.9 }
+    }
+}
+
+/// Bytes of a model's weights in bf16.
+pub(super) fn weight_bytes(config: &DecoderConfig) -> usize {
+    let &DecoderConfig { vocab_size, layers, hidden, feed_forward, heads, kv_heads, head_dim, tied, .. } = config;
+    let attention = hidden * head_dim * (2 * heads + 2 * kv_heads);
+    let embeddings = vocab_size * hidden * if tied { 1 } else { 2 };
+    BF16 * (embeddings + layers * (attention + 3 * hidden * feed_forward + 2 * hidden) + hidden)
+}
+
+/// Bytes of the activations of the largest pass.
+pub(super) fn activation_bytes(config: &DecoderConfig, options: &CudaOptions) -> usize {
+    let &DecoderConfig { vocab_size, hidden, feed_forward, heads, kv_heads, head_dim, .. } = config;
+    let tensors = 16 * 256; // Each begins at a multiple of 256.
+    let row = BF16 * (3 * hidden + 2 * (heads + kv_heads) * head_dim + 2 * feed_forward);
+    let wanted = BF16 * (hidden + heads * head_dim) + size_of::<f32>() * vocab_size;
+    options.max_rows * row + options.max_sequences * wanted + tensors
+}
+
+/// Refuses a model that the kernels can't run.
+pub(super) fn check(config: &DecoderConfig) -> Result<(), DecoderError> {
+    let refuse = |what: String| {
+        let reason = format!("{what}, which the GPU's kernels do not have: set engine.device = \"cpu\"");
+        Err(DecoderError::Unsupported { reason })
+    };
+    let Positions::Rotary(rope) = &config.positions else { return refuse("it uses ALiBi".to_owned()) };
+    if !matches!(config.head_dim, 64 | 128) {
+        return refuse(format!("its heads have {} dimensions instead of 64 or 128", config.head_dim));
+    }
+    if !rope.rotary_dim.is_multiple_of(16) || rope.rotary_dim == 0 {
+        return refuse(format!("it rotates {} dimensions, not a multiple of 16", rope.rotary_dim));
+    }
+    if config.norm != NormKind::Rms || config.activation != Activation::GatedSilu || config.clip.is_some() {
+        return refuse("it is not of the Llama, Mistral or Qwen kind".to_owned());
+    }
+    if config.heads / config.kv_heads > 64 {
+        return refuse(format!("{} query heads share a key-value head", config.heads / config.kv_heads));
+    }
+    if !config.hidden.is_multiple_of(8) || config.hidden > WIDEST || !config.feed_forward.is_multiple_of(8) {
+        return refuse(format!("it is {} and {} values wide", config.hidden, config.feed_forward));
+    }
+    Ok(())
+}
+
+impl Cuda {
+    /// Bytes of the device that may still be used, out of all of it.
+    pub(super) fn available(&self) -> Result<(usize, usize), DecoderError> {
+        let (free, total) = self.device().memory().map_err(device_error)?;
+        let share = self.options().memory_share.clamp(0.05, 1.0);
+        let withheld = ((1.0 - share) * total as f64) as usize;
+        Ok((free.saturating_sub(withheld.max(RESERVE)), total))
+    }
+
+    /// Refuses a model that has no room.
+    pub(super) fn check_room(&self, config: &DecoderConfig) -> Result<(), DecoderError> {
+        let (weights, activations) = (weight_bytes(config), activation_bytes(config, self.options()));
+        let (free, total) = self.available()?;
+        let needed = weights + activations;
+        if needed <= free {
+            return Ok(());
+        }
+        let remedy = if weights < free {
+            "lower engine.device_prefill_chunk or engine.max_sequences, or raise engine.device_memory_share".to_owned()
+        } else {
+            let parameters = free / BF16 / 1_000_000_000;
+            format!("in bf16, some {parameters} billion parameters fit; choose a smaller model or a larger card")
+        };
+        Err(DecoderError::DeviceMemory { what: "the model".to_owned(), needed, free, total, remedy })
+    }
+
+    /// Bytes for pages, once weights and workspaces are in place; says in the log what everything takes.
+    ///
+    /// # Errors
+    /// [`DecoderError::DeviceMemory`] when not even a few pages fit.
+    pub fn plan_pages(&self, config: &DecoderConfig, page_bytes: usize) -> Result<usize, DecoderError> {
+        let (free, total) = self.available()?;
+        let activations = activation_bytes(config, self.options());
+        if free < 16 * page_bytes {
+            return Err(DecoderError::DeviceMemory {
+                what: "a cache of keys and values".to_owned(),
+                needed: 16 * page_bytes,
+                free,
+                total,
+                remedy: "lower engine.device_prefill_chunk, raise engine.device_memory_share, or choose a smaller model"
+                    .to_owned(),
+            });
+        }
+        let mib = |bytes: usize| bytes >> 20;
+        tracing::info!(
+            total_mib = mib(total),
+            weights_mib = mib(weight_bytes(config)),
+            activations_mib = mib(activations),
+            pages_mib = mib(free / page_bytes * page_bytes),
+            tokens = free / page_bytes * super::PAGE,
+            "memory of the GPU is planned"
+        );
+        Ok(free / page_bytes * page_bytes)
+    }
+}

@@ -1,0 +1,89 @@
+//! The kernels for NVIDIA Hopper, behind safe types: one device, its memory, its stream, and a launcher for each
+//! operation.
+//!
+//! Invariants:
+//! - Everything is issued on the one stream of a [`Device`], in order. A buffer may be reused or freed as soon as the
+//!   last operation on it was issued.
+//! - A launcher checks every shape and every length against the memory it is given. Launchers that read indices from
+//!   device memory (pages, rows, positions) can't check those and are `unsafe`.
+//! - The program starts without a driver or the cuBLAS library; [`Device::open`] says what is missing.
+//!
+//! Deliberately not here: models, memory planning, more than one device (`CUDA_VISIBLE_DEVICES` says which one).
+
+mod attention;
+mod device;
+mod ffi;
+mod matmul;
+mod memory;
+mod rows;
+
+use std::ffi::CStr;
+
+pub use attention::{DecodeAttention, PagedShape, PrefillAttention, RopePages};
+pub use device::{Device, Event};
+pub use matmul::{DecodeProduct, Matmul, Product, decode_matmul};
+pub use memory::{DeviceMemory, PinnedMemory, Slice};
+pub use rows::{gather_rows, rms_norm, silu_mul};
+
+/// Most rows of [`decode_matmul`].
+pub const MOST_DECODE_ROWS: usize = 64;
+
+/// A failure on the device or a refusal of a launcher.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CudaError {
+    /// There is no usable device.
+    #[error("no usable NVIDIA GPU: {reason}")]
+    NoDevice {
+        /// Why.
+        reason: String,
+    },
+    /// The device's memory does not suffice.
+    #[error("{bytes} bytes of {what} memory are not to be had")]
+    OutOfMemory {
+        /// What was asked for.
+        bytes: usize,
+        /// Whose memory: the device's, or pinned memory of the host.
+        what: &'static str,
+    },
+    /// A call of the runtime or a kernel failed.
+    #[error("{call} failed: {reason}")]
+    Call {
+        /// Which call.
+        call: &'static str,
+        /// What the runtime said.
+        reason: String,
+    },
+    /// Arguments that don't fit each other, or a size the kernels do not have.
+    #[error("{what} is {actual} but must be {rule}")]
+    Argument {
+        /// Which argument.
+        what: &'static str,
+        /// Its value.
+        actual: usize,
+        /// What is required of it.
+        rule: &'static str,
+    },
+}
+
+/// Turns a status of the runtime into a result.
+fn check(call: &'static str, status: ffi::Status) -> Result<(), CudaError> {
+    if status == 0 {
+        return Ok(());
+    }
+    // SAFETY: both take any status; the text is static.
+    let reason = unsafe {
+        ffi::cudaGetLastError(); // Or a later call would report this failure once more.
+        CStr::from_ptr(ffi::cudaGetErrorString(status))
+    };
+    Err(CudaError::Call { call, reason: reason.to_string_lossy().into_owned() })
+}
+
+/// Refuses an argument unless it is as `rule` says.
+fn require(holds: bool, what: &'static str, actual: usize, rule: &'static str) -> Result<(), CudaError> {
+    if holds { Ok(()) } else { Err(CudaError::Argument { what, actual, rule }) }
+}
+
+/// A size as the launchers take it.
+fn int(what: &'static str, value: usize) -> Result<i32, CudaError> {
+    i32::try_from(value).map_err(|_| CudaError::Argument { what, actual: value, rule: "below 2^31" })
+}
