@@ -132,7 +132,7 @@ pub(crate) fn carry_out(
                 settled = request.settle(&composed, &heard)?;
                 timings.cite_ms += settled.ms;
                 usage = usage.plus(&heard.usage);
-                cost = cost + request.cost(&heard.usage);
+                cost += request.cost(&heard.usage);
                 let attempt = Attempt { answer: first_heard.raw, sources: std::mem::take(&mut turn.sources) };
                 turn = Turn {
                     answer: heard.raw.clone(),

@@ -285,7 +285,7 @@ pub(crate) fn leans_on_history(question: &str) -> bool {
     let words: Vec<String> = words::plain(question).into_iter().map(|word| word.to_lowercase()).collect();
     let begins =
         |with: &&str| with.split(' ').zip(&words).all(|(a, b)| a == b) && words.len() >= with.split(' ').count();
-    if CONNECTIVES.iter().any(|with| begins(with)) {
+    if CONNECTIVES.iter().any(&begins) {
         return true;
     }
     let mut content = 0;
@@ -298,7 +298,7 @@ pub(crate) fn leans_on_history(question: &str) -> bool {
         after_content = words::is_content(word);
         content += usize::from(after_content);
     }
-    content == 0 || content == 1 && !DEFINITIONS.iter().any(|with| begins(with))
+    content == 0 || content == 1 && !DEFINITIONS.iter().any(begins)
 }
 
 /// What to search for.

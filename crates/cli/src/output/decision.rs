@@ -160,6 +160,7 @@ fn kind(kind: SegmentKind) -> &'static str {
         SegmentKind::Preamble => "preamble",
         SegmentKind::Passage => "passage",
         SegmentKind::Document => "document",
+        SegmentKind::Excerpt => "excerpt",
         SegmentKind::Question => "question",
         SegmentKind::Answer => "earlier answer",
         SegmentKind::Recap => "recap",
