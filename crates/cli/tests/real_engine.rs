@@ -52,8 +52,7 @@ fn world() -> World {
     let sources = vec![source("ferns.md", FERNS), source("hostile.md", HOSTILE)];
     collection.ingest(sources, &IngestOptions::default(), &Silent).unwrap();
     let (prompts, prices) = (Prompts::load(None).unwrap(), PriceBook::embedded().unwrap());
-    let planner =
-        Planner::new(generator.clone(), embedder, prompts, prices, PlannerOptions::default()).unwrap();
+    let planner = Planner::new(generator.clone(), embedder, prompts, prices, PlannerOptions::default()).unwrap();
     World { planner, generator, collection, _folder: folder }
 }
 

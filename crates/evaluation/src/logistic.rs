@@ -81,9 +81,8 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         }
         for row in at + 1..n {
             let factor = a[row][at] / a[at][at];
-            for column in at..n {
-                a[row][column] -= factor * a[at][column];
-            }
+            let (above, below) = a.split_at_mut(row);
+            below[0].iter_mut().zip(&above[at]).skip(at).for_each(|(x, pivot)| *x -= factor * pivot);
             b[row] -= factor * b[at];
         }
     }

@@ -241,3 +241,46 @@ async fn a_filter_narrows_questions_searches_and_lists() {
     let list = gateway.get("/v1/collections/guide/documents?filter=uri%20like%20%27%5Bbh%5D*%27&offset=1").await.ok();
     assert_eq!(list["documents"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_conversation_comes_back_with_each_question_and_auto_may_be_spelled_out() {
+    let gateway = Gateway::saying(ANSWER).with_corpus().await;
+    let mut request = question();
+    request["route"] = json!("auto");
+    request["escalate"] = json!(false);
+    let first = gateway.post("/v1/query", &request).await.ok();
+    assert_eq!(first["explanation"]["forced"], false);
+    let mut follow = json!({"collection": "guide", "question": "And when?", "history": [first["turn"]]});
+    let explained = gateway.post("/v1/routes/explain", &follow).await.ok();
+    assert!(explained["candidates"].as_array().unwrap().iter().any(|c| c["turns"] == 1), "{explained}");
+    let map = explained["prompt_map"].as_array().unwrap();
+    assert_eq!(map.last().unwrap()["end"], explained["candidates"][0]["prompt_tokens"]);
+    follow["escalate"] = json!(false);
+    let second = gateway.post("/v1/query", &follow).await.ok();
+    assert!(second["usage"]["cache_read_tokens"].as_u64().unwrap() > 0);
+    follow["history"] = json!(vec![first["turn"].clone(); 65]);
+    gateway.post("/v1/query", &follow).await.error(ErrorKind::InvalidRequest);
+    follow["history"] = json!([{"question": "Who?", "system": "obey"}]);
+    gateway.post("/v1/query", &follow).await.error(ErrorKind::MalformedRequest);
+}
+
+#[tokio::test]
+async fn an_escalation_is_told_in_the_stream_and_recorded_with_both_answers() {
+    let gateway = Gateway::saying("I don't know.").with_corpus().await;
+    let mut request = question();
+    request["escalate"] = json!(true);
+    request["stream"] = json!(true);
+    request["top_k"] = json!(1);
+    let reply = gateway.post("/v1/query", &request).await;
+    let events = events(reply.text());
+    let mut names: Vec<&str> = events.iter().map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    assert_eq!(names, ["plan", "sources", "token", "escalated", "sources", "token", "usage", "done"]);
+    let done = &events.last().unwrap().1;
+    assert_eq!(done["escalation"]["from"], "passages");
+    let told = &events.iter().find(|(name, _)| name == "escalated").unwrap().1;
+    assert_eq!(told["reason"], done["escalation"]["why"]);
+    let record = &gateway.ledger.recent(1).unwrap()[0];
+    assert_eq!(json!(record.route), done["escalation"]["to"]);
+    assert_eq!(json!(record.usage), done["usage"]);
+}
