@@ -63,7 +63,8 @@ fn levels(features: &Features) -> (f64, f64) {
     (better, better + gain)
 }
 
-/// Expected quality of `route` with a prompt and answer of `tokens` tokens in a window of `window`.
+/// Expected quality of `route` with a prompt and answer of `tokens` tokens in a window of `window`: the model's, or what it
+/// was measured to read well.
 pub(crate) fn expected(route: Route, features: &Features, tokens: usize, window: usize) -> f64 {
     let (passages, full) = levels(features);
     let level = match route {
@@ -75,9 +76,7 @@ pub(crate) fn expected(route: Route, features: &Features, tokens: usize, window:
             passages + (full - passages) * (covered + (1.0 - covered) * (1.0 - whole) * evidence(features))
         }
     };
-    // A measured reading profile says where the model's window really ends.
-    let window = features.effective_window.map_or(window, |effective| effective.min(window)).max(1);
-    let filled = (tokens as f64 / window as f64).min(1.0);
+    let filled = (tokens as f64 / window.max(1) as f64).min(1.0);
     (level - fill(route) * filled).clamp(0.0, 1.0)
 }
 
