@@ -134,7 +134,7 @@ pub(crate) struct EvalTraffic {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) days: u64,
     /// Factors by which prices count in the choice, for the cost at equal quality
-    #[arg(long, value_name = "FACTOR", value_delimiter = ',', default_value = "0.1,0.3,3")]
+    #[arg(long, value_name = "FACTOR", value_delimiter = ',', default_value = "0.1,0.3,3,10")]
     pub(crate) factors: Vec<f64>,
     /// Model whose prices are charged, by registry name [default: that of models without an entry]
     #[arg(long, value_name = "NAME")]

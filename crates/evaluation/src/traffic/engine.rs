@@ -51,9 +51,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A tokenizer that remembers what it encoded: every document goes into many prompts.
 pub(super) struct TokenMemo {
     inner: Arc<dyn Tokenizer>,
-    /// By hash and length of the text.
-    encoded: Mutex<HashMap<(u64, usize), Arc<[u32]>>>,
+    encoded: Mutex<HashMap<TextKey, Arc<[u32]>>>,
 }
+
+/// Hash and length of a text.
+type TextKey = (u64, usize);
 
 impl TokenMemo {
     pub(super) fn new(inner: Arc<dyn Tokenizer>) -> Self {
