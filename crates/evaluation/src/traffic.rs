@@ -199,7 +199,12 @@ fn live(
     prices.models = Default::default();
     prices.default = scaled(&options.prices, policy.factor());
     let planner_options =
-        PlannerOptions { amortise: matches!(policy, TrafficPolicy::Aware { .. }), ..options.machine.planner.clone() };
+        // What a simulated engine says is no answer that could be judged.
+        PlannerOptions {
+            amortise: matches!(policy, TrafficPolicy::Aware { .. }),
+            escalate: false,
+            ..options.machine.planner.clone()
+        };
     let time = clock.clone();
     let planner =
         Planner::new(generator, Arc::clone(embedder), prompts, prices, planner_options)?.with_clock(move || time.now());

@@ -72,7 +72,7 @@ impl Default for PlannerOptions {
             ceiling: Budget::default(),
             amortise: true,
             escalate: true,
-            escalate_above: 0.5,
+            escalate_above: 0.9,
             pre_route: false,
         }
     }

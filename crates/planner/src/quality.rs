@@ -67,17 +67,19 @@ fn levels(features: &Features) -> (f64, f64) {
 /// was measured to read well.
 pub(crate) fn expected(route: Route, features: &Features, tokens: usize, window: usize) -> f64 {
     let (passages, full) = levels(features);
-    let level = match route {
-        Route::Passages => passages,
-        Route::Full => full,
+    let (level, lost) = match route {
+        Route::Passages => (passages, fill(route)),
+        Route::Full => (full, fill(route)),
         Route::Documents => {
             let covered = (tokens as f64 / features.scope_tokens.max(1) as f64).min(1.0);
             let whole = f64::from(features.kind.global);
-            passages + (full - passages) * (covered + (1.0 - covered) * (1.0 - whole) * evidence(features))
+            let share = covered + (1.0 - covered) * (1.0 - whole) * evidence(features);
+            let lost = fill(route) + (fill(Route::Full) - fill(route)) * covered;
+            (passages + (full - passages) * share, lost)
         }
     };
     let filled = (tokens as f64 / window.max(1) as f64).min(1.0);
-    (level - fill(route) * filled).clamp(0.0, 1.0)
+    (level - lost * filled).clamp(0.0, 1.0)
 }
 
 #[cfg(test)]

@@ -184,5 +184,5 @@ async fn a_collection_keeps_its_budget_and_questions_are_held_to_it() {
     let route = &compared["routes"][0];
     assert_eq!((&route["requests"], &route["tokens_exact"]), (&json!(1), &json!(1.0)), "{compared}");
     assert_eq!(route["prompt_cost_exact"], json!(1.0), "{compared}");
-    gateway.get("/v1/usage/predictions?since=yesterday").await.error(ErrorKind::MalformedRequest);
+    gateway.get("/v1/usage/predictions?since=yesterday").await.error(ErrorKind::InvalidRequest);
 }

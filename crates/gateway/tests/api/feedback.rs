@@ -21,6 +21,11 @@ async fn passages(gateway: &Gateway) -> Value {
     candidates.into_iter().find(|candidate| candidate["route"] == "passages").unwrap()
 }
 
+/// What feedback can change of a candidate.
+fn expected(candidate: &Value) -> (&Value, &Value) {
+    (&candidate["quality"], &candidate["feedback_shift"])
+}
+
 #[tokio::test]
 async fn ratings_move_the_expected_quality_and_say_by_how_much() {
     let gateway = Gateway::saying("Elsa Brandt founded it [1].").with_corpus().await;
@@ -47,7 +52,7 @@ async fn ratings_move_the_expected_quality_and_say_by_how_much() {
     assert_eq!(again, learned(&gateway.ledger).unwrap());
 
     assert_eq!(gateway.delete("/v1/feedback").await.ok()["forgotten"], 8);
-    assert_eq!(passages(&gateway).await, before, "nothing is left of it");
+    assert_eq!(expected(&passages(&gateway).await), expected(&before), "nothing is left of it");
 }
 
 #[tokio::test]
@@ -63,7 +68,7 @@ async fn a_second_rating_replaces_the_first() {
     let good = passages(&gateway).await;
     assert!(good["feedback_shift"].as_f64().unwrap() > 0.0 && bad["feedback_shift"].as_f64().unwrap() < 0.0);
     rate(-1.0).await;
-    assert_eq!(passages(&gateway).await, bad, "as if the other had never been given");
+    assert_eq!(expected(&passages(&gateway).await), expected(&bad), "as if the other had never been given");
     let stored =
         gateway.post("/v1/feedback", &json!({"request_id": "last", "rating": 0.5, "comment": "hm"})).await.ok();
     assert_eq!(stored["replaced"], true);

@@ -85,7 +85,7 @@ impl Counts {
 
     fn judge_region(&self, region: PromptRegion, baseline: Option<&Self>) -> RegionFigures {
         let (seen, used) = self.totals(region);
-        let share = |(seen, used): (usize, usize)| used as f64 / seen.max(1) as f64;
+        let share = |(seen, used): (usize, usize)| rounded(used as f64 / seen.max(1) as f64);
         let plain = RegionFigures {
             region,
             seen,
@@ -116,13 +116,18 @@ impl Counts {
         }
         let chance: f64 = distribution.iter().take(observed + 1).sum();
         RegionFigures {
-            expected: Some(expected),
-            recall: (share(baseline.totals(region)) * observed as f64 / expected).min(1.0),
-            chance: Some(chance),
+            expected: Some(rounded(expected)),
+            recall: rounded((share(baseline.totals(region)) * observed as f64 / expected).min(1.0)),
+            chance: Some(rounded(chance)),
             alert: chance < FALSE_ALARM,
             ..plain
         }
     }
+}
+
+/// To nine decimals, which a file gives back as they were.
+fn rounded(figure: f64) -> f64 {
+    (figure * 1e9).round() / 1e9
 }
 
 /// Probabilities of 0 to `n` successes.

@@ -225,10 +225,13 @@ fn a_warm_conversation_is_not_left_for_a_route_it_would_have_to_read_anew() {
     });
     let fixture = Fixture::with(model.with_latency(SLOW), PlannerOptions::default(), &padded(2700));
     let one = fixture.answer(&Query { escalate: Some(false), ..forced(FIRST, Route::Full) }).unwrap();
-    let two = fixture.answer(&follow_up("How many eggs does a queen lay in a day?", &[&one])).unwrap();
+    // About no document in particular: nothing that few documents would answer as well.
+    let two = fixture.answer(&follow_up("Which colours does the sky show at dusk?", &[&one])).unwrap();
     let taken = &two.explanation.candidates[0];
-    // Afresh or going on: either way the documents stand first, and are in the cache.
-    assert_eq!((taken.route, two.sources.len()), (Route::Full, one.sources.len()), "{:#?}", two.explanation.candidates);
+    // Afresh or going on, and whatever the route is called once there is nothing to add: the documents stand first, and are
+    // in the cache.
+    assert_ne!(taken.route, Route::Passages, "{:#?}", two.explanation.candidates);
+    assert_eq!(two.sources.len(), one.sources.len(), "{:#?}", two.explanation.candidates);
     assert!(taken.resident_tokens * 10 > taken.prompt_tokens * 9);
     assert_eq!(*seen.lock().unwrap(), 2);
 }

@@ -13,6 +13,7 @@ mod arena;
 mod batch;
 mod pages;
 mod plan;
+mod tensor;
 mod weights;
 
 use std::sync::{
@@ -29,10 +30,11 @@ use edgewise_kernels::{
 };
 pub use pages::CudaKv;
 pub use plan::CudaOptions;
+pub use tensor::CudaTensor;
 use weights::CudaMatrix;
 
 use self::{
-    arena::{Arena, Block},
+    arena::Arena,
     batch::{Batch, Kind, Run},
 };
 use super::{Backend, HostMatrix, Norm};
@@ -79,15 +81,6 @@ struct Upload {
     copied: Event,
 }
 
-/// Activations, row after row, in bf16 or f32.
-#[derive(Debug)]
-pub struct CudaTensor {
-    block: Block,
-    rows: usize,
-    width: usize,
-    is_float: bool,
-}
-
 /// What attention needs of a model.
 #[derive(Debug)]
 pub struct CudaAttention {
@@ -118,21 +111,6 @@ impl CudaPass {
     /// Runs of rows of a kind, in a tensor that holds all rows or those whose logits are wanted.
     fn runs(&self, rows: usize) -> &[Run] {
         if rows == self.batch.rows { &self.batch.runs } else { &self.batch.wanted_runs }
-    }
-}
-
-impl CudaTensor {
-    fn element(&self) -> usize {
-        if self.is_float { size_of::<f32>() } else { BF16 }
-    }
-
-    fn all(&self) -> Result<Slice<'_>, DecoderError> {
-        self.rows(0, self.rows)
-    }
-
-    fn rows(&self, first: usize, rows: usize) -> Result<Slice<'_>, DecoderError> {
-        let row = self.width * self.element();
-        self.block.slice().and_then(|block| block.slice(first * row, rows * row)).map_err(device_error)
     }
 }
 
