@@ -1,5 +1,7 @@
 //! Small days on scripted models.
 
+#![allow(clippy::panic)]
+
 use super::{figures::cost_of_quality, *};
 use edgewise_test_support::{HashEmbedder, WordTokenizer, corpus};
 
