@@ -30,7 +30,7 @@ use edgewise_kernels::{
 };
 pub use pages::CudaKv;
 pub use plan::CudaOptions;
-pub use tensor::CudaTensor;
+use tensor::CudaTensor;
 use weights::CudaMatrix;
 
 use self::{
