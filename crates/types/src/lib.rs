@@ -1,4 +1,4 @@
-//! The vocabulary every other crate shares: ids, documents, chunks, spans, usage and money.
+//! The vocabulary every other crate shares: ids, documents, chunks, spans, summary trees, usage and money.
 //!
 //! Invariants:
 //! - A [`Span`] is a half-open range of *bytes* into a document's **normalised** text and always falls on
@@ -15,6 +15,7 @@ mod metadata;
 mod money;
 mod page;
 mod span;
+mod tree;
 mod usage;
 
 pub use document::{Chunk, Document, DocumentStatus};
@@ -23,4 +24,5 @@ pub use metadata::{Metadata, MetadataValue};
 pub use money::{Money, MoneyError, TokenPrice};
 pub use page::{PageMap, PageRange};
 pub use span::{Span, SpanError};
+pub use tree::{LeafId, Member, NodeId, SummaryKey, SummaryMethod, TreeScope};
 pub use usage::{Timings, Usage};
