@@ -176,8 +176,9 @@ pub(crate) enum Block {
     ToolResult {
         /// The call.
         tool_use_id: String,
-        /// The result.
+        /// The result: a text, or `text` blocks.
         #[serde(default)]
+        #[schema(value_type = Option<Object>)]
         content: Option<TextOrBlocks>,
         /// Whether it failed.
         #[serde(default)]
