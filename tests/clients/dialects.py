@@ -41,9 +41,11 @@ def said(role, text, keep=False):
     return {"role": role, "content": [block]}
 
 
+# A parameter of the API that this SDK has no argument for.
+greedily = {"temperature": 0}
 question = "A ferry leaves every forty minutes. " * 6 + "How often does the ferry leave?"
 first = claude.messages.with_raw_response.create(
-    model=engine, max_tokens=24, temperature=0, system=system, messages=[said("user", question, keep=True)]
+    model=engine, max_tokens=24, system=system, messages=[said("user", question, keep=True)], extra_body=greedily
 )
 check(first.headers["x-edgewise-cache-skipped-breakpoints"] == "0", first.headers)
 first = first.parse()
@@ -54,14 +56,14 @@ written = usage.cache_creation_input_tokens
 check(written == usage.cache_creation.ephemeral_1h_input_tokens + usage.cache_creation.ephemeral_5m_input_tokens)
 answer = first.content[0].text
 history = [said("user", question), said("assistant", answer), said("user", "Say it once more.", keep=True)]
-second = claude.messages.create(model=engine, max_tokens=24, temperature=0, system=system, messages=history)
+second = claude.messages.create(model=engine, max_tokens=24, system=system, messages=history, extra_body=greedily)
 check(second.usage.cache_read_input_tokens >= written, second.usage, usage)
 check(second.usage.cache_creation.ephemeral_1h_input_tokens == 0, second.usage)
 check(0 < second.usage.cache_creation.ephemeral_5m_input_tokens < 100, second.usage)
 
 # Streams give what the whole gives.
 with claude.messages.stream(
-    model=engine, max_tokens=24, temperature=0, system=system, messages=[said("user", question)]
+    model=engine, max_tokens=24, system=system, messages=[said("user", question)], extra_body=greedily
 ) as stream:
     text = "".join(stream.text_stream)
     final = stream.get_final_message()
@@ -94,7 +96,7 @@ check(called.content[0].name == "departure" and called.content[0].input["island"
 
 for wrong, error in [
     ({"model": "none"}, anthropic.NotFoundError),
-    ({"temperature": 3.0}, anthropic.BadRequestError),
+    ({"extra_body": {"temperature": 3.0}}, anthropic.BadRequestError),
     ({"system": system * 5}, anthropic.BadRequestError),
     ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, anthropic.BadRequestError),
 ]:
