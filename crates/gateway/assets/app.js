@@ -168,7 +168,7 @@ function showRecent(records) {
       "tr",
       {},
       el("td", {}, el("time", { dateTime: r.at, title: r.at }, when(r.at))),
-      cell(r.collection),
+      cell(r.collection ?? "–"),
       route,
       number(count(promptTokens(r.usage))),
       number(count(r.usage.cache_read_tokens)),

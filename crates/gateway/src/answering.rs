@@ -65,20 +65,25 @@ impl Answering {
             // Nobody may be listening any more; what was recorded is all that remains then.
             let _ = sender.send(last);
         }));
-        let limit = state.options().request_timeout;
-        let cancelling = state.lifecycle().reached(Phase::Cancelling);
-        let stop = Box::pin(async move {
-            tokio::select! {
-                () = cancelling => ApiError::shutting_down(),
-                () = tokio::time::sleep(limit) => ApiError::new(
-                    ErrorKind::Timeout,
-                    format!("the answer took longer than {} s, which is this server's limit", limit.as_secs()),
-                )
-                .hint("ask for fewer tokens or a narrower route, or raise server.request_timeout_s"),
-            }
-        });
+        let stop = must_end(state);
         Ok(Self { progress, stop, ended: false })
     }
+}
+
+/// Resolves when an answer that begins now must end, with the reason: the time limit, or the end of the grace period.
+pub(crate) fn must_end(state: &AppState) -> Pin<Box<dyn Future<Output = ApiError> + Send>> {
+    let limit = state.options().request_timeout;
+    let cancelling = state.lifecycle().reached(Phase::Cancelling);
+    Box::pin(async move {
+        tokio::select! {
+            () = cancelling => ApiError::shutting_down(),
+            () = tokio::time::sleep(limit) => ApiError::new(
+                ErrorKind::Timeout,
+                format!("the answer took longer than {} s, which is this server's limit", limit.as_secs()),
+            )
+            .hint("ask for fewer tokens or a narrower route, or raise server.request_timeout_s"),
+        }
+    })
 }
 
 impl Stream for Answering {

@@ -37,6 +37,8 @@ pub enum ErrorKind {
     UnknownPath,
     /// No such collection.
     UnknownCollection,
+    /// No model of this name is served.
+    UnknownModel,
     /// No such document.
     UnknownDocument,
     /// The engine keeps no such prefix.
@@ -73,13 +75,14 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 22] = [
+    pub const ALL: [ErrorKind; 23] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
         Self::CrossOrigin,
         Self::UnknownPath,
         Self::UnknownCollection,
+        Self::UnknownModel,
         Self::UnknownDocument,
         Self::UnknownPrefix,
         Self::UnknownRequest,
@@ -105,6 +108,7 @@ impl ErrorKind {
             Self::CrossOrigin => StatusCode::FORBIDDEN,
             Self::UnknownPath
             | Self::UnknownCollection
+            | Self::UnknownModel
             | Self::UnknownDocument
             | Self::UnknownPrefix
             | Self::UnknownRequest => StatusCode::NOT_FOUND,
@@ -148,6 +152,7 @@ impl ErrorKind {
             Self::CrossOrigin => "cross_origin",
             Self::UnknownPath => "unknown_path",
             Self::UnknownCollection => "unknown_collection",
+            Self::UnknownModel => "unknown_model",
             Self::UnknownDocument => "unknown_document",
             Self::UnknownPrefix => "unknown_prefix",
             Self::UnknownRequest => "unknown_request",

@@ -15,6 +15,7 @@ mod answering;
 mod budget;
 mod cache;
 mod collections;
+mod dialect;
 mod documents;
 mod error;
 mod extract;

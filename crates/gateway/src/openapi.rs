@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    budget, cache, collections, documents, feedback, health, middleware, pages, query, reading, sse, state::AppState,
-    upkeep, usage,
+    budget, cache, collections, dialect, documents, feedback, health, middleware, pages, query, reading, sse,
+    state::AppState, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -30,6 +30,7 @@ use crate::{
         (name = "questions", description = "Answers and routes"),
         (name = "collections", description = "Collections and search"),
         (name = "documents", description = "Documents of a collection"),
+        (name = "dialects", description = "The API in the forms of Anthropic and OpenAI"),
         (name = "server", description = "Usage, probes, metrics and this document"),
     ),
     // The data of stream events, which no path can name as its body.
@@ -69,6 +70,12 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(usage::predictions))
         .routes(routes!(cache::get))
         .routes(routes!(cache::release))
+        .routes(routes!(dialect::anthropic::messages))
+        .routes(routes!(dialect::anthropic::count_tokens))
+        .routes(routes!(dialect::openai::completions))
+        .routes(routes!(dialect::openai::embeddings))
+        .routes(routes!(dialect::openai::models))
+        .routes(routes!(dialect::openai::model))
         .layer(DefaultBodyLimit::max(max_body))
         .merge(uploads)
 }
@@ -108,6 +115,7 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn(middleware::headers))
         .layer(from_fn_with_state(state.clone(), middleware::guard))
         .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(from_fn(dialect::errors::rewrite))
         .layer(from_fn(middleware::observe))
         .with_state(state)
 }

@@ -39,7 +39,7 @@ pub enum RouteChoice {
 }
 
 impl RouteChoice {
-    fn forced(self) -> Option<Route> {
+    pub(crate) fn forced(self) -> Option<Route> {
         match self {
             Self::Auto => None,
             Self::Passages => Some(Route::Passages),

@@ -104,6 +104,19 @@ impl Recorder {
         self.write(&RequestRecord { status, usage, cost, timings, ..base });
     }
 
+    /// Records a chat with the bare engine.
+    pub(crate) fn chatted(&self, record: &RequestRecord) {
+        metrics::counter!(names::ROUTE_DECISIONS_TOTAL, labels::ROUTE => record.route.clone()).increment(1);
+        metrics::counter!(names::COST_NANODOLLARS_TOTAL, labels::ROUTE => record.route.clone())
+            .increment(u64::try_from(record.cost.nanos()).unwrap_or(0));
+        if record.status == RequestStatus::Answered {
+            metrics::histogram!(names::QUERY_DURATION_SECONDS, labels::ROUTE => record.route.clone())
+                .record(record.timings.total_ms / 1e3);
+            metrics::histogram!(names::TTFT_SECONDS).record(record.timings.ttft_ms / 1e3);
+        }
+        self.write(record);
+    }
+
     fn base(
         &self,
         id: &str,
@@ -127,7 +140,7 @@ impl Recorder {
             id: format!("{}-{id}", at.as_microsecond()),
             at,
             tenant: query.tenant.clone(),
-            collection: explanation.collection.clone(),
+            collection: Some(explanation.collection.clone()),
             full_cost,
             model: self.model.clone(),
             template_hash: self.template_hash.to_string(),

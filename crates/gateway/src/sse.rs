@@ -24,9 +24,12 @@ use utoipa::ToSchema;
 use edgewise_planner::{Answer, AnswerEvent, SourceRef};
 use edgewise_types::{Money, Timings, Usage};
 
+use tracing::Instrument;
+
 use crate::{
     ApiError,
     answering::{Answering, Progress},
+    dialect,
 };
 
 /// A comment is sent this often while nothing else is, so that a client that left during a long prefill is noticed.
@@ -127,4 +130,60 @@ fn event<T: Serialize>(name: &str, data: &T) -> sse::Event {
         let body = serde_json::to_string(&error.body()).unwrap_or_default();
         sse::Event::default().event("error").data(body)
     })
+}
+
+/// Writes the events of a dialect.
+pub(crate) trait Pump: Send + 'static {
+    /// What one event becomes.
+    fn push(&mut self, event: dialect::Event) -> Vec<sse::Event>;
+
+    /// What follows the last event.
+    fn trailer(&mut self) -> Vec<sse::Event>;
+}
+
+/// Events ready before the client has read them. A slower client makes the task wait and never the engine.
+const AHEAD: usize = 64;
+
+/// Streams what `running` gives, as `pump` writes it, once its first event is there: a failure before it is an ordinary
+/// error response. When the client goes away, `running` is dropped, which cancels it.
+pub(crate) async fn event_stream(mut running: dialect::Running, mut pump: impl Pump) -> Result<Response, ApiError> {
+    let first = match running.next().await {
+        Some(dialect::Event::Failed(error)) => return Err(error),
+        Some(event) => pump.push(event),
+        None => return Err(ApiError::internal("the answer had no first event")),
+    };
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<sse::Event, Infallible>>(AHEAD);
+    let task = async move {
+        let mut ready = first;
+        loop {
+            for event in ready {
+                if sender.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+            let next = tokio::select! {
+                () = sender.closed() => return,
+                next = running.next() => next,
+            };
+            match next {
+                Some(event) => {
+                    if let dialect::Event::Failed(error) = &event {
+                        error.log();
+                    }
+                    ready = pump.push(event);
+                }
+                None => break,
+            }
+        }
+        for event in pump.trailer() {
+            // Whether it still arrives is the client's affair.
+            let _ = sender.send(Ok(event)).await;
+        }
+    };
+    // Detached: it ends with the answer, or when the client is gone.
+    drop(tokio::spawn(task.in_current_span()));
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut response = Sse::new(stream).keep_alive(sse::KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(response)
 }

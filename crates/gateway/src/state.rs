@@ -21,7 +21,7 @@ use edgewise_telemetry::{
     names::{self, labels},
 };
 
-use crate::{ApiError, Recorder};
+use crate::{ApiError, Recorder, dialect::memory::Memory};
 
 /// Limits and times of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +103,7 @@ pub struct AppState {
     answers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    memory: Memory,
 }
 
 /// Short blocking calls, such as catalog reads, running at once; more wait.
@@ -118,6 +119,7 @@ impl AppState {
             answers: Arc::new(Semaphore::new(parts.options.max_concurrent_requests)),
             uploads: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
+            memory: Memory::default(),
             parts: Arc::new(parts),
         }
     }
@@ -133,6 +135,11 @@ impl AppState {
 
     pub(crate) fn shared_parts(&self) -> Arc<Parts> {
         Arc::clone(&self.parts)
+    }
+
+    /// Turns of conversations whose clients only send texts back.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     pub(crate) fn options(&self) -> &GatewayOptions {

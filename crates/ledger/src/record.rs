@@ -59,8 +59,9 @@ pub struct RequestRecord {
     pub at: jiff::Timestamp,
     /// Who asked.
     pub tenant: TenantId,
-    /// The collection asked.
-    pub collection: CollectionName,
+    /// The collection asked; absent for a chat with the bare engine.
+    #[serde(default)]
+    pub collection: Option<CollectionName>,
     /// Registry name of the model that answered.
     pub model: String,
     /// Hash of the prompt templates.

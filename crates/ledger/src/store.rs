@@ -79,7 +79,7 @@ impl Ledger {
             record.id,
             record.at.as_microsecond(),
             record.tenant.0.as_ref(),
-            record.collection.as_str(),
+            record.collection.as_ref().map_or("", |collection| collection.as_str()),
             record.model,
             record.template_hash,
             record.route,
@@ -218,7 +218,10 @@ fn read(row: &Row<'_>) -> Result<RequestRecord, LedgerError> {
     Ok(RequestRecord {
         at: jiff::Timestamp::from_microsecond(row.get(1)?).map_err(|error| damaged(error.to_string()))?,
         tenant: TenantId(row.get::<_, String>(2)?.into()),
-        collection: collection.parse().map_err(|error| damaged(format!("{error}")))?,
+        collection: match collection.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|error| damaged(format!("{error}")))?),
+        },
         model: row.get(4)?,
         template_hash: row.get(5)?,
         route: row.get(6)?,

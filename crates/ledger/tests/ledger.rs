@@ -13,7 +13,7 @@ fn record(id: &str, at_us: i64) -> RequestRecord {
         id: id.to_owned(),
         at: Timestamp::from_microsecond(at_us).unwrap(),
         tenant: TenantId::local(),
-        collection: "guide".parse().unwrap(),
+        collection: Some("guide".parse().unwrap()),
         model: "small".to_owned(),
         template_hash: "abc".to_owned(),
         route: "passages".to_owned(),
@@ -150,7 +150,7 @@ fn any_record() -> impl Strategy<Value = RequestRecord> {
         };
         record.route = ["passages", "documents", "full"][n.0].to_owned();
         record.tenant = TenantId(["a", "b", "c"][n.1].into());
-        record.collection = ["x", "y", "z"][n.2].parse().unwrap();
+        record.collection = Some(["x", "y", "z"][n.2].parse().unwrap());
         record.model = ["m", "n", "o"][n.3].to_owned();
         record.status =
             [RequestStatus::Answered, RequestStatus::Unanswerable, RequestStatus::Cancelled, RequestStatus::Failed]

@@ -107,6 +107,16 @@ impl Planner {
         Ok(Self { generator, embedder, prompts, prices, options, judge, observed, reuse, clock, reading, learned })
     }
 
+    /// The model that answers.
+    pub fn generator(&self) -> &Arc<dyn Generator> {
+        &self.generator
+    }
+
+    /// The model that embeds.
+    pub fn embedder(&self) -> &Arc<dyn Embedder> {
+        &self.embedder
+    }
+
     /// Takes the time by which it counts how soon prefixes are asked for again, and how long it takes itself, from
     /// `clock`, which gives the time since any fixed start.
     #[must_use]

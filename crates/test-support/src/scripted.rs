@@ -199,43 +199,48 @@ impl State {
 
 /// One token after another, until the end, the failure, or the caller's loss of interest (then `false`).
 fn speak(
-    tokens: Vec<(u32, String)>,
+    tokens: &[(u32, String)],
     failure: Option<(usize, ModelError)>,
     reason: FinishReason,
     mut usage: Usage,
-    delay: Duration,
+    (samples, delay): (usize, Duration),
     sender: &GenerationSender,
 ) -> bool {
     let started = Instant::now();
     if sender.send(GenerationEvent::Started { cached_tokens: usage.cache_read_tokens, miss: None }).is_err() {
         return false;
     }
-    usage.output_tokens = tokens.len();
     let fail_at = failure.as_ref().map(|(at, _)| *at);
     let mut prefill_ms = 0.0;
-    for (i, (id, text)) in tokens.into_iter().enumerate() {
-        if fail_at == Some(i) {
-            break;
+    for sample in 0..samples {
+        usage.output_tokens = tokens.len();
+        for (i, (id, text)) in tokens.iter().enumerate() {
+            if fail_at == Some(i) {
+                break;
+            }
+            if !delay.is_zero() {
+                std::thread::sleep(delay);
+            }
+            if sample + i == 0 {
+                prefill_ms = started.elapsed().as_secs_f64() * 1e3;
+            }
+            let token = GenerationEvent::Token { sample, id: *id, text: text.clone(), logprob: 0.0 };
+            if sender.send(token).is_err() {
+                return false;
+            }
         }
-        if !delay.is_zero() {
-            std::thread::sleep(delay);
+        if let Some((_, error)) = failure {
+            return sender.send(GenerationEvent::Failed(error)).is_ok();
         }
-        if i == 0 {
-            prefill_ms = started.elapsed().as_secs_f64() * 1e3;
-        }
-        if sender.send(GenerationEvent::Token { sample: 0, id, text, logprob: 0.0 }).is_err() {
+        let decode_ms = started.elapsed().as_secs_f64() * 1e3 - prefill_ms;
+        let timings = GenerationTimings { queue_ms: 0.0, prefill_ms, decode_ms };
+        // The prompt is counted with the first sample alone.
+        let usage = std::mem::take(&mut usage);
+        if sender.send(GenerationEvent::Finished { sample, reason, text: String::new(), usage, timings }).is_err() {
             return false;
         }
     }
-    let end = match failure {
-        Some((_, error)) => GenerationEvent::Failed(error),
-        None => {
-            let decode_ms = started.elapsed().as_secs_f64() * 1e3 - prefill_ms;
-            let timings = GenerationTimings { queue_ms: 0.0, prefill_ms, decode_ms };
-            GenerationEvent::Finished { sample: 0, reason, text: String::new(), usage, timings }
-        }
-    };
-    sender.send(end).is_ok()
+    true
 }
 
 impl Generator for ScriptedGenerator {
@@ -293,9 +298,8 @@ impl Generator for ScriptedGenerator {
 
     fn generate(&self, request: GenerateRequest) -> Result<GenerationStream, ModelError> {
         request.sampling.validate()?;
-        if request.n != 1 || request.constraint.is_some() {
-            let why = "a scripted model draws one sample, without constraints".to_owned();
-            return Err(ModelError::InvalidSampling(why));
+        if request.constraint.is_some() {
+            return Err(ModelError::InvalidConstraint("a scripted model says what its script says".to_owned()));
         }
         let prompt_tokens = request.prompt.tokens.len();
         let window = self.info.context_window;
@@ -313,6 +317,7 @@ impl Generator for ScriptedGenerator {
         }
         let ids = self.tokenizer.encode(&text)?;
         let pieces = self.tokenizer.offsets(&text)?;
+        let samples = request.n;
         let mut tokens: Vec<(u32, String)> =
             ids.into_iter().zip(pieces).map(|(id, piece)| (id, text[piece].to_owned())).collect();
         if tokens.len() > request.max_tokens {
@@ -333,7 +338,7 @@ impl Generator for ScriptedGenerator {
         };
         let (delay, shared) = (self.token_delay, Arc::clone(&self.shared));
         std::thread::spawn(move || {
-            let heard = speak(tokens, failure, reason, usage, delay, &sender);
+            let heard = speak(&tokens, failure, reason, usage, (samples, delay), &sender);
             let (state, idle) = &*shared;
             let mut state = state.lock().unwrap();
             state.running -= 1;

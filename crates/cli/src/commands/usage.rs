@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Usage, app: &App) -> Result<(), CliError> {
         .map(|r| {
             vec![
                 r.at.strftime("%F %T").to_string(),
-                r.collection.to_string(),
+                r.collection.as_ref().map_or_else(|| "–".to_owned(), ToString::to_string),
                 r.route.clone(),
                 count(r.usage.prompt_tokens()),
                 count(r.usage.cache_read_tokens),

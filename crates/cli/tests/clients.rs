@@ -1,0 +1,55 @@
+//! The SDKs that people have, against the server with the real models.
+//!
+//! They come from PyPI in the versions of `tests/clients/requirements.txt`, once, into a folder beside the test models.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use support::World;
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients")
+}
+
+/// The folder with the installed packages.
+fn packages() -> PathBuf {
+    let requirements = clients().join("requirements.txt");
+    let versions = fs::read_to_string(&requirements).unwrap();
+    let version = versions.lines().collect::<Vec<_>>().join("-").replace("==", "-");
+    let models = std::env::var_os("EDGEWISE_TEST_MODELS").expect("EDGEWISE_TEST_MODELS is set by scripts/test");
+    let folder = Path::new(&models).with_file_name(format!("test-clients-{version}"));
+    if !folder.join("complete").exists() {
+        let install = Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action", "ignore"])
+            .arg("--target")
+            .arg(&folder)
+            .arg("-r")
+            .arg(&requirements)
+            .status();
+        assert!(install.expect("python3 with pip is installed").success(), "pip could not install the SDKs");
+        fs::write(folder.join("complete"), "").unwrap();
+    }
+    folder
+}
+
+#[test]
+fn the_official_sdks_of_both_dialects_work() {
+    let world = World::with_models();
+    world.write("docs/harbour.md", "# The harbour of Westmar\n\nThe harbour of Westmar was founded in 1742 by Elsa Brandt. Ferries leave every forty minutes.\n");
+    world.run(&["ingest", "docs", "--collection", "port"]).expect(0);
+    let server = world.serve();
+    let run = Command::new("python3")
+        .env("PYTHONPATH", packages())
+        .arg(clients().join("dialects.py"))
+        .args([&server.url, "port"])
+        .output()
+        .unwrap();
+    let (out, error) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && out.contains("passed"), "{out}\n{error}");
+}
