@@ -30,7 +30,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("summary-tree", &["types", "model-api", "prompts", "text"]),
     (
         "retrieval",
-        &["types", "model-api", "documents", "catalog", "lexical-index", "vector-index", "summary-tree", "telemetry"],
+        &[
+            "types",
+            "model-api",
+            "prompts",
+            "documents",
+            "catalog",
+            "lexical-index",
+            "vector-index",
+            "summary-tree",
+            "telemetry",
+        ],
     ),
     ("ledger", &["types"]),
     ("planner", &["types", "model-api", "prompts", "text", "retrieval", "ledger", "telemetry"]),

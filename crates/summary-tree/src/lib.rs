@@ -17,10 +17,12 @@
 //!
 //! Deliberately not here: storage, search, threads of its own, chunks' life in a catalog.
 
+mod abstractive;
 mod builder;
 mod cluster;
 mod error;
 mod extractive;
+mod faithful;
 mod layer;
 mod make;
 mod model;
@@ -28,6 +30,7 @@ mod past;
 mod plan;
 mod summarise;
 
+pub use abstractive::{Abstractive, AbstractiveOptions};
 pub use builder::{BuildEvent, Control, SummaryStore, TreeBuilder, TreeOptions, Unattended};
 pub use cluster::{Cluster, ClusterOptions, Mixture, MixtureFit, MixtureOptions, Points, Projection, cluster};
 pub use error::{ClusterError, Halt, StoreError, SummariseError, TreeError};

@@ -1,12 +1,19 @@
 //! Makes the summaries of a layer: found in the store, or written, embedded and stored.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use edgewise_types::{SummaryKey, TreeScope};
 use rayon::prelude::*;
 
 use crate::{
-    BuildEvent, MemberText, Summary, SummaryRequest, SummaryText, TreeBuilder, TreeError,
+    BuildEvent, MemberText, SummariseError, Summary, SummaryRequest, SummaryText, TreeBuilder, TreeError,
     builder::{Entry, Made, Maker},
 };
 
@@ -77,11 +84,27 @@ impl TreeBuilder<'_> {
             let tokenizer = self.embedder.tokenizer();
             self.summariser.summarise(&SummaryRequest { title, level, members: &members, tokenizer, waiting: &waiting })
         };
-        let texts: Result<Vec<SummaryText>, _> = match clusters {
-            [one] => write(one).map(|text| vec![text]),
-            several => several.par_iter().map(write).collect(),
+        // Threads of our own: a summariser may wait for a model that computes on the shared pool.
+        let threads = self.summariser.parallel().clamp(1, clusters.len().max(1));
+        if threads == 1 {
+            return Ok(clusters.iter().map(write).collect::<Result<_, _>>()?);
+        }
+        let next = AtomicUsize::new(0);
+        let made: Mutex<Vec<(usize, Result<SummaryText, SummariseError>)>> = Mutex::default();
+        let work = || {
+            while let Some((at, cluster)) = take(&next, clusters) {
+                let text = write(cluster);
+                let failed = text.is_err();
+                made.lock().unwrap_or_else(PoisonError::into_inner).push((at, text));
+                if failed {
+                    next.store(clusters.len(), Ordering::SeqCst);
+                }
+            }
         };
-        Ok(texts?)
+        thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+        let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        made.sort_by_key(|(at, _)| *at);
+        Ok(made.into_iter().map(|(_, text)| text).collect::<Result<_, _>>()?)
     }
 
     /// Summaries with their vectors, from one call of the embedder.
@@ -124,4 +147,10 @@ impl TreeBuilder<'_> {
         }
         Ok(text.to_owned())
     }
+}
+
+/// The next cluster that no thread has taken.
+fn take<'c, T>(next: &AtomicUsize, clusters: &'c [T]) -> Option<(usize, &'c T)> {
+    let at = next.fetch_add(1, Ordering::SeqCst);
+    Some((at, clusters.get(at)?))
 }

@@ -113,8 +113,13 @@ pub trait Summariser: Send + Sync {
     /// The work that one summary of members of this many tokens, counted by the generator, is expected to take.
     fn estimate(&self, source_tokens: usize) -> Effort;
 
-    /// Summaries worth making beside each other before they are stored. Up to this many are made again after a kill.
+    /// Summaries to make before they are embedded and stored together. Up to this many are made again after a kill.
     fn batch(&self) -> usize {
+        1
+    }
+
+    /// Threads on which the summaries of a batch are made.
+    fn parallel(&self) -> usize {
         1
     }
 }

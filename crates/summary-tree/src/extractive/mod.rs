@@ -113,6 +113,10 @@ impl Summariser for Extractive {
     fn batch(&self) -> usize {
         BATCH
     }
+
+    fn parallel(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
 }
 
 impl Extractive {
