@@ -9,7 +9,7 @@ use crate::{
     Catalog, CatalogError, ContentFingerprint,
     error::Fault,
     rows::{self, DOCUMENT_COLUMNS, decode_vector, unsigned},
-    seals,
+    seals, tree,
 };
 
 /// `integrity_check` stops after this many findings, and so do we.
@@ -38,6 +38,8 @@ impl Catalog {
             file_findings(transaction, &mut findings)?;
             if findings.is_empty() {
                 self.content_findings(transaction, &mut findings)?;
+                let dimension = self.meta().embedder.dimension;
+                tree::content_findings(transaction, dimension, MAX_FINDINGS, &mut findings)?;
             }
             if findings.is_empty() {
                 findings = seals::findings(transaction, MAX_FINDINGS)?;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use edgewise_types::Generation;
 use rusqlite::ErrorCode;
 
+use crate::TreeVersion;
+
 /// Why the catalog could not do something. After any of them the file holds what it held before.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -107,6 +109,22 @@ pub enum CatalogError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A part of a summary tree, or a summary, breaks an invariant; nothing was written.
+    #[error("the tree is refused: {part}: {reason}")]
+    InvalidTree {
+        /// What was refused.
+        part: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A part of a summary tree is of documents as they were before; nothing was written.
+    #[error("the tree is out of date: {part}: {reason}: build it again")]
+    StaleTree {
+        /// What was refused.
+        part: String,
+        /// What changed.
+        reason: String,
+    },
     /// A catalog can't be created like this.
     #[error("the catalog cannot be created: {reason}")]
     InvalidMeta {
@@ -120,6 +138,14 @@ pub enum CatalogError {
         asked: Generation,
         /// The catalog's.
         current: Generation,
+    },
+    /// An index of nodes claims a version the catalog has not reached: it belongs to another catalog.
+    #[error("version {asked} of the tree is ahead of the catalog's {current}: the index belongs to another catalog")]
+    UnknownTreeVersion {
+        /// The version asked for.
+        asked: TreeVersion,
+        /// The catalog's.
+        current: TreeVersion,
     },
     /// Anything else from SQLite.
     #[error("the catalog {path} failed: {detail}")]

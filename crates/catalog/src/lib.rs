@@ -5,6 +5,8 @@
 //! other index of a collection is derived: it remembers the generation it has reached and catches up from
 //! [`Catalog::changes_since`].
 //!
+//! Beside them stand summary trees over the documents, with a version of their own, and the jobs of the collection.
+//!
 //! Invariants:
 //! - A [`Catalog::commit`] that returned is durable (write-ahead log, `synchronous=FULL`); one that did not return has
 //!   happened completely or not at all.
@@ -22,17 +24,24 @@ mod catalog;
 mod check;
 mod connections;
 mod error;
+mod jobs;
 mod maintain;
 mod read;
 mod records;
 mod rows;
 mod schema;
 mod seals;
+mod tree;
 mod write;
 
 pub use catalog::{Catalog, OpenMode};
 pub use error::CatalogError;
+pub use jobs::{JobRecord, JobState};
 pub use records::{
     Batch, CatalogMeta, Changes, ChunkRecord, Committed, ContentFingerprint, EmbedderIdentity, NewChunk, NewDocument,
     Stats,
+};
+pub use tree::{
+    Below, DocumentTree, NewTreePart, NodeRow, PartOverview, ShapeNode, SummaryRecord, TreeChanges, TreeCommit,
+    TreeNode, TreeNodeRecord, TreeOverview, TreePartRecord, TreeShape, TreeVersion,
 };

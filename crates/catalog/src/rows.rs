@@ -22,15 +22,24 @@ pub(crate) fn chunk_id(row: &Row<'_>, index: usize) -> Result<ChunkId, Fault> {
 }
 
 /// A text column holding JSON.
-fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, index: usize) -> Result<T, Fault> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, index: usize) -> Result<T, Fault> {
     let text = row.get_ref(index)?.as_str().map_err(|error| Fault::Damaged(error.to_string()))?;
     serde_json::from_str(text).map_err(|error| Fault::Damaged(format!("unreadable JSON: {error}")))
 }
 
 /// A text column holding an id or a hash.
-fn parsed<T: std::str::FromStr<Err = E>, E: std::fmt::Display>(row: &Row<'_>, index: usize) -> Result<T, Fault> {
+pub(crate) fn parsed<T: std::str::FromStr<Err = E>, E: std::fmt::Display>(
+    row: &Row<'_>,
+    index: usize,
+) -> Result<T, Fault> {
     let text = row.get_ref(index)?.as_str().map_err(|error| Fault::Damaged(error.to_string()))?;
     text.parse().map_err(|error: E| Fault::Damaged(error.to_string()))
+}
+
+/// A blob column holding 32 bytes.
+pub(crate) fn digest(row: &Row<'_>, index: usize) -> Result<[u8; 32], Fault> {
+    let bytes = row.get_ref(index)?.as_blob().map_err(|error| Fault::Damaged(error.to_string()))?;
+    bytes.try_into().map_err(|_| Fault::Damaged(format!("an id of {} bytes", bytes.len())))
 }
 
 /// Columns of [`document`], for a table or alias `d`; the first is the row's key.

@@ -5,16 +5,17 @@
 //!
 //! - Version 1 is the first.
 //! - Version 2 adds the section of each chunk, the pages of each document, and the checksums of `seals`.
+//! - Version 3 adds summary trees and jobs.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::{CatalogMeta, error::Fault, seals};
+use crate::{CatalogMeta, error::Fault, seals, tree};
 
 /// Marks the file as ours (`EDGW`): https://sqlite.org/pragma.html#pragma_application_id
 pub(crate) const APPLICATION_ID: i64 = 0x4544_4757;
 
 /// The version this program writes and the newest it reads.
-pub(crate) const SCHEMA_VERSION: i64 = 2;
+pub(crate) const SCHEMA_VERSION: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE meta (
@@ -133,6 +134,7 @@ pub(crate) fn initialise(connection: &mut Connection, meta: &CatalogMeta) -> Res
     }
     transaction.execute_batch(TABLES)?;
     transaction.execute_batch(seals::TABLES)?;
+    transaction.execute_batch(tree::TABLES)?;
     let dimension = i64::try_from(meta.embedder.dimension).unwrap_or(i64::MAX);
     transaction.execute(
         "INSERT INTO meta VALUES (1, lower(hex(randomblob(16))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
@@ -157,10 +159,24 @@ pub(crate) fn initialise(connection: &mut Connection, meta: &CatalogMeta) -> Res
 /// processes try, the second finds nothing left to do.
 pub(crate) fn migrate(connection: &mut Connection) -> Result<(), Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if file_kind(&transaction)? == FileKind::Catalog(1) {
-        transaction.execute_batch(FROM_1)?;
-        seals::migrate(&transaction)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    match file_kind(&transaction)? {
+        FileKind::Catalog(1) => {
+            transaction.execute_batch(FROM_1)?;
+            transaction.execute_batch(seals::TABLES)?;
+            transaction.execute_batch(tree::TABLES)?;
+            seals::seal_all(&transaction)?;
+        }
+        FileKind::Catalog(2) => {
+            let sound = seals::version_2_is_sound(&transaction)?;
+            transaction.execute_batch(tree::TABLES)?;
+            // Left as it is, a wrong checksum stays wrong: sealing anew would hide what happened before.
+            if sound {
+                seals::seal_meta(&transaction)?;
+            }
+        }
+        // Another process was faster.
+        _ => return Ok(()),
     }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     Ok(transaction.commit()?)
 }

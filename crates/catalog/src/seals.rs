@@ -10,7 +10,7 @@
 use edgewise_types::Generation;
 use rusqlite::{Connection, OptionalExtension, Transaction, params, types::ValueRef};
 
-use crate::{error::Fault, rows::signed};
+use crate::{error::Fault, rows::signed, tree};
 
 /// The tables of schema version 2.
 pub(crate) const TABLES: &str = "
@@ -43,15 +43,16 @@ const DOCUMENT: [&str; 4] = [
 const TOMBSTONES: [&str; 1] = ["SELECT chunk, added_in FROM tombstones WHERE removed_in = ?1 ORDER BY chunk"];
 
 /// `?1` is 1, the key of the only row.
-const META: [&str; 3] = [
+const META: [&str; 4] = [
     "SELECT id, collection, profile, profile_hash, embedder_model, embedder_digest, embedder_dimension, \
      generator_tokenizer, generation FROM meta WHERE one = ?1",
     "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE ?1 ORDER BY type, name",
     "SELECT name, seq FROM sqlite_sequence WHERE ?1 ORDER BY name",
+    tree::VERSION,
 ];
 
 /// BLAKE3 over all rows of `queries`, lengths included, so that no two different contents give the same bytes.
-fn hash(connection: &Connection, queries: &[&str], key: i64) -> Result<[u8; 32], Fault> {
+pub(crate) fn hash(connection: &Connection, queries: &[&str], key: i64) -> Result<[u8; 32], Fault> {
     let mut hasher = blake3::Hasher::new();
     let mut field = |kind: u8, bytes: &[u8]| {
         hasher.update(&[kind]);
@@ -115,9 +116,23 @@ pub(crate) fn seal_meta(transaction: &Transaction<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Creates the tables and seals all there is, as it is.
-pub(crate) fn migrate(transaction: &Transaction<'_>) -> Result<(), Fault> {
-    transaction.execute_batch(TABLES)?;
+/// Seals the part of the tree of a scope: last in a change of it.
+pub(crate) fn seal_part(transaction: &Transaction<'_>, scope: i64) -> Result<(), Fault> {
+    let hash = hash(transaction, &tree::PART_SEAL, scope)?;
+    transaction.prepare_cached("UPDATE tree_parts SET seal = ?2 WHERE scope = ?1")?.execute(params![scope, hash])?;
+    Ok(())
+}
+
+/// Whether the description of the collection is as version 2 sealed it.
+pub(crate) fn version_2_is_sound(transaction: &Transaction<'_>) -> Result<bool, Fault> {
+    let sealed: Option<Vec<u8>> =
+        transaction.query_row("SELECT hash FROM meta_seal", [], |row| row.get(0)).optional()?;
+    let [description, schema, counters, _] = META;
+    Ok(sealed.is_some_and(|sealed| hash(transaction, &[description, schema, counters], 1).is_ok_and(|h| sealed == h)))
+}
+
+/// Seals all there is, as it is; the tables are new.
+pub(crate) fn seal_all(transaction: &Transaction<'_>) -> Result<(), Fault> {
     for key in keys(transaction, "SELECT key FROM documents")? {
         seal_document(transaction, key)?;
     }
@@ -133,31 +148,48 @@ fn keys(transaction: &Transaction<'_>, sql: &str) -> Result<Vec<i64>, Fault> {
     Ok(keys)
 }
 
-/// One sentence for each thing that is not as it was committed, at most `limit`.
-pub(crate) fn findings(transaction: &Transaction<'_>, limit: usize) -> Result<Vec<String>, Fault> {
-    let mut findings = Vec::new();
-    let mut check = |queries: &[&str], key: i64, sealed: Option<Vec<u8>>, what: &dyn Fn() -> String| {
-        if findings.len() >= limit {
+/// What is not as it was committed: one sentence each, up to a limit.
+pub(crate) struct Findings {
+    pub(crate) sentences: Vec<String>,
+    limit: usize,
+}
+
+impl Findings {
+    /// Compares the rows of `queries` with their seal.
+    pub(crate) fn check(
+        &mut self,
+        connection: &Connection,
+        queries: &[&str],
+        key: i64,
+        sealed: Option<Vec<u8>>,
+        what: &dyn Fn() -> String,
+    ) -> Result<(), Fault> {
+        if self.sentences.len() >= self.limit {
             return Ok(());
         }
         match sealed {
-            None => findings.push(format!("{} has lost its checksum", what())),
-            Some(sealed) if sealed != hash(transaction, queries, key)? => {
-                findings.push(format!("{} is not as it was committed: its checksum differs", what()));
+            None => self.sentences.push(format!("{} has lost its checksum", what())),
+            Some(sealed) if sealed != hash(connection, queries, key)? => {
+                self.sentences.push(format!("{} is not as it was committed: its checksum differs", what()));
             }
             Some(_) => {}
         }
-        Ok::<_, Fault>(())
-    };
+        Ok(())
+    }
+}
+
+/// One sentence for each thing that is not as it was committed, at most `limit`.
+pub(crate) fn findings(transaction: &Transaction<'_>, limit: usize) -> Result<Vec<String>, Fault> {
+    let mut findings = Findings { sentences: Vec::new(), limit };
     let sealed = transaction.query_row("SELECT hash FROM meta_seal", [], |row| row.get(0)).optional()?;
-    check(&META, 1, sealed, &|| "the description of the collection".to_owned())?;
+    findings.check(transaction, &META, 1, sealed, &|| "the description of the collection".to_owned())?;
 
     let mut statement = transaction
         .prepare("SELECT d.key, d.uri, s.hash FROM documents d LEFT JOIN document_seals s ON s.document = d.key")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let uri: String = row.get(1)?;
-        check(&DOCUMENT, row.get(0)?, row.get(2)?, &|| format!("document `{uri}`"))?;
+        findings.check(transaction, &DOCUMENT, row.get(0)?, row.get(2)?, &|| format!("document `{uri}`"))?;
     }
 
     let mut statement = transaction.prepare(
@@ -168,7 +200,8 @@ pub(crate) fn findings(transaction: &Transaction<'_>, limit: usize) -> Result<Ve
     while let Some(row) = rows.next()? {
         let generation: i64 = row.get(0)?;
         let what = || format!("the list of chunks removed in generation {}", Generation(generation.unsigned_abs()));
-        check(&TOMBSTONES, generation, row.get(1)?, &what)?;
+        findings.check(transaction, &TOMBSTONES, generation, row.get(1)?, &what)?;
     }
-    Ok(findings)
+    tree::seal_findings(transaction, &mut findings)?;
+    Ok(findings.sentences)
 }

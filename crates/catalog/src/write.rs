@@ -1,6 +1,6 @@
 //! Committing a batch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use edgewise_types::{ChunkId, DocumentId, DocumentStatus};
 use rusqlite::{OptionalExtension, Transaction, params};
@@ -10,6 +10,7 @@ use crate::{
     error::Fault,
     rows::{chunk_id, encode_vector, generation, signed, status_text},
     seals::{seal_document, seal_generation},
+    tree,
 };
 
 /// How far from 1 the length of a unit vector may be: room for `f32` rounding, none for a missing normalisation.
@@ -18,7 +19,8 @@ const UNIT_TOLERANCE: f64 = 1e-3;
 impl Catalog {
     /// Commits all of `batch` in one transaction, or nothing. When it returns, the change is on disk.
     ///
-    /// A replaced document loses all its chunks, which get tombstones, and its new chunks get new ids. The generation
+    /// A replaced document loses all its chunks, which get tombstones, and its new chunks get new ids. Its summary tree
+    /// goes with them, and the layers above are no longer current. The generation
     /// grows by one, except when nothing changes: an empty batch, or one that only deletes unknown documents.
     ///
     /// # Errors
@@ -30,12 +32,23 @@ impl Catalog {
         self.connections.write(|transaction| {
             let before = generation(&transaction)?;
             let next = before.0 + 1;
+            let next_tree = tree::next_version(&transaction)?;
             let (mut added, mut removed, mut changed) = (Vec::new(), Vec::new(), false);
+            let mut former: BTreeMap<DocumentId, String> = BTreeMap::new();
+            let written: BTreeSet<DocumentId> = batch.upserts.iter().map(NewDocument::id).collect();
+            let mut take_away = |id: &DocumentId, removed: &mut Vec<ChunkId>| -> Result<bool, Fault> {
+                let Some(key) = document_key(&transaction, id)? else { return Ok(false) };
+                if let Some(part) = tree::remove_document(&transaction, key, written.contains(id), next_tree)? {
+                    former.insert(id.clone(), part);
+                }
+                remove(&transaction, key, next, removed)?;
+                Ok(true)
+            };
             for id in &batch.deletes {
-                changed |= remove(&transaction, id, next, &mut removed)?;
+                changed |= take_away(id, &mut removed)?;
             }
             for document in &batch.upserts {
-                remove(&transaction, &document.id(), next, &mut removed)?;
+                take_away(&document.id(), &mut removed)?;
                 insert(&transaction, document, next, &mut added)?;
                 changed = true;
             }
@@ -43,6 +56,7 @@ impl Catalog {
                 return Ok(Committed { generation: before, added, removed });
             }
             transaction.prepare_cached("UPDATE meta SET generation = ?1")?.execute([signed(next as usize)])?;
+            tree::documents_changed(&transaction, &former, next_tree)?;
             seal_generation(&transaction, next)?;
             transaction.commit()?;
             removed.sort_unstable();
@@ -73,22 +87,23 @@ impl Catalog {
                 if !chunk.section.contains(chunk.span) {
                     return refuse(format!("chunk {ordinal}: it is not in its section"));
                 }
-                let dimension = self.meta().embedder.dimension;
-                if chunk.embedding.len() != dimension {
-                    let found = chunk.embedding.len();
-                    return refuse(format!(
-                        "chunk {ordinal}: its embedding has {found} dimensions, expected {dimension}"
-                    ));
-                }
-                let norm = chunk.embedding.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-                let unit = (norm - 1.0).abs() <= UNIT_TOLERANCE;
-                if !unit {
-                    return refuse(format!("chunk {ordinal}: its embedding has length {norm}, expected 1"));
+                if let Err(reason) = unit_vector(&chunk.embedding, self.meta().embedder.dimension) {
+                    return refuse(format!("chunk {ordinal}: its {reason}"));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Refuses what is no unit vector of so many dimensions, with a reason that goes on from "its".
+pub(crate) fn unit_vector(vector: &[f32], dimension: usize) -> Result<(), String> {
+    if vector.len() != dimension {
+        return Err(format!("embedding has {} dimensions, expected {dimension}", vector.len()));
+    }
+    let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let unit = (norm - 1.0).abs() <= UNIT_TOLERANCE;
+    if unit { Ok(()) } else { Err(format!("embedding has length {norm}, expected 1")) }
 }
 
 fn non_finite_metadata(document: &NewDocument) -> Option<&str> {
@@ -98,18 +113,14 @@ fn non_finite_metadata(document: &NewDocument) -> Option<&str> {
     })
 }
 
-/// Removes a document and its chunks, leaving tombstones. False if it is not there.
-fn remove(
-    transaction: &Transaction<'_>,
-    id: &DocumentId,
-    generation: u64,
-    removed: &mut Vec<ChunkId>,
-) -> Result<bool, Fault> {
-    let key: Option<i64> = transaction
-        .prepare_cached("SELECT key FROM documents WHERE id = ?1")?
-        .query_row([id.as_str()], |row| row.get(0))
-        .optional()?;
-    let Some(key) = key else { return Ok(false) };
+/// The row of a document, if it is there.
+fn document_key(transaction: &Transaction<'_>, id: &DocumentId) -> Result<Option<i64>, Fault> {
+    let mut statement = transaction.prepare_cached("SELECT key FROM documents WHERE id = ?1")?;
+    Ok(statement.query_row([id.as_str()], |row| row.get(0)).optional()?)
+}
+
+/// Removes the document in the row `key` and its chunks, leaving tombstones.
+fn remove(transaction: &Transaction<'_>, key: i64, generation: u64, removed: &mut Vec<ChunkId>) -> Result<(), Fault> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO tombstones (chunk, added_in, removed_in) \
          SELECT id, added_in, ?2 FROM chunks WHERE document = ?1 RETURNING chunk",
@@ -120,7 +131,7 @@ fn remove(
     }
     // Text, chunks and embeddings go with it.
     transaction.prepare_cached("DELETE FROM documents WHERE key = ?1")?.execute([key])?;
-    Ok(true)
+    Ok(())
 }
 
 fn insert(

@@ -62,5 +62,6 @@ pub use routing::{
 pub use rows::{Other, Rows};
 pub use systems::{System, SystemReport};
 pub use traffic::{
-    Machine, Matched, PolicyReport, Text, TrafficOptions, TrafficPolicy, TrafficReport, evaluate_traffic,
+    CollectionShare, Machine, Matched, PolicyReport, Text, TrafficOptions, TrafficPolicy, TrafficReport,
+    evaluate_traffic,
 };

@@ -14,6 +14,7 @@
 //!
 //! Deliberately not here: how good answers really are, and several engines.
 
+mod bound;
 mod corpus;
 mod day;
 mod engine;
@@ -23,7 +24,7 @@ mod machine;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ops::ControlFlow,
     sync::{
         Arc,
@@ -34,16 +35,17 @@ use std::{
 
 use edgewise_ledger::{ModelPrices, PriceBook};
 use edgewise_model_api::{Embedder, Generator, Tokenizer};
-use edgewise_planner::{Objective, Planner, PlannerError, PlannerOptions, Query, Route};
+use edgewise_planner::{Objective, Planner, PlannerError, PlannerOptions, Query, Route, SegmentKind};
 use edgewise_prompts::Prompts;
-use edgewise_types::TokenPrice;
+use edgewise_types::{TokenPrice, Usage};
 use serde::{Deserialize, Serialize};
 
 pub use corpus::Text;
-pub use figures::{Matched, PolicyReport, TrafficReport};
+pub use figures::{CollectionShare, Matched, PolicyReport, TrafficReport};
 pub use machine::Machine;
 
 use crate::{Bootstrap, EvaluationError, Progress, spread::spread};
+use bound::Choices;
 use corpus::Corpus;
 use day::{Arrival, Day};
 use engine::{Clock, SimulatedEngine, TokenMemo};
@@ -160,7 +162,46 @@ pub fn evaluate_traffic(
         let outcomes = live(*policy, day, &corpus, embedder, &memo, options, &answered)?;
         Ok::<_, EvaluationError>(Run { policy: *policy, outcomes })
     })?;
-    Ok(figures::report(&corpus, &days, &runs, options))
+    let choices = choices(&days, &corpus, embedder, &memo, options)?;
+    Ok(figures::report(&corpus, &days, &runs, &choices, options))
+}
+
+/// What the routes of every question come to when nothing is resident.
+fn choices(
+    days: &[Day],
+    corpus: &Corpus,
+    embedder: &Arc<dyn Embedder>,
+    memo: &Arc<TokenMemo>,
+    options: &TrafficOptions,
+) -> Result<HashMap<(usize, usize), Choices>, EvaluationError> {
+    let asked: BTreeSet<(usize, usize)> =
+        days.iter().flat_map(|day| &day.arrivals).map(|arrival| (arrival.collection, arrival.question)).collect();
+    let asked: Vec<(usize, usize)> = asked.into_iter().collect();
+    let engine = SimulatedEngine::new(&options.machine, Arc::clone(memo), Clock::default(), false)
+        .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
+    let planner_options = PlannerOptions { escalate: false, ..options.machine.planner.clone() };
+    let prompts = Prompts::load(None).map_err(PlannerError::from)?;
+    let prices = price_book(&options.prices, 1.0)?;
+    let planner = Planner::new(Arc::new(engine), Arc::clone(embedder), prompts, prices, planner_options)?;
+    let explained = spread(&asked, |(collection, question)| {
+        let (collection, question) = corpus.question(*collection, *question);
+        let query = Query { objective: options.objective, route: Some(Route::Documents), ..Query::new(question) };
+        let explanation = match planner.explain(collection, &query) {
+            Err(PlannerError::DoesNotFit { .. }) => planner.explain(collection, &Query { route: None, ..query })?,
+            explanation => explanation?,
+        };
+        let documents = explanation.prompt_map.iter().filter(|segment| segment.kind == SegmentKind::Document);
+        let documents = documents.filter_map(|segment| segment.document.clone()).collect();
+        Ok::<_, EvaluationError>(Choices::of(&explanation, documents, &options.prices))
+    })?;
+    Ok(asked.into_iter().zip(explained).collect())
+}
+
+fn price_book(prices: &ModelPrices, factor: f64) -> Result<PriceBook, EvaluationError> {
+    let mut book = PriceBook::embedded().map_err(|error| EvaluationError::Simulation(error.to_string()))?;
+    book.models = Default::default();
+    book.default = scaled(prices, factor);
+    Ok(book)
 }
 
 /// Prices times `factor`, as far as whole nano-dollars go.
@@ -195,9 +236,7 @@ fn live(
     let engine = Arc::new(engine);
     let generator: Arc<dyn Generator> = Arc::clone(&engine) as Arc<dyn Generator>;
     let prompts = Prompts::load(None).map_err(PlannerError::from)?;
-    let mut prices = PriceBook::embedded().map_err(|error| EvaluationError::Simulation(error.to_string()))?;
-    prices.models = Default::default();
-    prices.default = scaled(&options.prices, policy.factor());
+    let prices = price_book(&options.prices, policy.factor())?;
     let planner_options =
         // What a simulated engine says is no answer that could be judged.
         PlannerOptions {
@@ -211,7 +250,8 @@ fn live(
     let mut outcomes = Vec::with_capacity(day.arrivals.len());
     for Arrival { at, collection, question } in &day.arrivals {
         clock.set(*at);
-        let (collection, question) = corpus.question(*collection, *question);
+        let number = *collection;
+        let (collection, question) = corpus.question(number, *question);
         let mut query = Query { objective: options.objective, ..Query::new(question) };
         let mut answer = None;
         for route in policy.forced() {
@@ -231,6 +271,13 @@ fn live(
         outcomes.push(Outcome {
             route: answer.explanation.chosen,
             usage: answer.usage,
+            collection: number,
+            writing: {
+                let ModelPrices { cache_write_5m, cache_write_1h, .. } = options.prices;
+                let Usage { cache_write_5m_tokens, cache_write_1h_tokens, .. } = answer.usage;
+                (cache_write_5m.cost(cache_write_5m_tokens) + cache_write_1h.cost(cache_write_1h_tokens))
+                    .as_dollars_lossy()
+            },
             dollars: options.prices.cost(&answer.usage).as_dollars_lossy(),
             quality: chosen.map_or(0.0, |candidate| candidate.quality),
             ttft: served.ttft,

@@ -196,12 +196,15 @@ pub struct Candidate {
     pub usage: Usage,
     /// Predicted cost.
     pub cost: Money,
-    /// Questions expected to read this prompt's stable prefix before it expires.
+    /// How many of the next two questions are expected to read this prompt's stable prefix before it expires.
     #[serde(default)]
     pub expected_follow_ups: f64,
-    /// Mean cost of this question and those: what routes are compared by.
+    /// Whether the engine is asked to keep its last stable prefix; not where writing it costs more than it is worth.
+    #[serde(default = "kept")]
+    pub kept: bool,
+    /// Score that keeping it adds: what those questions are expected to gain.
     #[serde(default)]
-    pub amortised_cost: Money,
+    pub worth_of_keeping: f64,
     /// Predicted time to the first token, in milliseconds, queue included.
     pub ttft_ms: f64,
     /// Predicted total time, in milliseconds.
@@ -217,6 +220,11 @@ pub struct Candidate {
     pub sources: usize,
     /// Why it was chosen, lost or is not feasible, in one sentence.
     pub reason: String,
+}
+
+/// Of answers explained before the choice was there.
+fn kept() -> bool {
+    true
 }
 
 /// Something that was left out of the prompt.
@@ -260,9 +268,12 @@ pub struct Explanation {
     pub forced: bool,
     /// What was optimised.
     pub objective: Objective,
-    /// Hard limits in force.
+    /// The limits that the request set itself.
     #[serde(default)]
     pub budget: Budget,
+    /// The tightest limit of each kind, of the request, its key, the collection and the server; empty without any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<crate::LimitInForce>,
     /// What was searched for, where that is not the question: a follow-up that leans on earlier questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub searched: Option<String>,

@@ -1,13 +1,17 @@
 //! The choice between priced routes.
 //!
-//! A route's score is its expected quality minus its amortised cost and its latency, each times a weight that the
-//! objective sets. The
-//! best score among the feasible routes wins; equal scores are decided by quality, then cost, then by the shorter
-//! context. The same candidates always give the same choice.
+//! A route's score is its expected quality minus its cost and its latency, each times a weight that the objective sets,
+//! plus what keeping its stable prefix is worth. The best score among the feasible routes wins; equal scores are decided
+//! by quality, then cost, then by the shorter context. The same candidates always give the same choice.
+//!
+//! Keeping a prefix is an investment: writing it costs more than reading it once, and pays only if questions after this
+//! one take the same route *because* it is warm, or cheaper. So what it is worth is the number of readers to expect times
+//! the score by which the warm route would beat the best there is without it; nothing, if that question would be answered
+//! otherwise anyway. This question stands for those. A prefix that isn't worth its price isn't kept.
 
 use std::cmp::Ordering;
 
-use edgewise_types::Money;
+use edgewise_types::{Money, Usage};
 
 use crate::{Candidate, Objective, PlannerError, Route, limits::RefusedBy};
 
@@ -41,6 +45,17 @@ pub(crate) struct Priced {
     pub(crate) refused: Option<RefusedBy>,
     /// What it costs if the answer is as long as it may be.
     pub(crate) worst_cost: Money,
+    /// What keeping its prefix means; absent if it has none, or nothing is known of readers.
+    pub(crate) keeping: Option<Keeping>,
+}
+
+/// What keeping a prompt's last stable prefix means.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keeping {
+    /// Tokens and cost without it, if there is that choice.
+    pub(crate) instead: Option<(Usage, Money)>,
+    /// Cost and time of a question that finds it.
+    pub(crate) warm: (Money, f64),
 }
 
 /// Chooses a route, or takes the one `forced`. Gives every candidate, the chosen one first, the others by falling
@@ -51,12 +66,30 @@ pub(crate) fn choose(
     objective: Objective,
 ) -> Result<Vec<Candidate>, PlannerError> {
     let Weights { quality, dollar, second } = weights(objective);
-    for Priced { candidate, .. } in &mut priced {
-        candidate.score = quality * candidate.quality
-            - dollar * candidate.amortised_cost.as_dollars_lossy()
-            - second * candidate.latency_ms / 1000.0;
-    }
+    let score = |candidate: &Candidate, cost: Money, latency_ms: f64| {
+        quality * candidate.quality - dollar * cost.as_dollars_lossy() - second * latency_ms / 1000.0
+    };
     let too_poor = |candidate: &Candidate| objective == Objective::Cheapest && candidate.quality < MAY_ANSWER;
+    let plain = |Priced { candidate, keeping, .. }: &Priced| {
+        let instead = keeping.and_then(|keeping| keeping.instead);
+        score(candidate, instead.map_or(candidate.cost, |(_, cost)| cost), candidate.latency_ms)
+    };
+    let asked_for = |candidate: &Candidate| forced.is_none_or(|route| route == candidate.route);
+    let eligible = priced.iter().filter(|p| p.candidate.feasible && asked_for(&p.candidate) && !too_poor(&p.candidate));
+    let otherwise = eligible.map(plain).fold(f64::NEG_INFINITY, f64::max);
+    for priced in &mut priced {
+        let without = plain(priced);
+        let Priced { candidate, keeping, .. } = priced;
+        candidate.score = score(candidate, candidate.cost, candidate.latency_ms);
+        let Some(Keeping { instead, warm }) = *keeping else { continue };
+        let gain = (score(candidate, warm.0, warm.1) - otherwise.max(without)).max(0.0);
+        candidate.worth_of_keeping = candidate.expected_follow_ups * gain;
+        candidate.score += candidate.worth_of_keeping;
+        if let Some((usage, cost)) = instead.filter(|_| candidate.score < without) {
+            (candidate.usage, candidate.cost, candidate.score) = (usage, cost, without);
+            (candidate.kept, candidate.worth_of_keeping) = (false, 0.0);
+        }
+    }
     priced.sort_by(|a, b| {
         let (a, b) = (&a.candidate, &b.candidate);
         b.feasible.cmp(&a.feasible).then_with(|| too_poor(a).cmp(&too_poor(b))).then_with(|| preference(a, b))
@@ -157,7 +190,8 @@ mod tests {
                 usage: Default::default(),
                 cost: Money::from_nanos(nanos),
                 expected_follow_ups: 0.0,
-                amortised_cost: Money::from_nanos(nanos),
+                kept: true,
+                worth_of_keeping: 0.0,
                 ttft_ms: latency_ms / 2.0,
                 latency_ms,
                 quality,
@@ -168,7 +202,49 @@ mod tests {
             },
             refused: None,
             worst_cost: Money::from_nanos(2 * nanos),
+            keeping: None,
         }
+    }
+
+    /// A route that costs `nanos` if its prefix is written, `unkept` if not and `warm` once it is there, and is expected
+    /// to be read by `follow_ups` more.
+    fn keeping(quality: f64, [nanos, unkept, warm]: [i64; 3], follow_ups: f64) -> Priced {
+        let mut priced = priced(Route::Full, quality, nanos, 100.0);
+        priced.candidate.expected_follow_ups = follow_ups;
+        let instead = Some((Usage { input_tokens: 9, ..Usage::default() }, Money::from_nanos(unkept)));
+        priced.keeping = Some(Keeping { instead, warm: (Money::from_nanos(warm), 100.0) });
+        priced
+    }
+
+    #[test]
+    fn a_prefix_is_kept_if_those_who_read_it_gain_more_than_it_costs() {
+        // A million nano-dollars weigh 0.05.
+        let costs = [5_000_000, 4_000_000, 400_000];
+        let take = |follow_ups, passages: f64| {
+            let others = priced(Route::Passages, passages, 500_000, 100.0);
+            choose(vec![others, keeping(0.8, costs, follow_ups)], None, Objective::Balanced).unwrap()
+        };
+        let [full, _] = &take(0.0, 0.5)[..] else { unreachable!() };
+        assert_eq!((full.route, full.kept, full.cost.nanos()), (Route::Full, false, 4_000_000));
+        assert_eq!((full.usage.input_tokens, full.worth_of_keeping), (9, 0.0));
+        let [full, _] = &take(1.0, 0.5)[..] else { unreachable!() };
+        assert_eq!((full.route, full.kept, full.cost.nanos()), (Route::Full, true, 5_000_000));
+        assert!((full.worth_of_keeping - 0.18).abs() < 1e-9, "against reading it cold again: {full:?}");
+        // Cold it is not worth its price, but for two readers it is.
+        assert_eq!(take(0.1, 0.65)[0].route, Route::Passages);
+        assert_eq!((take(1.9, 0.65)[0].route, take(1.9, 0.65)[0].kept), (Route::Full, true));
+        // Those who would be answered from passages anyway do not count.
+        assert_eq!(take(1.9, 0.81)[0].route, Route::Passages);
+    }
+
+    #[test]
+    fn a_route_that_is_asked_for_is_weighed_against_itself() {
+        let others = || priced(Route::Passages, 0.99, 100, 100.0);
+        let full = || keeping(0.5, [5_000_000, 4_000_000, 400_000], 1.0);
+        let asked = choose(vec![others(), full()], Some(Route::Full), Objective::Balanced).unwrap();
+        assert!(asked[0].kept && asked[0].route == Route::Full);
+        let free = choose(vec![others(), full()], None, Objective::Balanced).unwrap();
+        assert!(!free[1].kept && free[1].route == Route::Full, "{free:?}");
     }
 
     fn infeasible(route: Route, by: RefusedBy, nanos: i64) -> Priced {

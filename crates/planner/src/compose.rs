@@ -93,6 +93,20 @@ pub(crate) struct Composed {
     pub(crate) segments: Vec<Segment>,
 }
 
+impl Composed {
+    /// The same prompt, of which the engine is not asked to keep the last stable prefix.
+    pub(crate) fn without_last_prefix(mut self) -> Self {
+        self.prompt.boundaries.pop();
+        let kept = |end: usize| self.prompt.boundaries.iter().find(|boundary| boundary.at >= end);
+        let kept: Vec<_> =
+            self.segments.iter().map(|segment| kept(segment.end).map(|boundary| boundary.retention)).collect();
+        for (segment, retention) in self.segments.iter_mut().zip(kept) {
+            segment.retention = retention;
+        }
+        self
+    }
+}
+
 /// Composes prompts for one question to one collection.
 #[derive(Clone, Copy)]
 pub(crate) struct Composer<'a> {

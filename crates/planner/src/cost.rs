@@ -46,24 +46,16 @@ pub(crate) fn forecast(usage: &Usage, prices: &ModelPrices, conditions: &Conditi
     Forecast { cost: prices.cost(usage), ttft_ms, latency_ms: ttft_ms + decode_ms + after_ms }
 }
 
-/// What a request costs on average if its stable prefix is read again by `follow_ups` more: the first pays for writing
-/// what the others find. Equal to `cost` for a prompt without a prefix of its own, or when nobody comes back.
-pub(crate) fn amortised(
-    prompt: &Prompt,
-    cost: Money,
-    min_prefix: usize,
-    output: usize,
-    prices: &ModelPrices,
-    follow_ups: f64,
-) -> Money {
-    let Some(at) = prompt.boundaries.iter().map(|boundary| boundary.at).max().filter(|at| *at >= min_prefix) else {
-        return cost;
-    };
-    let at = at.min(prompt.tokens.len().saturating_sub(1));
-    let warm = prices.cost(&expected_usage(prompt, at, min_prefix, output));
-    let mean = (cost.nanos() as f64 + follow_ups * warm.nanos() as f64) / (1.0 + follow_ups);
-    // Only ever compared, never added up.
-    Money::from_nanos(mean.round() as i64)
+/// How the tokens of `prompt` would be counted if its last stable prefix were not kept.
+pub(crate) fn unkept_usage(prompt: &Prompt, resident: usize, min_prefix: usize, output: usize) -> Usage {
+    let kept = prompt.boundaries.split_last().map_or(&[][..], |(_, kept)| kept);
+    prompt_usage(prompt.tokens.len(), kept, resident, min_prefix, output)
+}
+
+/// How they will be counted for a prompt like it that comes while its last stable prefix is in the cache.
+pub(crate) fn warm_usage(prompt: &Prompt, min_prefix: usize, output: usize) -> Usage {
+    let at = prompt.boundaries.iter().map(|boundary| boundary.at).max().unwrap_or(0);
+    expected_usage(prompt, at.min(prompt.tokens.len().saturating_sub(1)), min_prefix, output)
 }
 
 #[cfg(test)]
@@ -120,14 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_is_read_again_is_paid_for_by_all_its_readers() {
-        let book = PriceBook::embedded().unwrap();
-        let cost = |resident| book.default.cost(&expected_usage(&prompt(), resident, 0, 7));
-        let mean = |cost, follow_ups| amortised(&prompt(), cost, 0, 7, &book.default, follow_ups).nanos();
-        assert_eq!(mean(cost(0), 0.0), cost(0).nanos());
-        assert_eq!(mean(cost(0), 1.0), (cost(0).nanos() + cost(90).nanos()) / 2);
-        assert_eq!(mean(cost(90), 5.0), cost(90).nanos(), "what is warm costs what it costs");
+    fn what_is_not_kept_is_read_at_the_plain_price_and_what_is_kept_is_found_again() {
+        let unkept = unkept_usage(&prompt(), 0, 0, 7);
+        assert_eq!((unkept.cache_write_1h_tokens, unkept.cache_write_5m_tokens, unkept.input_tokens), (10, 0, 90));
+        assert_eq!(unkept_usage(&prompt(), 90, 0, 7), expected_usage(&prompt(), 90, 0, 7), "nothing to write");
+        let warm = warm_usage(&prompt(), 0, 7);
+        assert_eq!((warm.cache_read_tokens, warm.input_tokens, warm.cache_write_5m_tokens), (90, 10, 0));
         let without = Prompt { boundaries: Vec::new(), ..prompt() };
-        assert_eq!(amortised(&without, cost(0), 0, 7, &book.default, 9.0), cost(0));
+        assert_eq!(warm_usage(&without, 0, 7), unkept_usage(&without, 0, 0, 7));
     }
 }

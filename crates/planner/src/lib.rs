@@ -57,7 +57,7 @@ pub use escalate::{Escalation, EscalationPlan};
 pub use features::{Scope, ask as measure_question, measure as measure_hits};
 pub use history::{Attempt, MAX_TURN_BYTES, MAX_TURNS, Turn, TurnSource, TurnSourceKind};
 pub use judge::{JUDGE_FORMAT, JudgeCoefficients, JudgeFile, JudgeProvenance, Judgement};
-pub use limits::{Ceiling, Origin};
+pub use limits::{Ceiling, LimitInForce, Origin};
 pub use monitor::{
     FALSE_ALARM, PromptRegion, ReadingBlock, ReadingMonitor, ReadingSignal, RegionFigures, Sighting, SignalReport,
 };

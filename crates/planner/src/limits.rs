@@ -46,6 +46,33 @@ pub struct Ceiling {
     pub budget: Budget,
 }
 
+/// The tightest limit of one kind, and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "limit", rename_all = "snake_case")]
+pub enum LimitInForce {
+    /// Cost of the request.
+    MaxCost {
+        /// The most it may be.
+        most: Money,
+        /// Who set it.
+        origin: Origin,
+    },
+    /// Tokens of the prompt, where fewer than the model could read.
+    MaxInputTokens {
+        /// The most there may be.
+        most: usize,
+        /// Who set it.
+        origin: Origin,
+    },
+    /// Time until the answer is complete, in milliseconds.
+    MaxLatencyMs {
+        /// The most it may take.
+        most: u64,
+        /// Who set it.
+        origin: Origin,
+    },
+}
+
 /// Who set the limit that a route breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RefusedBy {
@@ -144,6 +171,14 @@ impl Limits {
             latency: tightest(&ceilings, |budget| budget.max_latency_ms),
             narrowed: None,
         })
+    }
+
+    /// The tightest limit of each kind, whoever set it.
+    pub(crate) fn in_force(&self) -> Vec<LimitInForce> {
+        let cost = self.cost.map(|(most, origin)| LimitInForce::MaxCost { most, origin });
+        let input = self.input.map(|(most, origin)| LimitInForce::MaxInputTokens { most, origin });
+        let latency = self.latency.map(|(most, origin)| LimitInForce::MaxLatencyMs { most, origin });
+        [cost, input, latency].into_iter().flatten().collect()
     }
 
     /// These limits for prompts of at most `tokens`, since longer ones are over `exceeded`.
@@ -273,6 +308,14 @@ mod tests {
             let reason = over(nanos.0, nanos.1, nanos.2, nanos.3).unwrap();
             assert!(reason.contains("max_cost") && reason.contains(whose), "{reason}");
         }
+        let collection = Budget { max_latency_ms: Some(900), ..cost(30) };
+        let query = Query { budget: cost(90), ..Query::new("why?") };
+        let [LimitInForce::MaxCost { most, origin }, LimitInForce::MaxLatencyMs { most: 900, origin: second }] =
+            limits(&query, collection, cost(40)).in_force()[..]
+        else {
+            unreachable!("one of money and one of time")
+        };
+        assert_eq!((most.nanos(), origin, second), (30, Origin::Collection, Origin::Collection));
     }
 
     #[test]

@@ -190,7 +190,8 @@ impl Planner {
     ) -> Result<Answer, PlannerError> {
         let started = Instant::now();
         let planned = self.plan(collection, query)?;
-        self.reuse.note(&planned.prefixes, planned.explanation.chosen, self.now());
+        let kept = planned.explanation.candidates.first().filter(|candidate| candidate.kept);
+        self.reuse.note(&planned.prefixes, kept.map(|candidate| candidate.route), self.now());
         answer::carry_out(self, collection, query, planned, started, sink)
     }
 
@@ -281,6 +282,10 @@ impl Planner {
             .find(|variant| variant.draft.route == chosen && variant.turns == turns)
             .and_then(|variant| Some((variant.draft.composed.ok()?, variant.draft.dropped, variant.without)))
             .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
+        let composed = match candidates.first() {
+            Some(candidate) if !candidate.kept => composed.without_last_prefix(),
+            _ => composed,
+        };
         let left_out = steps.get(..without).unwrap_or_default();
         if let Some(note) = left_out_note(left_out, turns, recap_fits && recap.is_some(), &candidates) {
             notes.push(note);
@@ -298,6 +303,7 @@ impl Planner {
             forced: query.route.is_some(),
             objective: query.objective,
             budget: query.budget,
+            limits: limits.in_force(),
             searched: (searched != query.question).then(|| searched.into_owned()),
             features: material.features.clone(),
             pre_route,

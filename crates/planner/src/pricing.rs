@@ -10,7 +10,7 @@ use edgewise_types::{CollectionName, Money, Usage};
 
 use crate::{
     Candidate, Query, Route,
-    choose::Priced,
+    choose::{Keeping, Priced},
     cost::{self, Conditions, Forecast},
     draft::Draft,
     escalate::Spent,
@@ -135,13 +135,15 @@ impl Planner {
         let expected = prefix.as_ref().filter(|_| self.options.amortise);
         let expected_follow_ups = expected.map_or(0.0, |prefix| self.reuse.follow_ups(prefix, pricing.now));
         let (min_prefix, output) = (self.generator.min_prefix_tokens(), limits.expected_output);
-        let prices = self.prices.of(&self.generator.info().model);
-        let amortised_cost = match prompt {
-            Some(prompt) if expected_follow_ups > 0.0 => {
-                cost::amortised(prompt, forecast.cost, min_prefix, output, prices, expected_follow_ups)
+        let keeping = prompt.filter(|_| expected.is_some()).map(|prompt| {
+            let unkept = cost::unkept_usage(prompt, usage.cache_read_tokens, min_prefix, output);
+            let warm = self.forecast(draft.route, &cost::warm_usage(prompt, min_prefix, output), pricing);
+            Keeping {
+                // A conversation goes on from its whole prompt, which no other question's prompt shows.
+                instead: (turns == 0).then(|| (unkept, self.forecast(draft.route, &unkept, pricing).cost)),
+                warm: (warm.cost, warm.latency_ms),
             }
-            _ => forecast.cost,
-        };
+        });
         let tokens = usage.prompt_tokens();
         let (window, read) = (limits.readable_window(), tokens + output);
         let (quality, feedback_shift) =
@@ -149,6 +151,7 @@ impl Planner {
         let priced = Priced {
             refused: refused.as_ref().map(|(by, _)| *by),
             worst_cost,
+            keeping,
             candidate: Candidate {
                 route: draft.route,
                 turns,
@@ -159,7 +162,8 @@ impl Planner {
                 usage,
                 cost: forecast.cost,
                 expected_follow_ups,
-                amortised_cost,
+                kept: true,
+                worth_of_keeping: 0.0,
                 ttft_ms: forecast.ttft_ms,
                 latency_ms: forecast.latency_ms,
                 quality,

@@ -24,6 +24,7 @@ mod filter;
 mod folder;
 mod fusion;
 mod ingest;
+mod jobs;
 mod lock;
 mod maintain;
 mod mmr;
@@ -34,6 +35,7 @@ mod scope;
 mod search;
 mod section;
 mod state;
+mod tree;
 mod vectors;
 
 pub use api::{
@@ -50,7 +52,13 @@ pub use filter::{Filter, FilterError};
 pub use folder::names;
 pub use fusion::{Arm, Fused, fuse};
 pub use ingest::{IngestOptions, IngestProgress, Silent};
+pub use jobs::{Job, JobState, jobs_of};
 pub use maintain::{CheckReport, Compacted, Finding, Part, Repaired, check, compact, export, import, rename, repair};
 pub use plan::Plan;
 pub use search::{Arms, MAX_LIMIT, profile_fusion};
 pub use section::Section;
+pub use tree::{
+    SummariserKind, TreeBudget, TreeBuildOptions, TreeControl, TreeGenerator, TreeHalt, TreeItem, TreeLeaf,
+    TreeMethods, TreeNode, TreePlan, TreeProgress, TreeReport, TreeScopeView, TreeStage, TreeStatus, TreeView,
+    TreeWork,
+};

@@ -3,7 +3,9 @@
 use std::io;
 
 use edgewise_model_api::Retention;
-use edgewise_planner::{Escalation, EscalationPlan, Explanation, Segment, SegmentKind};
+use edgewise_planner::{
+    Escalation, EscalationPlan, Explanation, LimitInForce, Origin, QuestionKind, Segment, SegmentKind,
+};
 
 use super::{bold, count, dim, duration, good, line, plural, route_name, table};
 
@@ -20,6 +22,7 @@ pub(crate) fn explanation(explanation: &Explanation) -> io::Result<()> {
     row("route", format!("{}{going_on}, {how}", good(route_name(explanation.chosen))))?;
     row("why", chosen.map_or_else(String::new, |candidate| candidate.reason.clone()))?;
     row("objective", format!("{}; {}", objective(explanation), budget(explanation)))?;
+    row("question", kinds(explanation))?;
     row(
         "scope",
         format!(
@@ -231,12 +234,37 @@ fn objective(explanation: &Explanation) -> String {
 }
 
 fn budget(explanation: &Explanation) -> String {
-    let budget = &explanation.budget;
-    let limits = [
-        budget.max_cost.map(|most| format!("at most ${most}")),
-        budget.max_input_tokens.map(|most| format!("at most {}", plural(most, "prompt token"))),
-        budget.max_latency_ms.map(|most| format!("at most {}", duration(most as f64))),
-    ];
-    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    let set_by = |origin: &Origin| match origin {
+        Origin::Request => "",
+        Origin::Key => " (set for the API key)",
+        Origin::Collection => " (set for the collection)",
+        Origin::Server => " (set for the server)",
+    };
+    let limit = |limit: &LimitInForce| match limit {
+        LimitInForce::MaxCost { most, origin } => format!("at most ${most}{}", set_by(origin)),
+        LimitInForce::MaxInputTokens { most, origin } => {
+            format!("at most {}{}", plural(*most, "prompt token"), set_by(origin))
+        }
+        LimitInForce::MaxLatencyMs { most, origin } => {
+            format!("at most {}{}", duration(*most as f64), set_by(origin))
+        }
+    };
+    let limits: Vec<String> = explanation.limits.iter().map(limit).collect();
     if limits.is_empty() { "no budget".to_owned() } else { format!("budget: {}", limits.join(", ")) }
+}
+
+/// Kinds of question worth naming, the likeliest first.
+fn kinds(explanation: &Explanation) -> String {
+    let name = |kind: QuestionKind| match kind {
+        QuestionKind::LocalFact => "one fact",
+        QuestionKind::MultiHop => "several places",
+        QuestionKind::Comparison => "a comparison",
+        QuestionKind::Global => "about the whole",
+        QuestionKind::Conversation => "part of the conversation",
+    };
+    let mut kinds: Vec<(QuestionKind, f32)> =
+        QuestionKind::ALL.into_iter().zip(explanation.features.kind.values()).filter(|(_, p)| *p >= 0.1).collect();
+    kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let kinds: Vec<String> = kinds.iter().map(|(kind, p)| format!("{} {:.0} %", name(*kind), 100.0 * p)).collect();
+    kinds.join(", ")
 }

@@ -1,17 +1,30 @@
 //! What the policies came to.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use edgewise_planner::Route;
 use edgewise_types::Usage;
 use serde::{Deserialize, Serialize};
 
-use super::{TrafficOptions, TrafficPolicy, corpus::Corpus, day::Day, shares};
+use super::{
+    TrafficOptions, TrafficPolicy,
+    bound::{Choices, frontier},
+    corpus::Corpus,
+    day::Day,
+    shares,
+};
 use crate::{Bootstrap, Estimate};
 
 /// One answered question.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Outcome {
+    /// Index of the collection.
+    pub(super) collection: usize,
+    /// What of the dollars went into writing prefixes.
+    pub(super) writing: f64,
     pub(super) route: Route,
     pub(super) usage: Usage,
     pub(super) dollars: f64,
@@ -47,6 +60,8 @@ pub struct PolicyReport {
     pub hit_rate: f64,
     /// Share of the questions by route.
     pub routes: BTreeMap<Route, f64>,
+    /// Where the money went, in the order of the collections.
+    pub by_collection: Vec<CollectionShare>,
 }
 
 /// Costs at equal expected quality.
@@ -61,6 +76,26 @@ pub struct Matched {
     pub at_blind_quality: Estimate,
     /// Days on which some mixture of the cache-aware one's settings reaches it.
     pub days_at_blind_quality: usize,
+    /// What someone who knows all that is to come would pay for the blind one's quality, with a cache that forgets
+    /// nothing, relative to the blind one: no policy can pay less.
+    pub bound: Estimate,
+}
+
+/// One collection under one policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CollectionShare {
+    /// Tokens of the collection.
+    pub tokens: usize,
+    /// Share of the questions.
+    pub questions: f64,
+    /// Dollars for a thousand of these.
+    pub cost: f64,
+    /// Expected quality of the routes taken.
+    pub quality: f64,
+    /// Share of the cost that went into writing prefixes.
+    pub writing: f64,
+    /// Share of their prompt tokens that were found in the cache.
+    pub hit_rate: f64,
 }
 
 /// What the simulation came to.
@@ -129,25 +164,33 @@ pub(super) fn cost_of_quality(points: &[(f64, f64)], quality: f64) -> Option<f64
     least
 }
 
-pub(super) fn report(corpus: &Corpus, days: &[Day], runs: &[Run], options: &TrafficOptions) -> TrafficReport {
+pub(super) fn report(
+    corpus: &Corpus,
+    days: &[Day],
+    runs: &[Run],
+    choices: &HashMap<(usize, usize), Choices>,
+    options: &TrafficOptions,
+) -> TrafficReport {
     // Runs come policy by policy, in each day by day.
     let of_policy: Vec<&[Run]> = runs.chunks(days.len().max(1)).collect();
     let find =
         |wanted: TrafficPolicy| of_policy.iter().copied().find(|runs| runs.first().is_some_and(|r| r.policy == wanted));
     let blind = find(TrafficPolicy::Blind { factor: 1.0 }).unwrap_or_default();
-    let policies = of_policy.iter().map(|runs| policy(runs, blind, &options.bootstrap)).collect();
+    let tokens = corpus.tokens();
+    let policies = of_policy.iter().map(|runs| policy(runs, blind, &tokens, &options.bootstrap)).collect();
+    let bounds: Vec<Vec<(f64, f64)>> = days.iter().map(|day| frontier(day, choices)).collect();
     TrafficReport {
         machine: options.machine.name.clone(),
-        collections: corpus.tokens(),
+        collections: tokens,
         days: days.len(),
         questions: days.iter().map(|day| day.arrivals.len()).sum(),
         sessions: days.iter().map(|day| day.sessions).sum(),
         policies,
-        matched: matched(&of_policy, days.len(), &options.bootstrap),
+        matched: matched(&of_policy, &bounds, &options.bootstrap),
     }
 }
 
-fn policy(runs: &[Run], blind: &[Run], bootstrap: &Bootstrap) -> PolicyReport {
+fn policy(runs: &[Run], blind: &[Run], tokens: &[usize], bootstrap: &Bootstrap) -> PolicyReport {
     let per_day = |value: fn(&Run) -> f64| -> Vec<f64> { runs.iter().map(value).collect() };
     let outcomes: Vec<&Outcome> = runs.iter().flat_map(|run| &run.outcomes).collect();
     let read: usize = outcomes.iter().map(|outcome| outcome.usage.cache_read_tokens).sum();
@@ -162,12 +205,28 @@ fn policy(runs: &[Run], blind: &[Run], bootstrap: &Bootstrap) -> PolicyReport {
         total_ms: quantiles(&outcomes, |outcome| outcome.total),
         hit_rate: read as f64 / prompt.max(1) as f64,
         routes: shares(&outcomes).into_iter().collect(),
+        by_collection: (0..tokens.len()).map(|at| of_collection(at, tokens, &outcomes)).collect(),
     }
 }
 
-fn matched(of_policy: &[&[Run]], days: usize, bootstrap: &Bootstrap) -> Matched {
-    let (mut to_blind, mut at_blind) = (Vec::new(), Vec::new());
-    for day in 0..days {
+fn of_collection(at: usize, tokens: &[usize], outcomes: &[&Outcome]) -> CollectionShare {
+    let of: Vec<&&Outcome> = outcomes.iter().filter(|outcome| outcome.collection == at).collect();
+    let dollars: f64 = of.iter().map(|outcome| outcome.dollars).sum();
+    let read: usize = of.iter().map(|outcome| outcome.usage.cache_read_tokens).sum();
+    let prompt: usize = of.iter().map(|outcome| outcome.usage.prompt_tokens()).sum();
+    CollectionShare {
+        tokens: tokens.get(at).copied().unwrap_or(0),
+        questions: of.len() as f64 / outcomes.len().max(1) as f64,
+        cost: 1000.0 * mean(of.iter().map(|outcome| outcome.dollars)),
+        quality: mean(of.iter().map(|outcome| outcome.quality)),
+        writing: of.iter().map(|outcome| outcome.writing).sum::<f64>() / dollars.max(f64::MIN_POSITIVE),
+        hit_rate: read as f64 / prompt.max(1) as f64,
+    }
+}
+
+fn matched(of_policy: &[&[Run]], bounds: &[Vec<(f64, f64)>], bootstrap: &Bootstrap) -> Matched {
+    let (mut to_blind, mut at_blind, mut least) = (Vec::new(), Vec::new(), Vec::new());
+    for (day, bound) in bounds.iter().enumerate() {
         let points = |wanted: fn(&TrafficPolicy) -> bool| -> Vec<(f64, f64)> {
             let of_day = of_policy.iter().filter_map(|runs| runs.get(day));
             of_day.filter(|run| wanted(&run.policy)).map(Run::point).collect()
@@ -182,6 +241,7 @@ fn matched(of_policy: &[&[Run]], days: usize, bootstrap: &Bootstrap) -> Matched 
         }
         if let Some(&(cost, quality)) = blind.first() {
             at_blind.extend(cost_of_quality(&aware, quality).map(|of_aware| of_aware / cost));
+            least.extend(cost_of_quality(bound, quality).map(|least| least / cost));
         }
     }
     Matched {
@@ -189,5 +249,6 @@ fn matched(of_policy: &[&[Run]], days: usize, bootstrap: &Bootstrap) -> Matched 
         days: to_blind.len(),
         at_blind_quality: bootstrap.estimate(&at_blind),
         days_at_blind_quality: at_blind.len(),
+        bound: bootstrap.estimate(&least),
     }
 }

@@ -10,3 +10,4 @@ mod harness;
 mod questions;
 mod server;
 mod surroundings;
+mod trees;

@@ -15,9 +15,7 @@
 //! a supported sentence is one whose words are in the quote, not one that has been proved.
 
 mod marker;
-mod sentence;
 mod support;
-pub(crate) mod words;
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -56,7 +54,7 @@ pub(crate) fn cite(
 ) -> Result<Cited, PlannerError> {
     let markers = marker::find(raw);
     let plain = Plain::new(raw, &markers);
-    let spans = sentence::split(&plain.text);
+    let spans = edgewise_text::sentences(&plain.text);
     let owners = plain.owners(&spans, &markers, raw);
     let passages: Vec<Passage> =
         (0..).zip(sources.iter().zip(texts)).flat_map(|(at, (source, text))| Passage::all(at, source, text)).collect();

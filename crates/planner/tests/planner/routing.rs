@@ -72,6 +72,7 @@ fn explaining_generates_nothing_and_agrees_with_answering() {
     let timeless = |mut explanation: Explanation| {
         for candidate in &mut explanation.candidates {
             (candidate.ttft_ms, candidate.latency_ms, candidate.score) = (0.0, 0.0, 0.0);
+            candidate.worth_of_keeping = 0.0;
         }
         Explanation { prompt_map: Vec::new(), escalation: None, ..explanation }
     };

@@ -1,6 +1,8 @@
 //! `edgewise eval traffic`.
 
-use edgewise_evaluation::{Estimate, Machine, PolicyReport, Text, TrafficOptions, TrafficReport, evaluate_traffic};
+use edgewise_evaluation::{
+    Estimate, Machine, PolicyReport, Text, TrafficOptions, TrafficPolicy, TrafficReport, evaluate_traffic,
+};
 use edgewise_ledger::PriceBook;
 
 use super::{bar, bootstrap, embedder};
@@ -114,9 +116,37 @@ fn show(report: &TrafficReport, options: &TrafficOptions) -> Result<(), CliError
         matched.days_at_blind_quality,
         "cache-aware at the quality of the blind router",
     ))?;
+    if report.matched.bound.mean > 0.0 {
+        let bound = interval(&report.matched.bound, 2);
+        let who = "whoever knew all questions to come, with a cache that forgets nothing";
+        output::line(&format!("{who}: {bound} of the blind router's cost at its quality"))?;
+    }
+    collections(report)?;
     let percent = 100.0 * options.bootstrap.confidence;
     let note = format!(
         "in brackets: {percent:.0} % intervals over the days; quality is the router's own expectation of the routes taken"
     );
     Ok(output::line(&output::dim(&note))?)
+}
+
+/// Where the money goes: the router with and without knowledge of the cache.
+fn collections(report: &TrafficReport) -> Result<(), CliError> {
+    let mut rows = Vec::new();
+    let of = |wanted: TrafficPolicy| report.policies.iter().find(|policy| policy.policy == wanted);
+    for policy in [of(TrafficPolicy::Aware { factor: 1.0 }), of(TrafficPolicy::Blind { factor: 1.0 })].iter().flatten()
+    {
+        rows.extend(policy.by_collection.iter().map(|share| {
+            vec![
+                policy.policy.to_string(),
+                count(share.tokens),
+                format!("{:.0} %", 100.0 * share.questions),
+                format!("{:.3}", share.cost),
+                format!("{:.0} %", 100.0 * share.writing),
+                format!("{:.0} %", 100.0 * share.hit_rate),
+                format!("{:.3}", share.quality),
+            ]
+        }));
+    }
+    let header = ["policy", "collection", "questions", "$ / 1,000", "written", "hits", "quality"];
+    Ok(output::line(&output::table(&header, &[1, 2, 3, 4, 5, 6], rows))?)
 }
