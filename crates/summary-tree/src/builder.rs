@@ -185,7 +185,7 @@ impl TreeBuilder<'_> {
         let most_members = cluster.most_members.min(members.max(2));
         let cluster = ClusterOptions {
             most_members,
-            least_members: cluster.least_members.min(most_members),
+            least_members: cluster.least_members.min(most_members / 2).max(1),
             most_weight: cluster.most_weight.min(source_tokens),
             ..cluster
         };

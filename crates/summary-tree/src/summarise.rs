@@ -18,8 +18,10 @@ pub struct SummaryLimits {
 }
 
 impl Default for SummaryLimits {
+    /// Short summaries of few members: at equal compression they fill a budget of tokens more closely than long ones, and
+    /// a search takes the parts it needs.
     fn default() -> Self {
-        Self { tokens: 200, members: 12, source_tokens: 2400 }
+        Self { tokens: 130, members: 6, source_tokens: 2400 }
     }
 }
 
