@@ -13,4 +13,5 @@ mod rebuild;
 mod rerank;
 mod search;
 mod support;
+mod tree;
 mod tree_build;
