@@ -432,6 +432,8 @@ async function fullText(leaf) {
 
 // ---------------------------------------------------------------- search
 
+const pickKey = (pick) => pick.node ?? `chunk ${pick.chunk.id}`;
+
 async function search(query) {
   if (!query) {
     hits = new Map();
@@ -440,9 +442,10 @@ async function search(query) {
     return;
   }
   const results = await (await post(`${base}/search`, { query })).json();
-  hits = new Map(results.picks.map((pick) => [pick.node ?? `chunk ${pick.chunk}`, pick]));
+  hits = new Map(results.picks.map((pick) => [pickKey(pick), pick]));
   $("hits-note").textContent =
-    results.picks.length > 0 ? `${plural(results.picks.length, "place")}, best first` : "nothing; is the tree current?";
+    results.picks.length > 0 ? `${plural(results.picks.length, "place")}, best first` : "nothing";
+  say(results.notes.join(" "));
   $("hits-list").replaceChildren(
     ...results.picks.map((pick) => {
       const button = el(
@@ -463,7 +466,7 @@ async function search(query) {
 
 /** Shows what was found: in the drawing if it is there, else by itself. */
 async function reveal(pick) {
-  const key = pick.node ?? `chunk ${pick.chunk}`;
+  const key = pickKey(pick);
   const cell = cells.find((c) => keyOf(c.item) === key);
   if (cell) return open(cell);
   if (pick.node) {

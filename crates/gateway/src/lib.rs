@@ -48,5 +48,5 @@ pub use record::{Failure, Recorder};
 pub use serve::{GatewayError, bind, serve};
 pub use sse::{SourcesEvent, TokenEvent, UsageEvent};
 pub use state::{AppState, GatewayOptions, Lifecycle, Parts, Phase, ServerInfo};
-pub use tree::{TreeBuildRequest, Trees};
+pub use tree::{CollectionTreeSearchRequest, TreeBuildRequest, Trees};
 pub use usage::{PredictionReport, UsageReport};

@@ -71,6 +71,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(documents::text))
         .routes(routes!(tree::show, tree::build, tree::delete))
         .routes(routes!(tree::plan))
+        .routes(routes!(tree::search::search))
         .routes(routes!(jobs::api::list))
         .routes(routes!(jobs::api::get))
         .routes(routes!(jobs::api::pause))

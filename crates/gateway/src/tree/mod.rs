@@ -2,6 +2,7 @@
 //!
 //! A build is a job (see `jobs`), because it may take hours. Deliberately not here: how a tree is built.
 
+pub(crate) mod search;
 mod work;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::{
     state::{AppState, Parts},
 };
 
+pub use search::CollectionTreeSearchRequest;
 pub use work::{TreeBuildRequest, Trees};
 
 /// Kind of the jobs that build trees.

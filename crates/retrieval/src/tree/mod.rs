@@ -1,4 +1,4 @@
-//! The summary tree of a collection: building it and keeping it up, its state, its nodes, and finding them beside the
+//! The summary tree of a collection: building it and keeping it up, its state and nodes, and finding its nodes beside the
 //! chunks.
 //!
 //! Nodes and summaries are kept in the catalog; `edgewise_summary_tree` decides what they are. Deliberately not here:
