@@ -26,12 +26,29 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("catalog", &["types"]),
     ("lexical-index", &["types"]),
     ("vector-index", &["types", "kernels"]),
-    ("summary-tree", &[]),
-    ("retrieval", &["types", "model-api", "documents", "catalog", "lexical-index", "vector-index", "telemetry"]),
+    ("text", &["types"]),
+    ("summary-tree", &["types", "model-api", "prompts", "text"]),
+    (
+        "retrieval",
+        &[
+            "types",
+            "model-api",
+            "prompts",
+            "documents",
+            "catalog",
+            "lexical-index",
+            "vector-index",
+            "summary-tree",
+            "telemetry",
+        ],
+    ),
     ("ledger", &["types"]),
-    ("planner", &["types", "model-api", "prompts", "retrieval", "ledger", "telemetry"]),
+    ("planner", &["types", "model-api", "prompts", "text", "retrieval", "ledger", "telemetry"]),
     ("gateway", &["types", "model-api", "settings", "telemetry", "retrieval", "planner", "ledger"]),
-    ("evaluation", &["types", "model-api", "kv-cache", "prompts", "documents", "retrieval", "ledger", "planner"]),
+    (
+        "evaluation",
+        &["types", "model-api", "kv-cache", "prompts", "text", "documents", "retrieval", "ledger", "planner"],
+    ),
     (
         "cli",
         &[

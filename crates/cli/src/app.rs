@@ -152,6 +152,21 @@ impl App {
         Ok(Collections::open(&self.settings.paths.data, models)?)
     }
 
+    /// The prompt templates.
+    pub(crate) fn prompts(&self) -> Result<Prompts, CliError> {
+        Ok(Prompts::load(self.settings.paths.prompts_dir())?)
+    }
+
+    /// What records usage and cost.
+    pub(crate) fn recorder(&self, prompts: &Prompts) -> Result<Recorder, CliError> {
+        Ok(Recorder {
+            ledger: Arc::new(Ledger::open(&self.settings.paths.ledger)?),
+            prices: PriceBook::embedded()?,
+            model: self.settings.models.generator.clone(),
+            template_hash: prompts.answer().template_hash().to_owned(),
+        })
+    }
+
     /// Everything a question needs; loads both models.
     pub(crate) fn stack(&self) -> Result<Stack, CliError> {
         let (generator, embedder) = (self.generator()?, self.embedder()?);
@@ -162,14 +177,9 @@ impl App {
             reranker: self.reranker()?,
         };
         let collections = Arc::new(Collections::open(&self.settings.paths.data, models)?);
-        let prompts = Prompts::load(self.settings.paths.prompts_dir())?;
-        let prices = PriceBook::embedded()?;
-        let recorder = Recorder {
-            ledger: Arc::new(Ledger::open(&self.settings.paths.ledger)?),
-            prices: prices.clone(),
-            model: self.settings.models.generator.clone(),
-            template_hash: prompts.answer().template_hash().to_owned(),
-        };
+        let prompts = self.prompts()?;
+        let recorder = self.recorder(&prompts)?;
+        let prices = recorder.prices.clone();
         let generator: Arc<dyn Generator> = generator;
         let profile = self.profiles().load(generator.info());
         let mut planner = Planner::new(Arc::clone(&generator), embedder, prompts, prices, self.planner_options())?;

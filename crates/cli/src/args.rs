@@ -5,6 +5,7 @@ mod measure;
 mod placement;
 mod probe;
 mod routing;
+mod tree;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,9 @@ pub(crate) use measure::{
 pub(crate) use placement::EvalPlacement;
 pub(crate) use probe::Probe;
 pub(crate) use routing::EvalRouting;
+pub(crate) use tree::{
+    SummariserArg, Tree, TreeBuild, TreeDelete, TreePlanArgs, TreeShow, TreeStatusArgs, TreeWhat, document_of,
+};
 
 /// Answers questions about your documents, choosing for each how much context to pay for.
 #[derive(Debug, Parser)]
@@ -70,6 +74,9 @@ pub(crate) enum Command {
     /// List, show, check, mend, copy, rename or delete collections
     #[command(subcommand)]
     Collections(Collections),
+    /// Plan, build, show or delete a collection's summary tree
+    #[command(subcommand)]
+    Tree(Tree),
     /// List or remove documents of a collection
     #[command(subcommand)]
     Documents(Documents),
@@ -168,6 +175,9 @@ pub(crate) struct Ingest {
     /// Do not ask before a collection is made anew, for another profile or embedder
     #[arg(short, long)]
     pub(crate) yes: bool,
+    /// Bring the collection's summary tree up to date afterwards, or build one
+    #[arg(long, conflicts_with_all = ["plan", "watch"])]
+    pub(crate) tree: bool,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -182,14 +182,31 @@ impl Client {
         mut each: impl FnMut(Event) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let response = self.check(self.send(Method::POST, path, Some(body))?)?;
+        self.read_events(response, |event| event.map_or(Ok(()), &mut each))
+    }
+
+    /// `GET path` as server-sent events, handed to `each` as they come; also called without one when a comment comes, which
+    /// is every few seconds.
+    pub(crate) fn events(
+        &self,
+        path: &str,
+        each: impl FnMut(Option<Event>) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        self.read_events(self.check(self.send(Method::GET, path, None)?)?, each)
+    }
+
+    fn read_events(
+        &self,
+        response: Response<Body>,
+        mut each: impl FnMut(Option<Event>) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
         let reader = BufReader::new(response.into_body().into_reader());
-        let mut event = Event { name: String::new(), data: String::new() };
+        let empty = || Event { name: String::new(), data: String::new() };
+        let mut event = empty();
         for line in reader.lines() {
             let line = line.map_err(|error| self.broken(&error))?;
             if line.is_empty() {
-                if !event.data.is_empty() {
-                    each(std::mem::replace(&mut event, Event { name: String::new(), data: String::new() }))?;
-                }
+                each(Some(std::mem::replace(&mut event, empty())).filter(|event| !event.data.is_empty()))?;
             } else if let Some(name) = line.strip_prefix("event:") {
                 name.trim().clone_into(&mut event.name);
             } else if let Some(data) = line.strip_prefix("data:") {

@@ -159,8 +159,10 @@ impl CliError {
 
 fn retrieval_code(error: &RetrievalError) -> u8 {
     match error {
-        RetrievalError::UnknownCollection { .. } | RetrievalError::UnknownDocument { .. } => exit::NOT_FOUND,
-        RetrievalError::Locked { .. } => exit::BUSY,
+        RetrievalError::UnknownCollection { .. }
+        | RetrievalError::UnknownDocument { .. }
+        | RetrievalError::UnknownTreeNode { .. } => exit::NOT_FOUND,
+        RetrievalError::Locked { .. } | RetrievalError::TreeBusy { .. } => exit::BUSY,
         RetrievalError::EmptyQuery
         | RetrievalError::InvalidRequest(_)
         | RetrievalError::Filter(_)

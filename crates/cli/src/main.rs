@@ -66,6 +66,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Chat(args) => commands::chat::run(args, &app),
         Command::Search(args) => commands::search::run(args, &app),
         Command::Collections(command) => commands::collections::run(command, &app),
+        Command::Tree(command) => commands::tree::run(command, &app),
         Command::Documents(command) => commands::documents::run(command, &app),
         Command::Models(command) => commands::models::run(command, &app),
         Command::Usage(args) => commands::usage::run(args, &app),

@@ -15,7 +15,8 @@ pub(crate) fn visible(quiet: bool) -> bool {
     !quiet && std::io::stderr().is_terminal()
 }
 
-fn bar(visible: bool, template: &str) -> ProgressBar {
+/// A bar in the style of all of them.
+pub(crate) fn bar(visible: bool, template: &str) -> ProgressBar {
     let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(0), target);
     if let Ok(style) = ProgressStyle::with_template(template) {

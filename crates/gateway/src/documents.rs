@@ -17,7 +17,9 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use edgewise_retrieval::{IngestOptions, IngestReport, Outcome, Passwords, Silent, Source, SourceContent};
+use edgewise_retrieval::{
+    IngestOptions, IngestReport, Outcome, Passwords, Silent, Source, SourceContent, SourceReport,
+};
 use edgewise_telemetry::names::{self, labels};
 use edgewise_types::{CollectionName, Document, DocumentId, Span};
 
@@ -26,6 +28,7 @@ use crate::{
     collections::parse_filter,
     extract::{ApiQuery, InCollection, InDocument, is_media_type, json_body, too_large},
     state::{AppState, Phase},
+    tree,
 };
 
 /// Longest name of a document, in bytes.
@@ -145,6 +148,7 @@ pub(crate) async fn upload(
     })??;
     let cancel = CancelOnDrop(Arc::default());
     let options = IngestOptions { cancel: Some(Arc::clone(&cancel.0)), passwords, ..IngestOptions::default() };
+    let after = Arc::clone(&collection);
     let ingest = state.blocking(slot, move |_| Ok(collection.ingest(sources, &options, &Silent)?));
     let mut ingest = std::pin::pin!(ingest);
     let report = tokio::select! {
@@ -156,6 +160,13 @@ pub(crate) async fn upload(
     };
     let report = report?;
     count(&report);
+    let changed =
+        |source: &SourceReport| matches!(source.outcome, Outcome::Added | Outcome::Changed | Outcome::Removed);
+    if report.sources.iter().any(changed) {
+        let shared = state.clone();
+        // Writing the job down may wait for another write; the response does not.
+        drop(tokio::task::spawn_blocking(move || tree::after_ingest(&shared, &after)));
+    }
     Ok(Json(report))
 }
 

@@ -43,6 +43,10 @@ pub enum ErrorKind {
     UnknownPrefix,
     /// No answered request has this id.
     UnknownRequest,
+    /// No job has this id.
+    UnknownJob,
+    /// The summary tree has no such node.
+    UnknownNode,
     /// The path does not take this method.
     MethodNotAllowed,
     /// The body did not arrive in time.
@@ -73,7 +77,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 22] = [
+    pub const ALL: [ErrorKind; 24] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
@@ -83,6 +87,8 @@ impl ErrorKind {
         Self::UnknownDocument,
         Self::UnknownPrefix,
         Self::UnknownRequest,
+        Self::UnknownJob,
+        Self::UnknownNode,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::Conflict,
@@ -107,7 +113,9 @@ impl ErrorKind {
             | Self::UnknownCollection
             | Self::UnknownDocument
             | Self::UnknownPrefix
-            | Self::UnknownRequest => StatusCode::NOT_FOUND,
+            | Self::UnknownRequest
+            | Self::UnknownJob
+            | Self::UnknownNode => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict => StatusCode::CONFLICT,
@@ -151,6 +159,8 @@ impl ErrorKind {
             Self::UnknownDocument => "unknown_document",
             Self::UnknownPrefix => "unknown_prefix",
             Self::UnknownRequest => "unknown_request",
+            Self::UnknownJob => "unknown_job",
+            Self::UnknownNode => "unknown_node",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::Conflict => "conflict",
@@ -333,6 +343,18 @@ impl From<RetrievalError> for ApiError {
             | RetrievalError::NotCovered { .. }
             | RetrievalError::RebuildIncomplete { .. }
             | RetrievalError::CollectionExists { .. } => Self::new(ErrorKind::Conflict, message),
+            RetrievalError::TreeBusy { .. } => Self::new(ErrorKind::Conflict, message)
+                .hint("GET /v1/jobs shows it; POST /v1/jobs/{job}/cancel ends it"),
+            RetrievalError::UnknownTreeNode { collection, node } => Self::new(
+                ErrorKind::UnknownNode,
+                format!("the summary tree of collection `{collection}` has no node `{node}` that is current"),
+            )
+            .hint(format!("GET /v1/collections/{collection}/tree shows the nodes there are")),
+            RetrievalError::Tree { .. } => Self {
+                cause: Some(message),
+                ..Self::new(ErrorKind::Internal, "the summary tree can't be completed; what was made so far is kept")
+                    .hint("build it again; if it fails again, the server's log says why")
+            },
             // The server's own failures, but ones its user can do something about; the finding may name files.
             RetrievalError::CatalogDamaged { collection, .. } => Self {
                 cause: Some(message),

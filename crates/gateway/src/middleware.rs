@@ -54,7 +54,7 @@ impl RequestId {
 }
 
 /// An id that no other request of this server, or of one started before or after it, has in practice.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     // `RandomState` is keyed at random for each thread; the counter separates ids of one thread.
     let hash = RandomState::new().hash_one(COUNT.fetch_add(1, Ordering::Relaxed));

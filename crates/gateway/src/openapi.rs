@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    budget, cache, collections, documents, feedback, health, middleware, pages, query, reading, sse, state::AppState,
-    upkeep, usage,
+    budget, cache, collections, documents, feedback, health, jobs, middleware, pages, query, reading, sse,
+    state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -30,6 +30,8 @@ use crate::{
         (name = "questions", description = "Answers and routes"),
         (name = "collections", description = "Collections and search"),
         (name = "documents", description = "Documents of a collection"),
+        (name = "tree", description = "Summary trees"),
+        (name = "jobs", description = "Background work"),
         (name = "server", description = "Usage, probes, metrics and this document"),
     ),
     // The data of stream events, which no path can name as its body.
@@ -39,6 +41,8 @@ use crate::{
         sse::UsageEvent,
         edgewise_planner::Citation,
         edgewise_planner::Escalated,
+        edgewise_retrieval::TreeProgress,
+        edgewise_retrieval::TreeReport,
     ))
 )]
 struct Document;
@@ -64,6 +68,14 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(upkeep::export))
         .routes(routes!(documents::get, documents::delete))
         .routes(routes!(documents::text))
+        .routes(routes!(tree::show, tree::build, tree::delete))
+        .routes(routes!(tree::plan))
+        .routes(routes!(jobs::api::list))
+        .routes(routes!(jobs::api::get))
+        .routes(routes!(jobs::api::pause))
+        .routes(routes!(jobs::api::resume))
+        .routes(routes!(jobs::api::cancel))
+        .routes(routes!(jobs::api::events))
         .routes(routes!(usage::usage))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))

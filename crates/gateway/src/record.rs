@@ -142,7 +142,7 @@ impl Recorder {
         }
     }
 
-    fn write(&self, record: &RequestRecord) {
+    pub(crate) fn write(&self, record: &RequestRecord) {
         if let Err(error) = self.ledger.record(record) {
             tracing::error!(%error, id = record.id, "a request could not be recorded in the ledger");
         }

@@ -120,7 +120,8 @@ fn push_answer(events: &mut VecDeque<sse::Event>, answer: &Answer) {
     events.push_back(event("done", answer));
 }
 
-fn event<T: Serialize>(name: &str, data: &T) -> sse::Event {
+/// One event; one that can't be serialised is an `error`.
+pub(crate) fn event<T: Serialize>(name: &str, data: &T) -> sse::Event {
     sse::Event::default().event(name).json_data(data).unwrap_or_else(|error| {
         let error = ApiError::internal(format!("cannot serialise a `{name}` event: {error}"));
         error.log();

@@ -21,7 +21,7 @@ use edgewise_telemetry::{
     names::{self, labels},
 };
 
-use crate::{ApiError, Recorder};
+use crate::{ApiError, Recorder, Trees, jobs::Jobs, tree};
 
 /// Limits and times of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,8 @@ pub struct Parts {
     pub planner: Arc<Planner>,
     /// Records them.
     pub recorder: Recorder,
+    /// Builds summary trees.
+    pub trees: Trees,
     /// Watches how well their prompts are read.
     pub reading: Arc<ReadingMonitor>,
     /// Renders `/metrics`.
@@ -100,6 +102,7 @@ pub struct Parts {
 pub struct AppState {
     parts: Arc<Parts>,
     lifecycle: Lifecycle,
+    jobs: Jobs,
     answers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -113,13 +116,26 @@ impl AppState {
     pub fn new(parts: Parts) -> Self {
         crate::feedback::restore(&parts);
         metrics::gauge!(names::BUILD_INFO, labels::VERSION => parts.info.version.clone()).set(1.0);
-        Self {
-            lifecycle: Lifecycle::new(),
+        let lifecycle = Lifecycle::new();
+        let state = Self {
+            jobs: Jobs::new(lifecycle.clone()),
+            lifecycle,
             answers: Arc::new(Semaphore::new(parts.options.max_concurrent_requests)),
             uploads: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
             parts: Arc::new(parts),
+        };
+        // Nobody waits for it: a job that is not taken up yet is one that waits.
+        let shared = state.clone();
+        if let Err(error) = std::thread::Builder::new().name("jobs".to_owned()).spawn(move || tree::take_up(&shared)) {
+            tracing::warn!(%error, "unfinished jobs are left until the next start");
         }
+        state
+    }
+
+    /// Background work.
+    pub(crate) fn jobs(&self) -> &Jobs {
+        &self.jobs
     }
 
     /// How far the server has come.

@@ -26,8 +26,7 @@ use edgewise_retrieval::Collection;
 use edgewise_types::{ContentHash, Document, DocumentId, Generation, NodeId, Span};
 
 use crate::{
-    PlannerError, Query, Route, SourceRef,
-    cite::{self, words},
+    PlannerError, Query, Route, SourceRef, cite,
     compose::{Recap, SourceKind, SourceText, Step},
     draft, tree,
 };
@@ -326,7 +325,7 @@ const ANTECEDENTS: usize = 3;
 ///   word stands right before, which would make it a conjunction);
 /// - or it has no content word, or a single one and does not ask what that is.
 pub(crate) fn leans_on_history(question: &str) -> bool {
-    let words: Vec<String> = words::plain(question).into_iter().map(|word| word.to_lowercase()).collect();
+    let words: Vec<String> = edgewise_text::plain(question).into_iter().map(|word| word.to_lowercase()).collect();
     let begins =
         |with: &&str| with.split(' ').zip(&words).all(|(a, b)| a == b) && words.len() >= with.split(' ').count();
     if CONNECTIVES.iter().any(&begins) {
@@ -339,7 +338,7 @@ pub(crate) fn leans_on_history(question: &str) -> bool {
         if stands_for && content < ANTECEDENTS {
             return true;
         }
-        after_content = words::is_content(word);
+        after_content = edgewise_text::is_content(word);
         content += usize::from(after_content);
     }
     content == 0 || content == 1 && !DEFINITIONS.iter().any(begins)
@@ -351,9 +350,12 @@ pub(crate) fn search_text(query: &Query) -> Cow<'_, str> {
         return Cow::Borrowed(&query.question);
     }
     let mut text = query.question.trim().to_owned();
-    let mut known: Vec<String> = words::plain(&text).iter().map(|word| word.to_lowercase()).collect();
+    let mut known: Vec<String> = edgewise_text::plain(&text).iter().map(|word| word.to_lowercase()).collect();
     for turn in query.history.iter().rev() {
-        for word in words::plain(&turn.question).into_iter().filter(|word| words::is_content(&word.to_lowercase())) {
+        for word in edgewise_text::plain(&turn.question)
+            .into_iter()
+            .filter(|word| edgewise_text::is_content(&word.to_lowercase()))
+        {
             let lower = word.to_lowercase();
             if !known.contains(&lower) {
                 text.push(' ');

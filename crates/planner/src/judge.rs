@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{AnswerSentence, Features, PlannerError, cite::words};
+use crate::{AnswerSentence, Features, PlannerError};
 
 /// Version of the file's format.
 pub const JUDGE_FORMAT: u32 = 1;
@@ -72,8 +72,8 @@ impl Judgement {
         logprobs: &[f32],
         features: &Features,
     ) -> Self {
-        let said = words::stems(text);
-        let asked = words::stems(question);
+        let said = edgewise_text::stems(text);
+        let asked = edgewise_text::stems(question);
         let supported = sentences.iter().filter(|sentence| sentence.supported).count();
         let sum: f64 = logprobs.iter().map(|p| f64::from(*p)).sum();
         Self {

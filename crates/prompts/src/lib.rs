@@ -13,6 +13,7 @@ mod answer;
 mod declaration;
 mod error;
 mod route;
+mod summary;
 mod task;
 
 use std::path::Path;
@@ -20,18 +21,24 @@ use std::path::Path;
 pub use answer::{Answer, DocumentVars, ExcerptVars, PassageVars, PreambleVars, QuestionVars, RecapVars};
 pub use error::PromptError;
 pub use route::RoutePrompt;
+pub use summary::SummaryPrompt;
 
 /// All prompts. Cheap to clone, and shared between threads.
 #[derive(Debug, Clone)]
 pub struct Prompts {
     answer: Answer,
     route: RoutePrompt,
+    summary: SummaryPrompt,
 }
 
 impl Prompts {
     /// Loads and checks the templates of `folder`, laid out like `prompts/`, or the built-in ones.
     pub fn load(folder: Option<&Path>) -> Result<Self, PromptError> {
-        Ok(Self { answer: Answer::load(folder)?, route: RoutePrompt::load(folder)? })
+        Ok(Self {
+            answer: Answer::load(folder)?,
+            route: RoutePrompt::load(folder)?,
+            summary: SummaryPrompt::load(folder)?,
+        })
     }
 
     /// The task of answering a question from passages or documents.
@@ -42,5 +49,10 @@ impl Prompts {
     /// The task of naming the kind of a question.
     pub fn route(&self) -> &RoutePrompt {
         &self.route
+    }
+
+    /// The task of summarising texts.
+    pub fn summary(&self) -> &SummaryPrompt {
+        &self.summary
     }
 }

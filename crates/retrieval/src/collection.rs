@@ -9,9 +9,10 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use edgewise_catalog::{Batch, Catalog, OpenMode};
@@ -26,6 +27,9 @@ use crate::{
     lock::WriterLock,
     state::State,
 };
+
+/// How often a write that waits for another one looks whether it should go on waiting.
+const WRITER_LOOK: Duration = Duration::from_millis(5);
 
 /// A reranker and how much it reads.
 #[derive(Clone)]
@@ -58,6 +62,8 @@ pub struct Collection {
     writer: Mutex<Option<Writer>>,
     /// Set when the collection is being deleted: a running ingest stops.
     pub(crate) closing: AtomicBool,
+    /// Set while its summary tree is being built.
+    pub(crate) building_tree: AtomicBool,
 }
 
 /// What only the writing process has.
@@ -91,6 +97,7 @@ impl Collection {
             state: RwLock::new(state),
             writer: Mutex::new(None),
             closing: AtomicBool::new(false),
+            building_tree: AtomicBool::new(false),
         };
         let state = collection.state();
         if state.snapshot_due() || state.lexical_behind()? {
@@ -289,6 +296,11 @@ impl Collection {
         work()
     }
 
+    /// Whether it is being deleted.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -327,6 +339,30 @@ impl Collection {
     /// Waits for other writes of this process.
     pub(crate) fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::writer`], unless `stop` says so before it is free.
+    pub(crate) fn writer_until(&self, stop: &dyn Fn() -> bool) -> Option<MutexGuard<'_, Option<Writer>>> {
+        loop {
+            match self.writer.try_lock() {
+                Ok(writer) => return Some(writer),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if stop() => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(WRITER_LOOK),
+            }
+        }
+    }
+
+    /// As [`Self::write`], for what the indexes of chunks do not follow.
+    pub(crate) fn write_catalog<'w>(&self, writer: &'w mut Option<Writer>) -> Result<&'w mut Writer, RetrievalError> {
+        let fresh = writer.is_none();
+        let (state, writer) = self.write(writer)?;
+        if fresh {
+            state.end_write()?;
+        } else {
+            state.write_over();
+        }
+        Ok(writer)
     }
 
     /// Makes this process the writer, unless it is already.

@@ -157,6 +157,32 @@ pub enum RetrievalError {
         /// The collection.
         collection: CollectionName,
     },
+    /// The summary tree is being built already.
+    #[error(
+        "the summary tree of collection `{collection}` is being built already: wait for that build, or end it before another one"
+    )]
+    TreeBusy {
+        /// The collection.
+        collection: CollectionName,
+    },
+    /// The summary tree has no such node, or it is of texts that are gone.
+    #[error(
+        "the summary tree of collection `{collection}` has no node `{node}` that is current: list its nodes to see their ids"
+    )]
+    UnknownTreeNode {
+        /// The collection.
+        collection: CollectionName,
+        /// What was asked for.
+        node: String,
+    },
+    /// A summary can't be made. What was made before is kept.
+    #[error("the summary tree of collection `{collection}` can't be completed: {source}; what was made so far is kept")]
+    Tree {
+        /// The collection.
+        collection: CollectionName,
+        /// Why.
+        source: edgewise_summary_tree::TreeError,
+    },
     /// The ingest was cancelled; what it committed before is kept.
     #[error("cancelled; documents committed before are kept, and the same command continues from there")]
     Cancelled,

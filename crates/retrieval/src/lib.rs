@@ -25,6 +25,7 @@ mod filter;
 mod folder;
 mod fusion;
 mod ingest;
+mod jobs;
 mod lock;
 mod maintain;
 mod mmr;
@@ -52,8 +53,13 @@ pub use filter::{Filter, FilterError};
 pub use folder::names;
 pub use fusion::{Arm, Fused, fuse};
 pub use ingest::{IngestOptions, IngestProgress, Silent};
+pub use jobs::{Job, JobState, jobs_of};
 pub use maintain::{CheckReport, Compacted, Finding, Part, Repaired, check, compact, export, import, rename, repair};
 pub use plan::Plan;
 pub use search::{Arms, MAX_LIMIT, profile_fusion};
 pub use section::Section;
-pub use tree::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding};
+pub use tree::{
+    Picked, SummariserKind, TreeBudget, TreeBuildOptions, TreeControl, TreeGenerator, TreeHalt, TreeItem, TreeLeaf,
+    TreeMethods, TreeMode, TreeNode, TreePick, TreePlan, TreeProgress, TreeReport, TreeResults, TreeScopeView,
+    TreeSearchRequest, TreeStage, TreeStanding, TreeStatus, TreeView, TreeWork,
+};

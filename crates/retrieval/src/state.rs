@@ -221,6 +221,11 @@ impl State {
         self.vectors.allow_publishing(false);
     }
 
+    /// To be called when a write has ended that changed no chunk.
+    pub(crate) fn write_over(&self) {
+        self.vectors.allow_publishing(true);
+    }
+
     /// To be called when a write has ended: saves vectors if that is worth the writing, and begins to build a graph if one
     /// is due.
     pub(crate) fn end_write(&self) -> Result<(), RetrievalError> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use edgewise_types::Money;
 
-use crate::{SettingsError, env, layer::Layers};
+use crate::{SettingsError, Tree, env, layer::Layers};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub struct Settings {
     pub engine: Engine,
     /// The choice of a route.
     pub planner: Planner,
+    /// Summary trees.
+    pub tree: Tree,
     /// Watching how well the model reads.
     pub monitor: Monitor,
     /// Logs.

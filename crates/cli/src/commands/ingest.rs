@@ -50,6 +50,7 @@ pub(crate) fn run(args: &Ingest, app: &App) -> Result<(), CliError> {
         output::ingest_report(&report, &skipped)?;
     }
     if !args.watch {
+        super::tree::after_ingest(app, &args.collection, &target.after(), args.tree, args.json)?;
         return match output::outcome_counts(&report)[4] {
             0 => Ok(()),
             failed => Err(CliError::Partial { failed, total: report.sources.len() }),
@@ -70,6 +71,10 @@ pub(crate) fn run(args: &Ingest, app: &App) -> Result<(), CliError> {
             if !told {
                 output::change(source, args.json)?;
             }
+        }
+        let changed = |source: &SourceReport| !matches!(source.outcome, Outcome::Unchanged | Outcome::Failed { .. });
+        if app.settings().tree.auto && report.sources.iter().any(changed) {
+            super::tree::after_ingest(app, &args.collection, &target.after(), true, args.json)?;
         }
         failing = now;
         Ok(())
@@ -192,6 +197,13 @@ enum Target {
 }
 
 impl Target {
+    fn after(&self) -> super::tree::After<'_> {
+        match self {
+            Self::Local(collection, _) => super::tree::After::Here(collection),
+            Self::Remote(client, _) => super::tree::After::There(client),
+        }
+    }
+
     /// The profile whose formats are looked for.
     fn profile(&self) -> IndexProfile {
         match self {

@@ -14,4 +14,5 @@ pub(crate) mod query;
 pub(crate) mod quickstart;
 pub(crate) mod search;
 pub(crate) mod serve;
+pub(crate) mod tree;
 pub(crate) mod usage;

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edgewise_gateway::{AppState, GatewayOptions, Parts, ServerInfo};
+use edgewise_gateway::{AppState, GatewayOptions, Parts, ServerInfo, Trees};
+use edgewise_retrieval::TreeGenerator;
 
 use crate::{
     app::{App, Stack},
@@ -46,7 +47,13 @@ pub(crate) fn serve(
     let settings = app.settings();
     let reading = Arc::new(app.reading_monitor(&stack));
     let watch = Watch::start(app, &stack, Arc::clone(&reading))?;
+    let trees = Trees {
+        generator: Some(TreeGenerator { generator: Arc::clone(&stack.generator), prompts: app.prompts()? }),
+        recorder: stack.recorder.clone(),
+        settings: settings.tree.clone(),
+    };
     let state = AppState::new(Parts {
+        trees,
         collections: stack.collections,
         planner: stack.planner,
         recorder: stack.recorder,

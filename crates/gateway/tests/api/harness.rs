@@ -7,12 +7,12 @@ use axum::{
     body::Body,
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
-use edgewise_gateway::{AppState, ErrorBody, ErrorKind, GatewayOptions, Parts, Recorder, ServerInfo, router};
+use edgewise_gateway::{AppState, ErrorBody, ErrorKind, GatewayOptions, Parts, Recorder, ServerInfo, Trees, router};
 use edgewise_ledger::{Ledger, PriceBook};
 use edgewise_model_api::{Embedder, Generator};
 use edgewise_planner::{Planner, PlannerOptions, ReadingMonitor};
 use edgewise_prompts::Prompts;
-use edgewise_retrieval::{Collections, RetrievalModels};
+use edgewise_retrieval::{Collections, RetrievalModels, TreeGenerator};
 use edgewise_telemetry::install_metrics;
 use edgewise_test_support::{HashEmbedder, ScriptedGenerator, WordTokenizer, corpus};
 use serde_json::{Value, json};
@@ -74,6 +74,12 @@ impl Gateway {
         Self::over(tempfile::tempdir().unwrap(), generator, options)
     }
 
+    /// A gateway with another embedder.
+    pub fn embedding(embedder: Arc<dyn Embedder>, tree: edgewise_settings::Tree) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::made_of(folder, ScriptedGenerator::replies(["yes"]), GatewayOptions::default(), embedder, tree)
+    }
+
     /// A new server over the same folder, with an empty ledger.
     pub fn restarted(self) -> Self {
         let Self { state, generator, folder, .. } = self;
@@ -82,7 +88,16 @@ impl Gateway {
     }
 
     fn over(folder: tempfile::TempDir, generator: ScriptedGenerator, options: GatewayOptions) -> Self {
-        let embedder: Arc<dyn Embedder> = Arc::new(HashEmbedder::new());
+        Self::made_of(folder, generator, options, Arc::new(HashEmbedder::new()), edgewise_settings::Tree::default())
+    }
+
+    fn made_of(
+        folder: tempfile::TempDir,
+        generator: ScriptedGenerator,
+        options: GatewayOptions,
+        embedder: Arc<dyn Embedder>,
+        tree: edgewise_settings::Tree,
+    ) -> Self {
         let models = RetrievalModels {
             embedder: Arc::clone(&embedder),
             tokenizer: Arc::new(WordTokenizer::new()),
@@ -97,13 +112,22 @@ impl Gateway {
             embedder: embedder.info().model.clone(),
         };
         let template_hash = prompts.answer().template_hash().clone();
-        let planner =
-            Planner::new(Arc::new(generator.clone()), embedder, prompts, prices.clone(), PlannerOptions::default());
+        let planner = Planner::new(
+            Arc::new(generator.clone()),
+            embedder,
+            prompts.clone(),
+            prices.clone(),
+            PlannerOptions::default(),
+        );
         let ledger = Arc::new(Ledger::in_memory().unwrap());
+        let recorder = Recorder { ledger: Arc::clone(&ledger), prices, model: info.generator.clone(), template_hash };
+        let writer = TreeGenerator { generator: Arc::new(generator.clone()), prompts };
+        let trees = Trees { generator: Some(writer), recorder: recorder.clone(), settings: tree };
         let state = AppState::new(Parts {
             collections: Arc::new(Collections::open(folder.path(), models).unwrap()),
             planner: Arc::new(planner.unwrap()),
-            recorder: Recorder { ledger: Arc::clone(&ledger), prices, model: info.generator.clone(), template_hash },
+            recorder,
+            trees,
             reading: Arc::new(ReadingMonitor::in_memory()),
             metrics: install_metrics().unwrap(),
             options,

@@ -9,3 +9,4 @@ mod harness;
 mod questions;
 mod server;
 mod surroundings;
+mod trees;

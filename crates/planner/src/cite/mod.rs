@@ -17,9 +17,7 @@
 
 mod ground;
 mod marker;
-mod sentence;
 mod support;
-pub(crate) mod words;
 
 use std::{collections::HashMap, ops::Range};
 
@@ -59,7 +57,7 @@ pub(crate) fn cite(
 ) -> Result<Cited, PlannerError> {
     let markers = marker::find(raw);
     let plain = Plain::new(raw, &markers);
-    let spans = sentence::split(&plain.text);
+    let spans = edgewise_text::sentences(&plain.text);
     let owners = plain.owners(&spans, &markers, raw);
     let passages: Vec<Passage> = (0..).zip(grounds).flat_map(|(at, ground)| Passage::all(at, ground)).collect();
     let statements: Vec<Statement> = spans.iter().map(|span| Statement::new(&plain.text[Range::from(*span)])).collect();

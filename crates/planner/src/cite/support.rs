@@ -8,12 +8,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use edgewise_text::{Kind, Words};
 use edgewise_types::Span;
 
-use super::{
-    Ground, sentence,
-    words::{Kind, Words},
-};
+use super::Ground;
 
 /// Share of content words below which a quote is not worth embedding.
 const POSSIBLE: f32 = 0.5;
@@ -88,7 +86,7 @@ impl Passage {
         let headings = source.heading_path.join(" ");
         let context = Words::of(&format!("{} {headings} {} {text}", source.title, source.uri)).stems;
         let context = Arc::new(context);
-        let sentences = sentence::split(text);
+        let sentences = edgewise_text::sentences(text);
         let words: Vec<Words> = sentences.iter().map(|span| Words::of(&text[span.start..span.end])).collect();
         let passage = |span: Span, words: Words, halves: Vec<BTreeSet<String>>| Passage {
             ground: at,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     mixture::{Mixture, MixtureOptions},
-    points::Points,
+    points::{Points, dot},
     projection::Projection,
 };
 use crate::ClusterError;
@@ -102,10 +102,49 @@ impl Task<'_> {
     /// Clusters of a group, disjoint from those of other groups.
     fn divide(&self, group: Vec<usize>) -> Vec<Vec<usize>> {
         if group.len() <= self.options.direct {
-            return self.direct(group);
+            return self.settle(self.direct(group));
         }
         let parts = self.parts(&group);
         parts.into_par_iter().flat_map_iter(|part| self.divide(part)).collect()
+    }
+
+    /// Clusters without those of one member where that member is elsewhere too, or there is room in the cluster nearest to
+    /// it: a summary of one text says nothing new.
+    fn settle(&self, mut clusters: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+        let mut at = 0;
+        while at < clusters.len() {
+            let &[member] = clusters[at].as_slice() else {
+                at += 1;
+                continue;
+            };
+            let elsewhere =
+                clusters.iter().enumerate().any(|(other, members)| other != at && members.contains(&member));
+            let likeness = |members: &Vec<usize>| {
+                let mut sum = vec![0.0; self.points.dims()];
+                for member in members {
+                    sum.iter_mut().zip(self.points.row(*member)).for_each(|(sum, x)| *sum += x);
+                }
+                dot(&sum, self.points.row(member)) / dot(&sum, &sum).sqrt().max(f64::MIN_POSITIVE)
+            };
+            let room = |members: &Vec<usize>| {
+                let weight: usize = members.iter().map(|member| self.weights[*member]).sum();
+                members.len() < self.options.most_members && weight + self.weights[member] <= self.options.most_weight
+            };
+            let nearest = (0..clusters.len())
+                .filter(|other| !elsewhere && *other != at && room(&clusters[*other]))
+                .map(|other| (likeness(&clusters[other]), other))
+                .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+            if let Some((_, other)) = nearest {
+                clusters[other].push(member);
+            }
+            if elsewhere || nearest.is_some() {
+                clusters.remove(at);
+                at = 0;
+            } else {
+                at += 1;
+            }
+        }
+        clusters
     }
 
     /// A large group in a few disjoint parts, each smaller than the group.

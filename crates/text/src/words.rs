@@ -1,6 +1,9 @@
 //! What a sentence says, as far as its words tell: content words by stem, numbers, names, and what is negated.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::LazyLock,
+};
 
 /// English words that carry no content of their own. Negations are handled apart. `one` counts as a pronoun.
 const STOP_WORDS: &[&str] = &[
@@ -129,6 +132,9 @@ const STOP_WORDS: &[&str] = &[
     "sources",
 ];
 
+/// The same for look-up: a text has many words.
+static STOP_SET: LazyLock<HashSet<&str>> = LazyLock::new(|| STOP_WORDS.iter().copied().collect());
+
 const NEGATIONS: &[&str] = &["not", "no", "never", "none", "neither", "nor", "without", "cannot", "n't"];
 
 const NUMBER_WORDS: &[(&str, &str)] = &[
@@ -151,7 +157,7 @@ const REACH: usize = 2;
 
 /// What kind of word it is, and so how much it weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// Holds a digit, or is a small number in letters: has to match exactly.
     Number,
     /// Capitalised inside a sentence, or an identifier: rarely a coincidence.
@@ -162,7 +168,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Weight in a comparison. Numbers and names distinguish statements better than other words.
-    pub(super) fn weight(self) -> f32 {
+    pub fn weight(self) -> f32 {
         match self {
             Kind::Number => 2.0,
             Kind::Name => 1.5,
@@ -173,25 +179,27 @@ impl Kind {
 
 /// A content word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Word {
-    pub(super) stem: String,
-    pub(super) kind: Kind,
+pub struct Word {
+    /// Its stem, or the digits of a number.
+    pub stem: String,
+    /// What it is.
+    pub kind: Kind,
 }
 
 /// The words of a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Words {
+pub struct Words {
     /// Content words in order, repeated ones once.
-    pub(super) content: Vec<Word>,
+    pub content: Vec<Word>,
     /// All stems of content words.
-    pub(super) stems: BTreeSet<String>,
+    pub stems: BTreeSet<String>,
     /// Stems that a negation reaches.
-    pub(super) negated: BTreeSet<String>,
+    pub negated: BTreeSet<String>,
 }
 
 impl Words {
     /// Reads `text`.
-    pub(super) fn of(text: &str) -> Self {
+    pub fn of(text: &str) -> Self {
         let mut words = Self::default();
         let mut reach = 0;
         let mut first = true;
@@ -202,7 +210,7 @@ impl Words {
                 first = false;
                 continue;
             }
-            if STOP_WORDS.contains(&lower.as_str()) {
+            if STOP_SET.contains(lower.as_str()) {
                 first = false;
                 continue;
             }
@@ -229,23 +237,23 @@ impl Words {
     }
 
     /// Sum of the weights of the content words.
-    pub(super) fn weight(&self) -> f32 {
+    pub fn weight(&self) -> f32 {
         self.content.iter().map(|word| word.kind.weight()).sum()
     }
 }
 
 /// The words of `text` as they are written, those without content included.
-pub(crate) fn plain(text: &str) -> Vec<String> {
+pub fn plain(text: &str) -> Vec<String> {
     tokens(text)
 }
 
 /// Whether a word, in lower case, says anything of its own.
-pub(crate) fn is_content(word: &str) -> bool {
-    !STOP_WORDS.contains(&word) && !NEGATIONS.contains(&word)
+pub fn is_content(word: &str) -> bool {
+    !STOP_SET.contains(word) && !NEGATIONS.contains(&word)
 }
 
 /// Stems of the content words of `text`.
-pub(crate) fn stems(text: &str) -> BTreeSet<String> {
+pub fn stems(text: &str) -> BTreeSet<String> {
     Words::of(text).stems
 }
 
@@ -295,7 +303,7 @@ fn tokens(text: &str) -> Vec<String> {
 
 /// A light English stem: enough for `founded` and `founding`, `baked` and `baking`, `queries` and `query` to agree. Both
 /// sides of a comparison are stemmed alike, so what matters is agreement, not the form.
-fn stem(word: &str) -> String {
+pub fn stem(word: &str) -> String {
     let long_enough = |rest: &str| rest.chars().count() >= 3;
     if let Some(rest) = word.strip_suffix("ies").filter(|rest| long_enough(rest)) {
         return format!("{rest}y");

@@ -14,7 +14,7 @@ const ABBREVIATIONS: &[&str] = &[
 ];
 
 /// Spans of the sentences of `text`, in order, without surrounding white space and without item marks.
-pub(super) fn split(text: &str) -> Vec<Span> {
+pub fn sentences(text: &str) -> Vec<Span> {
     let mut spans = Vec::new();
     for block in blocks(text) {
         // A line break has the length of a space, so offsets stay.
@@ -90,11 +90,10 @@ fn push(text: &str, start: usize, end: usize, spans: &mut Vec<Span>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
 
     fn sentences(text: &str) -> Vec<&str> {
-        split(text).into_iter().map(|span| &text[span.start..span.end]).collect()
+        super::sentences(text).into_iter().map(|span| &text[span.start..span.end]).collect()
     }
 
     #[test]
@@ -127,7 +126,7 @@ mod tests {
     proptest! {
         #[test]
         fn spans_are_ordered_and_lose_no_letter(text in "([A-Za-zé0-9]{1,6}|[ .!?\n\\-#|`]{1,2}){0,40}") {
-            let spans = split(&text);
+            let spans = super::sentences(&text);
             prop_assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start));
             let kept: usize = spans.iter().map(|s| text[s.start..s.end].chars().filter(|c| c.is_alphabetic()).count()).sum();
             prop_assert_eq!(kept, text.chars().filter(|c| c.is_alphabetic()).count());

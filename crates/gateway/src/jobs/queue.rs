@@ -1,0 +1,218 @@
+//! The jobs of a server: starting, finding and keeping them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Duration,
+};
+
+use edgewise_retrieval::{Collection, Job, JobState, RetrievalError};
+use edgewise_types::CollectionName;
+use serde_json::Value;
+
+use crate::{
+    ApiError, ErrorKind,
+    jobs::{Control, Ended, Stop, Work, control::Turns},
+    middleware::new_id,
+    state::Lifecycle,
+};
+
+/// How often the record of a running job is brought up to date.
+const KEEP: Duration = Duration::from_secs(3);
+
+/// How long a new job's record waits for another write of its collection before the job is accepted without it; its own
+/// thread then waits on.
+const ACCEPT: Duration = Duration::from_secs(2);
+
+/// Jobs that are over and still listed, of each collection.
+const REMEMBERED: usize = 20;
+
+/// The jobs of a server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Jobs {
+    all: Arc<Mutex<BTreeMap<String, Control>>>,
+    turns: Turns,
+    lifecycle: Lifecycle,
+}
+
+/// A job to start.
+pub(crate) struct NewJob {
+    /// Where.
+    pub(crate) collection: Arc<Collection>,
+    /// What it does.
+    pub(crate) kind: &'static str,
+    /// What was asked for.
+    pub(crate) request: Value,
+}
+
+impl Jobs {
+    pub(crate) fn new(lifecycle: Lifecycle) -> Self {
+        Self { all: Arc::default(), turns: Turns::default(), lifecycle }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<String, Control>) -> T) -> T {
+        act(&mut self.all.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Every job that is not over and the last that are, newest first.
+    pub(crate) fn list(&self) -> Vec<Job> {
+        let mut jobs: Vec<Job> = self.with(|all| all.values().map(Control::job).collect());
+        jobs.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.id.cmp(&a.id)));
+        jobs
+    }
+
+    /// The job with this id.
+    pub(crate) fn get(&self, id: &str) -> Result<Control, ApiError> {
+        self.with(|all| all.get(id).cloned()).ok_or_else(|| {
+            ApiError::new(ErrorKind::UnknownJob, format!("there is no job `{id}`"))
+                .hint("GET /v1/jobs lists those there are")
+        })
+    }
+
+    /// Starts a job, or refuses while another of its kind works on the collection. Blocks until it is on record.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`]; what writing to the collection can fail with.
+    pub(crate) fn start(&self, new: NewJob, work: Work) -> Result<Job, ApiError> {
+        let now = jiff::Timestamp::now();
+        let job = Job {
+            id: new_id(),
+            collection: new.collection.name().clone(),
+            kind: new.kind.to_owned(),
+            state: JobState::Queued,
+            done: 0,
+            total: 0,
+            request: new.request,
+            detail: Value::Null,
+            created_at: now,
+            started_at: None,
+            updated_at: now,
+            finished_at: None,
+            error: None,
+        };
+        let changes = self.register(&job)?;
+        let recorded = new.collection.put_job(&job, ACCEPT);
+        if let Err(error) = recorded {
+            self.with(|all| all.remove(&job.id));
+            return Err(error.into());
+        }
+        self.spawn(&job, new.collection, work, changes);
+        Ok(job)
+    }
+
+    /// Goes on with a job that an earlier server did not finish.
+    pub(crate) fn take_up(&self, job: &Job, collection: Arc<Collection>, work: Work) -> Result<(), ApiError> {
+        let changes = self.register(job)?;
+        self.spawn(job, collection, work, changes);
+        Ok(())
+    }
+
+    /// Lists jobs that were over before this server began.
+    pub(crate) fn remember(&self, jobs: Vec<Job>) {
+        for job in jobs {
+            let (control, _) = Control::new(job.clone(), self.turns.clone(), self.lifecycle.clone());
+            self.with(|all| {
+                all.entry(job.id).or_insert(control);
+            });
+        }
+    }
+
+    fn register(&self, job: &Job) -> Result<mpsc::Receiver<()>, ApiError> {
+        let (control, changes) = Control::new(job.clone(), self.turns.clone(), self.lifecycle.clone());
+        self.with(|all| {
+            let same =
+                |other: &Job| other.collection == job.collection && other.kind == job.kind && !other.state.ended();
+            if let Some(other) = all.values().map(Control::job).find(same) {
+                let Job { id, kind, collection, state, .. } = other;
+                let message = format!("a {kind} job of collection `{collection}` is {state} already: {id}");
+                return Err(ApiError::new(ErrorKind::Conflict, message).hint(format!(
+                    "follow it with GET /v1/jobs/{id}/events, or end it with POST /v1/jobs/{id}/cancel"
+                )));
+            }
+            forget_old(all, &job.collection);
+            all.insert(job.id.clone(), control);
+            Ok(changes)
+        })
+    }
+
+    fn spawn(&self, job: &Job, collection: Arc<Collection>, work: Work, changes: mpsc::Receiver<()>) {
+        let Ok(control) = self.get(&job.id) else { return };
+        let keeper = {
+            let (control, collection) = (control.clone(), Arc::clone(&collection));
+            move || keep(&control, &collection, &changes)
+        };
+        let name = format!("job {}", job.id);
+        let worker = {
+            let control = control.clone();
+            move || run(&control, work)
+        };
+        let started = std::thread::Builder::new()
+            .name(format!("keeper {}", job.id))
+            .spawn(keeper)
+            .and_then(|_| std::thread::Builder::new().name(name).spawn(worker));
+        if let Err(error) = started {
+            control.end(JobState::Failed, Value::Null, Some(format!("no thread could be started: {error}")));
+        }
+    }
+}
+
+/// Drops the oldest jobs that are over.
+fn forget_old(all: &mut BTreeMap<String, Control>, collection: &CollectionName) {
+    let mut over: Vec<Job> =
+        all.values().map(Control::job).filter(|job| job.state.ended() && job.collection == *collection).collect();
+    over.sort_by_key(|job| std::cmp::Reverse(job.updated_at));
+    for job in over.into_iter().skip(REMEMBERED.saturating_sub(1)) {
+        all.remove(&job.id);
+    }
+}
+
+/// The life of a job.
+fn run(control: &Control, work: Work) {
+    let ended = match control.take_turn() {
+        Ok(()) => {
+            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(control)));
+            worked.unwrap_or_else(|_| {
+                Ended::Failed(ApiError::internal("the work of a job panicked"), control.job().detail)
+            })
+        }
+        Err(_) => Ended::Stopped(control.job().detail),
+    };
+    control.leave_line();
+    match ended {
+        Ended::Done(detail) => control.end(JobState::Done, detail, None),
+        Ended::Failed(error, detail) => {
+            error.log();
+            let body = error.body().error;
+            let hint = body.hint.map_or(String::new(), |hint| format!(" ({hint})"));
+            control.end(JobState::Failed, detail, Some(body.message + &hint));
+        }
+        Ended::Stopped(detail) => match control.stop() {
+            // What a server that goes down leaves open, the next one takes up.
+            Some(Stop::Shutdown) => {}
+            Some(Stop::Cancelled) | None => control.end(JobState::Cancelled, detail, None),
+        },
+    }
+}
+
+/// Writes the record of a job whenever it is due, until it is over or the server goes down.
+fn keep(control: &Control, collection: &Collection, changes: &mpsc::Receiver<()>) {
+    let mut kept: Option<Job> = None;
+    loop {
+        let heard = changes.recv_timeout(KEEP);
+        let job = control.job();
+        if kept.as_ref() != Some(&job) {
+            match collection.put_job(&job, KEEP) {
+                Ok(true) => kept = Some(job.clone()),
+                // Another write has the collection; the next look tries again.
+                Ok(false) => {}
+                Err(RetrievalError::UnknownCollection { .. }) => return,
+                Err(error) => tracing::warn!(job = job.id, %error, "cannot keep the record of a job"),
+            }
+        }
+        let written = kept.as_ref() == Some(&job);
+        let ended = job.state.ended() || control.stop() == Some(Stop::Shutdown);
+        if (ended && written) || heard == Err(mpsc::RecvTimeoutError::Disconnected) {
+            return;
+        }
+    }
+}
