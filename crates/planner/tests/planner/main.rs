@@ -10,3 +10,4 @@ mod injection;
 mod learning;
 mod reading;
 mod routing;
+mod tree;
