@@ -43,5 +43,5 @@ pub use records::{
 };
 pub use tree::{
     Below, DocumentTree, NewTreePart, NodeRow, PartOverview, ShapeNode, SummaryRecord, TreeChanges, TreeCommit,
-    TreeNode, TreeNodeRecord, TreeOverview, TreePartRecord, TreeShape, TreeVersion,
+    TreeNode, TreeNodeRecord, TreeOverview, TreePartRecord, TreeShape, TreeStanding, TreeVersion,
 };

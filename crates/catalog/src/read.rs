@@ -150,6 +150,22 @@ impl Catalog {
         })
     }
 
+    /// The documents of chunks; chunks that are not live are left out.
+    pub fn documents_of(&self, chunks: &[ChunkId]) -> Result<Vec<(ChunkId, DocumentId)>, CatalogError> {
+        self.connections.read(|transaction| {
+            let mut statement = transaction
+                .prepare_cached("SELECT d.id FROM chunks c JOIN documents d ON d.key = c.document WHERE c.id = ?1")?;
+            let mut pairs = Vec::with_capacity(chunks.len());
+            for chunk in chunks {
+                let mut rows = statement.query([signed(chunk.0 as usize)])?;
+                if let Some(row) = rows.next()? {
+                    pairs.push((*chunk, rows::parsed(row, 0)?));
+                }
+            }
+            Ok(pairs)
+        })
+    }
+
     /// Ids of the chunks of `documents`, ascending; unknown documents have none.
     pub fn chunk_ids_of(&self, documents: &[DocumentId]) -> Result<Vec<ChunkId>, CatalogError> {
         self.connections.read(|transaction| {

@@ -193,6 +193,8 @@ pub(crate) enum RouteArg {
     Auto,
     /// The top passages
     Passages,
+    /// Summaries beside passages; needs `edgewise tree build`
+    Tree,
     /// The few right documents, whole
     Documents,
     /// Everything
@@ -204,6 +206,7 @@ impl RouteArg {
         match self {
             Self::Auto => None,
             Self::Passages => Some(Route::Passages),
+            Self::Tree => Some(Route::Tree),
             Self::Documents => Some(Route::Documents),
             Self::Full => Some(Route::Full),
         }

@@ -121,6 +121,7 @@ pub(crate) fn plural(n: usize, noun: &str) -> String {
 pub(crate) fn route_name(route: Route) -> &'static str {
     match route {
         Route::Passages => "passages",
+        Route::Tree => "tree",
         Route::Documents => "documents",
         Route::Full => "full",
     }

@@ -32,6 +32,8 @@ pub enum RouteChoice {
     Auto,
     /// The top chunks, fused and placed.
     Passages,
+    /// Summaries of documents and of the collection, beside the passages they leave out.
+    Tree,
     /// The few right documents, whole.
     Documents,
     /// The whole collection or scope, in one fixed order.
@@ -43,6 +45,7 @@ impl RouteChoice {
         match self {
             Self::Auto => None,
             Self::Passages => Some(Route::Passages),
+            Self::Tree => Some(Route::Tree),
             Self::Documents => Some(Route::Documents),
             Self::Full => Some(Route::Full),
         }

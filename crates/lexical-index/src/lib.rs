@@ -14,6 +14,7 @@
 //! Deliberately not here: stored texts, snippets, fusion with other arms, and the decision when to rebuild.
 
 mod analyser;
+mod beside;
 mod directory;
 mod error;
 mod index;
@@ -23,6 +24,7 @@ mod top;
 mod update;
 
 pub use analyser::Language;
+pub use beside::Beside;
 pub use error::LexicalError;
 pub use index::{Bm25, LexicalConfig, LexicalEntry, LexicalHit, LexicalIndex};
 pub use update::LexicalUpdate;

@@ -22,6 +22,7 @@ use tantivy::{
 use crate::{
     Bm25, LexicalHit, LexicalIndex,
     analyser::{Word, query_words},
+    lengths::FIELDS,
     top::Top,
 };
 
@@ -72,6 +73,28 @@ pub(crate) fn search(
         }
     }
     Ok(top.into_hits())
+}
+
+/// What the statistics of an index make of a question, for scoring texts that are not in it.
+pub(crate) struct Weights {
+    /// Each term with its inverse document frequency times how often it counts, in order of the term.
+    pub(crate) terms: Vec<(String, f32)>,
+    /// Average length of each field.
+    pub(crate) averages: [f32; FIELDS],
+    pub(crate) bm25: Bm25,
+}
+
+pub(crate) fn weights(index: &LexicalIndex, bm25: Bm25, text: &str) -> Result<Weights, TantivyError> {
+    let words = query_words(index.config.language, &index.analyser, text);
+    let searcher = index.reader.searcher();
+    let scorer = Scorer::new(index, bm25, &searcher)?;
+    let mut terms = Vec::new();
+    for (term, count) in scorer.counts(&words)? {
+        let matches = scorer.segments(|segment, frequencies| segment.term(term, frequencies))?;
+        terms.push((term.to_owned(), scorer.idf(matches.iter().map(Vec::len).sum()) * count as f32));
+    }
+    let fields = [index.fields.title, index.fields.heading_path, index.fields.body];
+    Ok(Weights { terms, averages: index.lengths.averages(&searcher, fields)?, bm25 })
 }
 
 /// Neighbouring words of the question, each pair once. Words with stop words between them are neighbours at that

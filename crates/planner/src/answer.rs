@@ -246,7 +246,8 @@ impl Request<'_> {
             Ok(text.is_some_and(|text| span.slice(&text).is_ok_and(|found| found == quote)))
         };
         let embedder = self.planner.embedder.as_ref();
-        let mut cited = cite::cite(&heard.raw, &composed.sources, &composed.texts, embedder, &mut verify)?;
+        let grounds = cite::grounds(self.collection, composed, &heard.raw)?;
+        let mut cited = cite::cite(&heard.raw, &grounds, embedder, &mut verify)?;
         let unanswerable = settle_refusal(self.planner, &mut cited);
         let features = &self.material.features;
         let judgement =

@@ -5,7 +5,9 @@ use utoipa::ToSchema;
 
 use edgewise_model_api::{FinishReason, Retention, Sampling};
 use edgewise_retrieval::Filter;
-use edgewise_types::{CollectionName, DocumentId, Generation, Money, PageRange, Span, TenantId, Timings, Usage};
+use edgewise_types::{
+    CollectionName, DocumentId, Generation, Money, NodeId, PageRange, Span, TenantId, Timings, Usage,
+};
 
 use crate::{Ceiling, Escalation, EscalationPlan, Judgement, KindProbabilities, QuestionKind, RouterReading, Turn};
 
@@ -15,6 +17,8 @@ use crate::{Ceiling, Escalation, EscalationPlan, Judgement, KindProbabilities, Q
 pub enum Route {
     /// The top chunks, fused and placed.
     Passages,
+    /// Summaries of documents and of the collection, beside the passages they leave out.
+    Tree,
     /// The few right documents, whole.
     Documents,
     /// The whole collection or scope, in one fixed order.
@@ -26,6 +30,7 @@ impl Route {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Passages => "passages",
+            Self::Tree => "tree",
             Self::Documents => "documents",
             Self::Full => "full",
         }
@@ -308,6 +313,8 @@ pub enum SegmentKind {
     Preamble,
     /// A passage.
     Passage,
+    /// A summary.
+    Summary,
     /// A whole document.
     Document,
     /// A passage of a document in the prompt, repeated after all documents, next to the question.
@@ -354,27 +361,46 @@ pub struct Segment {
     pub span: Option<Span>,
 }
 
-/// A passage or document in the prompt.
+/// What a summary in the prompt is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SourceSummary {
+    /// The node of the summary tree.
+    pub node: NodeId,
+    /// Its level: 1 and more.
+    pub level: u32,
+    /// How many passages it summarises.
+    pub passages: usize,
+    /// Of how many documents.
+    pub documents: usize,
+    /// The first of these documents, in order of URI.
+    pub of: Vec<DocumentId>,
+}
+
+/// A passage, summary or document in the prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SourceRef {
     /// Its number in the prompt, from 1: what `[1]` refers to.
     pub n: usize,
-    /// The document.
+    /// The document; of a summary of several, the first.
     pub document: DocumentId,
     /// Its URI.
     pub uri: String,
-    /// Its title.
+    /// Its title, or that of a summary of several documents.
     pub title: String,
     /// Sections the passage stands in, outermost first; empty for a whole document.
     pub heading_path: Vec<String>,
-    /// Where it stands in the normalised text.
+    /// Where it stands in the normalised text; of a summary, the stretch of the document that it summarises.
     pub span: Span,
     /// Fused retrieval score; absent where nothing was retrieved.
     pub score: Option<f32>,
     /// Rank by retrieval, from 1.
     pub rank: usize,
-    /// Retrieved passages in it: more than 1 for a section that took the place of several, 0 for a whole document.
+    /// Retrieved passages in it: more than 1 for a section that took the place of several, 0 for a whole document or a
+    /// summary.
     pub passages: usize,
+    /// What it summarises, if its text is a summary and stands in no document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<SourceSummary>,
 }
 
 /// How a citation came about.

@@ -21,7 +21,7 @@ use edgewise_model_api::{Boundary, ChatMessage, ChatPart, Generator, Prompt, Ret
 use edgewise_prompts::{DocumentVars, ExcerptVars, PassageVars, PreambleVars, Prompts, QuestionVars, RecapVars};
 use edgewise_types::{DocumentId, Span};
 
-use crate::{PlannerError, Segment, SegmentKind, SourceRef};
+use crate::{PlannerError, Segment, SegmentKind, SourceRef, tree::Summarised};
 
 /// A passage or document to be placed.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,8 +34,10 @@ pub(crate) struct SourceText {
     pub(crate) text: Arc<str>,
     pub(crate) score: Option<f32>,
     pub(crate) rank: usize,
-    /// Retrieved passages in it; 0 for a whole document.
+    /// Retrieved passages in it; 0 for a whole document or a summary.
     pub(crate) passages: usize,
+    /// What it is a summary of, if it is one.
+    pub(crate) summary: Option<Arc<Summarised>>,
 }
 
 /// A part of a source, to be repeated behind all sources.
@@ -85,6 +87,8 @@ pub(crate) struct Composed {
     pub(crate) sources: Vec<SourceRef>,
     /// Text of each source.
     pub(crate) texts: Vec<Arc<str>>,
+    /// What each source is a summary of, if it is one.
+    pub(crate) summaries: Vec<Option<Arc<Summarised>>>,
     /// What the sources are that this question added: the last of [`Self::sources`].
     pub(crate) kind: SourceKind,
     /// Number of prompt tokens of each source that this question added.
@@ -236,6 +240,7 @@ impl Composer<'_> {
             },
             sources: (1..).zip(&placed).map(|(n, source)| reference(n, source)).collect(),
             texts: placed.iter().map(|source| Arc::clone(&source.text)).collect(),
+            summaries: placed.iter().map(|source| source.summary.clone()).collect(),
             kind,
             segments,
         })
@@ -254,11 +259,12 @@ impl Composer<'_> {
         let (kind, block) = match kind {
             SourceKind::Passages => {
                 // A document's title is usually its first heading: once is enough.
+                let of = if source.summary.is_some() { SegmentKind::Summary } else { SegmentKind::Passage };
                 let heading_path = match source.heading_path.split_first() {
                     Some((first, rest)) if *first == source.title => rest,
                     _ => source.heading_path.as_slice(),
                 };
-                (SegmentKind::Passage, templates.passage(&PassageVars { n, title, heading_path, text })?)
+                (of, templates.passage(&PassageVars { n, title, heading_path, text })?)
             }
             SourceKind::Documents => (SegmentKind::Document, templates.document(&DocumentVars { n, title, text })?),
         };
@@ -290,7 +296,7 @@ impl Writer {
         let label = match kind {
             SegmentKind::System => "system",
             SegmentKind::Preamble => "preamble",
-            SegmentKind::Passage | SegmentKind::Document => "source",
+            SegmentKind::Passage | SegmentKind::Summary | SegmentKind::Document => "source",
             SegmentKind::Excerpt => "excerpt",
             SegmentKind::Answer => "answer",
             SegmentKind::Recap => "recap",
@@ -317,6 +323,7 @@ fn reference(n: usize, source: &SourceText) -> SourceRef {
         score: source.score,
         rank: source.rank,
         passages: source.passages,
+        summary: source.summary.as_ref().map(|summary| summary.shown.clone()),
     }
 }
 
@@ -345,6 +352,7 @@ mod tests {
             score: Some(0.5),
             rank,
             passages: 1,
+            summary: None,
         }
     }
 

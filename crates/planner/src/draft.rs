@@ -279,7 +279,7 @@ impl Drafter<'_> {
 
     /// Composes as many of `ranked`, best first, as fit `budget` and the input limit, in the order that `arrange` makes,
     /// and says how many that are.
-    fn fit(
+    pub(crate) fn fit(
         &self,
         kind: SourceKind,
         ranked: &[SourceText],
@@ -326,7 +326,7 @@ impl Drafter<'_> {
     }
 
     /// Tokens there are for sources: the route's budget, or what the input limit leaves if that is less.
-    fn room(&self, budget: usize) -> usize {
+    pub(crate) fn room(&self, budget: usize) -> usize {
         budget.min(self.limits.input().saturating_sub(self.base_tokens))
     }
 
@@ -350,6 +350,7 @@ impl Drafter<'_> {
             score,
             rank,
             passages: 0,
+            summary: None,
         }))
     }
 
@@ -366,7 +367,7 @@ impl Drafter<'_> {
         }
     }
 
-    fn refused(&self, route: Route, dropped: Vec<Drop>, reason: &str) -> Draft {
+    pub(crate) fn refused(&self, route: Route, dropped: Vec<Drop>, reason: &str) -> Draft {
         let reason = reason.to_owned();
         let refusal = Refusal { by: RefusedBy::Model, needed_tokens: self.base_tokens, prompt: None, reason };
         Draft { route, composed: Err(refusal), dropped }
@@ -382,7 +383,7 @@ pub(crate) fn present<T>(read: Result<T, RetrievalError>) -> Result<Option<T>, P
     }
 }
 
-fn passage(rank: usize, hit: &Hit) -> SourceText {
+pub(crate) fn passage(rank: usize, hit: &Hit) -> SourceText {
     SourceText {
         document: hit.chunk.document.clone(),
         uri: hit.uri.clone(),
@@ -393,6 +394,7 @@ fn passage(rank: usize, hit: &Hit) -> SourceText {
         score: Some(hit.score),
         rank,
         passages: 1,
+        summary: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! One wider look, when the sources seem not to hold the answer.
 //!
 //! After an answer, the planner's judge says how likely it is that the sources do not hold what was asked. Above a
-//! threshold, the next wider route that adds something and fits is taken: `documents` after `passages`, then `full`. Its
+//! threshold, the next wider route that adds something and fits is taken: `documents` after `passages` or `tree`, then `full`. Its
 //! prompt goes on from the first one, with the first answer as the assistant's turn, so that all of the first prompt is
 //! in the cache; where that does not fit, a fresh one is made. Once only: what the second answer says stands.
 //!
@@ -22,9 +22,13 @@ use crate::{
     compose::{Composed, Recap, SourceText, Step},
     draft::{Draft, Drafter},
     extend::{self, Material, Placed},
-    planner::{Planned, Planner, ROUTES},
+    planner::{Planned, Planner},
     pricing::Pricing,
 };
+
+/// Routes that may follow, narrowest first. Not `tree`: what passages lack is a detail as a rule, and summaries leave out
+/// just those.
+const WIDER: [Route; 2] = [Route::Documents, Route::Full];
 
 /// A wider route that was taken after a first answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -114,20 +118,23 @@ pub(crate) fn allowed(planner: &Planner, query: &Query) -> Result<(), &'static s
 /// The exchange that a composed prompt and its answer make, for prompts that go on from it.
 pub(crate) fn step_of(query: &Query, composed: &Composed, recap: Option<&Recap>, answer: &str) -> Step {
     let added = composed.sources.len() - composed.source_tokens.len();
-    let sources = composed.sources.iter().zip(&composed.texts).skip(added).map(|(source, text)| {
-        let source = SourceText {
-            document: source.document.clone(),
-            uri: source.uri.clone(),
-            title: source.title.clone(),
-            heading_path: source.heading_path.clone(),
-            span: source.span,
-            text: text.clone(),
-            score: source.score,
-            rank: source.rank,
-            passages: source.passages,
-        };
-        (composed.kind, source)
-    });
+    let sources = composed.sources.iter().zip(&composed.texts).zip(&composed.summaries).skip(added).map(
+        |((source, text), summary)| {
+            let source = SourceText {
+                document: source.document.clone(),
+                uri: source.uri.clone(),
+                title: source.title.clone(),
+                heading_path: source.heading_path.clone(),
+                span: source.span,
+                text: text.clone(),
+                score: source.score,
+                rank: source.rank,
+                passages: source.passages,
+                summary: summary.clone(),
+            };
+            (composed.kind, source)
+        },
+    );
     Step {
         turn: query.history.len() + 1,
         sources: sources.collect(),
@@ -151,7 +158,7 @@ pub(crate) fn wider(
     let going_on = Drafter { profile, ..planner.drafter(collection, query, material.limits, &first.steps, None)? };
     let pricing = planner.pricing(collection, query, material, 0.0, spent);
     let mut refused: Vec<Candidate> = Vec::new();
-    for route in ROUTES.into_iter().filter(|route| *route > first.route) {
+    for route in WIDER.into_iter().filter(|route| *route > first.route) {
         let mut draft = extend::draft(&going_on, route, material, &placed)?;
         let adds = draft.composed.as_ref().map_or(true, |composed| !composed.source_tokens.is_empty());
         let mut candidate = planner.price(&draft, first.continues, &pricing).0.candidate;

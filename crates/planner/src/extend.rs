@@ -5,10 +5,13 @@
 //!
 //! Invariant: what retrieval brought up is in the prompt already, added, or a reported drop.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use edgewise_retrieval::Hit;
-use edgewise_types::{Document, DocumentId, Span};
+use edgewise_retrieval::{Hit, Picked, TreePick};
+use edgewise_types::{Document, DocumentId, NodeId, Span};
 
 use crate::{
     Drop, Features, PlannerError, ReadingProfile, Route,
@@ -17,6 +20,7 @@ use crate::{
     features::Scope,
     limits::Limits,
     select,
+    tree::Offer,
 };
 
 /// Share of a document that may be missing in the prompt for it to count as read: titles and blank lines, which no
@@ -32,6 +36,8 @@ pub(crate) struct Material {
     pub(crate) hits: Vec<Hit>,
     pub(crate) features: Features,
     pub(crate) top_k: usize,
+    /// What the summary tree holds for it.
+    pub(crate) tree: Offer,
     /// How the model reads, if it was measured.
     pub(crate) profile: Option<Arc<ReadingProfile>>,
 }
@@ -48,28 +54,41 @@ pub(crate) fn fresh(drafter: &Drafter<'_>, route: Route, material: &Material) ->
     let kept = || material.kept(drafter.options.score_floor);
     match route {
         Route::Passages => drafter.passages(&material.hits, &material.features, material.top_k),
+        Route::Tree => drafter.tree(&material.tree),
         Route::Documents => drafter.documents(&material.hits, &kept()),
         Route::Full => drafter.full(material.scope, material.only.as_deref(), &kept()),
     }
 }
 
-/// Which parts of documents a prompt holds.
-pub(crate) struct Placed(HashMap<DocumentId, Vec<Span>>);
+/// Which parts of documents a prompt holds, and which summaries.
+pub(crate) struct Placed(HashMap<DocumentId, Vec<Span>>, HashSet<NodeId>);
 
 impl Placed {
     pub(crate) fn of(steps: &[Step]) -> Self {
         let mut placed: HashMap<DocumentId, Vec<Span>> = HashMap::new();
+        let mut summaries = HashSet::new();
         for (_, source) in steps.iter().flat_map(|step| &step.sources) {
-            placed.entry(source.document.clone()).or_default().push(source.span);
+            match &source.summary {
+                // What it is of has not been read.
+                Some(summary) => drop(summaries.insert(summary.shown.node)),
+                None => placed.entry(source.document.clone()).or_default().push(source.span),
+            }
         }
         for spans in placed.values_mut() {
             spans.sort_unstable();
         }
-        Self(placed)
+        Self(placed, summaries)
     }
 
     fn holds(&self, document: &DocumentId, span: Span) -> bool {
         self.0.get(document).is_some_and(|spans| spans.iter().any(|placed| placed.contains(span)))
+    }
+
+    fn holds_pick(&self, pick: &TreePick) -> bool {
+        match &pick.picked {
+            Picked::Chunk { chunk } => self.holds(&chunk.document, chunk.span),
+            Picked::Node { node, .. } => self.1.contains(node),
+        }
     }
 
     /// Whether all but little of a document is in the prompt.
@@ -93,6 +112,7 @@ pub(crate) fn draft(
 ) -> Result<Draft, PlannerError> {
     match route {
         Route::Passages => passages(drafter, material, placed),
+        Route::Tree => tree(drafter, material, placed),
         Route::Documents => documents(drafter, material, placed),
         Route::Full => full(drafter, material, placed),
     }
@@ -118,6 +138,15 @@ fn passages(drafter: &Drafter<'_>, material: &Material, placed: &Placed) -> Resu
     }
     draft.dropped.append(&mut dropped);
     Ok(draft)
+}
+
+fn tree(drafter: &Drafter<'_>, material: &Material, placed: &Placed) -> Result<Draft, PlannerError> {
+    let Offer::Picks { picks, breadth } = &material.tree else { return drafter.tree(&material.tree) };
+    let picks: Vec<TreePick> = picks.iter().filter(|pick| !placed.holds_pick(pick)).cloned().collect();
+    if picks.is_empty() {
+        return nothing_new(drafter, Route::Tree, Vec::new());
+    }
+    drafter.tree(&Offer::Picks { picks, breadth: *breadth })
 }
 
 fn documents(drafter: &Drafter<'_>, material: &Material, placed: &Placed) -> Result<Draft, PlannerError> {
@@ -165,7 +194,10 @@ fn full(drafter: &Drafter<'_>, material: &Material, placed: &Placed) -> Result<D
 
 /// The question alone, behind what the prompt holds already.
 fn nothing_new(drafter: &Drafter<'_>, route: Route, dropped: Vec<Drop>) -> Result<Draft, PlannerError> {
-    let kind = if route == Route::Passages { SourceKind::Passages } else { SourceKind::Documents };
+    let kind = match route {
+        Route::Passages | Route::Tree => SourceKind::Passages,
+        Route::Documents | Route::Full => SourceKind::Documents,
+    };
     let composed = drafter.composer.compose(kind, &[])?;
     let refusal = drafter.limits.refuse_input(&composed.prompt, "the conversation with this question");
     Ok(Draft { route, composed: refusal.map_or(Ok(composed), Err), dropped })
@@ -187,6 +219,7 @@ mod tests {
             score: None,
             rank: 1,
             passages: 1,
+            summary: None,
         };
         Step {
             turn: 1,

@@ -23,12 +23,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use edgewise_retrieval::Collection;
-use edgewise_types::{ContentHash, Document, DocumentId, Generation, Span};
+use edgewise_types::{ContentHash, Document, DocumentId, Generation, NodeId, Span};
 
 use crate::{
     PlannerError, Query, Route, SourceRef, cite,
     compose::{Recap, SourceKind, SourceText, Step},
-    draft,
+    draft, tree,
 };
 
 /// Most turns a question may bring along.
@@ -45,6 +45,8 @@ pub enum TurnSourceKind {
     Passage,
     /// A whole document.
     Document,
+    /// A summary.
+    Summary,
 }
 
 /// Something that was added to the prompt in a turn.
@@ -57,6 +59,9 @@ pub struct TurnSource {
     pub span: Span,
     /// What it was placed as.
     pub kind: TurnSourceKind,
+    /// The node of a summary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
     /// Sections it stands in, as they were written above it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub heading_path: Vec<String>,
@@ -181,10 +186,12 @@ pub(crate) fn turn_source(source: &SourceRef, text: &str, kind: SourceKind) -> T
     TurnSource {
         document: source.document.clone(),
         span: source.span,
-        kind: match kind {
-            SourceKind::Passages => TurnSourceKind::Passage,
-            SourceKind::Documents => TurnSourceKind::Document,
+        kind: match (kind, &source.summary) {
+            (_, Some(_)) => TurnSourceKind::Summary,
+            (SourceKind::Passages, None) => TurnSourceKind::Passage,
+            (SourceKind::Documents, None) => TurnSourceKind::Document,
         },
+        node: source.summary.as_ref().map(|summary| summary.node),
         heading_path: source.heading_path.clone(),
         digest: digest(&source.title, &source.heading_path, text),
     }
@@ -214,6 +221,9 @@ impl Reader<'_> {
         source: &TurnSource,
         rank: usize,
     ) -> Result<Result<(SourceKind, SourceText), String>, PlannerError> {
+        if source.kind == TurnSourceKind::Summary {
+            return self.summary(source, rank);
+        }
         let in_scope = self.only.is_none_or(|only| only.iter().any(|document| document.id == source.document));
         if !in_scope {
             return Ok(Err(format!(
@@ -230,7 +240,7 @@ impl Reader<'_> {
         });
         let Some(same) = same else { return Ok(Err(format!("`{}` has changed", document.uri))) };
         let kind = match source.kind {
-            TurnSourceKind::Passage => SourceKind::Passages,
+            TurnSourceKind::Passage | TurnSourceKind::Summary => SourceKind::Passages,
             TurnSourceKind::Document => SourceKind::Documents,
         };
         let source = SourceText {
@@ -243,8 +253,42 @@ impl Reader<'_> {
             score: None,
             rank,
             passages: usize::from(kind == SourceKind::Passages),
+            summary: None,
         };
         Ok(Ok((kind, source)))
+    }
+
+    /// A summary, which is in no document: it must still be in the tree, of the same texts.
+    fn summary(
+        &self,
+        source: &TurnSource,
+        rank: usize,
+    ) -> Result<Result<(SourceKind, SourceText), String>, PlannerError> {
+        let found = match &source.node {
+            Some(node) => self.collection.summary(node)?,
+            None => None,
+        };
+        let Some(pick) = found else {
+            return Ok(Err("a summary is no longer in the tree; it was".to_owned()));
+        };
+        let in_scope = |id: &DocumentId| self.only.is_none_or(|only| only.iter().any(|document| document.id == *id));
+        if !pick.documents.iter().all(in_scope) {
+            return Ok(Err("a summary is of documents outside what this question may draw on; it was not".to_owned()));
+        }
+        let found = tree::source(self.collection, &pick, rank)?.filter(|found| {
+            found.span == source.span
+                && found.document == source.document
+                && digest(&found.title, &source.heading_path, &found.text) == source.digest
+        });
+        Ok(found.map_or_else(
+            || Err("a summary has changed".to_owned()),
+            |found| {
+                Ok((
+                    SourceKind::Passages,
+                    SourceText { score: None, heading_path: source.heading_path.clone(), ..found },
+                ))
+            },
+        ))
     }
 
     fn document(&mut self, id: &DocumentId) -> Result<Option<&(Document, Arc<str>)>, PlannerError> {

@@ -47,10 +47,11 @@ mod router;
 mod select;
 #[cfg(test)]
 mod testing;
+mod tree;
 
 pub use api::{
     Answer, AnswerEvent, AnswerSentence, Budget, Candidate, Citation, CitationMethod, Drop, Escalated, Explanation,
-    Features, Objective, PreRoute, Query, Route, Segment, SegmentKind, SourceRef,
+    Features, Objective, PreRoute, Query, Route, Segment, SegmentKind, SourceRef, SourceSummary,
 };
 pub use error::{PlannerError, PlannerErrorKind};
 pub use escalate::{Escalation, EscalationPlan};

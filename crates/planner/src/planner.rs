@@ -28,6 +28,7 @@ use crate::{
     observed::Observed,
     pricing::Pricing,
     reuse::{Prefix, Reuse},
+    tree::{self, Offer},
 };
 
 /// Fewest hits to search for: enough to see the shape of a result, whatever number of passages is placed.
@@ -37,7 +38,7 @@ const MIN_HITS: usize = 16;
 const MAX_TOP_K: usize = 200;
 
 /// Every route, narrowest first.
-pub(crate) const ROUTES: [Route; 3] = [Route::Passages, Route::Documents, Route::Full];
+pub(crate) const ROUTES: [Route; 4] = [Route::Passages, Route::Tree, Route::Documents, Route::Full];
 
 /// What a follow-up that leans on the conversation is expected to lose when its prompt holds only a recap of it. A prior,
 /// about the difference between adjacent routes; not a measurement.
@@ -230,7 +231,10 @@ impl Planner {
         let (pre_route, search_notes) = self.learn_features(&mut features, query, &results)?;
         let timings = timings(&results, 0.0);
         let SearchResults { hits, generation, .. } = results;
-        let material = Material { limits, scope, only, hits, features, top_k, profile };
+        let room = limits.input().saturating_sub(fresh.base_tokens).min(self.options.passages_budget_tokens);
+        let (tree, tree_notes) = tree::offer(collection, query, &searched, &features.kind, room)?;
+        notes.extend(tree_notes);
+        let material = Material { limits, scope, only, hits, features, top_k, tree, profile };
         let planning_ms = self.observed.planning_ms().unwrap_or_else(|| self.since_ms(begun));
         let pricing = self.pricing(collection, query, &material, planning_ms, Spent::default());
         let mut variants = Vec::new();
@@ -320,7 +324,7 @@ impl Planner {
         mut draft: impl FnMut(Limits) -> Result<Draft, PlannerError>,
     ) -> Result<Narrowed, PlannerError> {
         match route {
-            Route::Passages | Route::Documents => {
+            Route::Passages | Route::Tree | Route::Documents => {
                 narrow::narrowed(limits, route.as_str(), draft, |draft| self.excess(draft, pricing))
             }
             Route::Full => Ok(Narrowed { draft: draft(limits)?, note: None }),
@@ -345,6 +349,8 @@ impl Planner {
             let placed = Placed::of(kept);
             let narrowed = ROUTES
                 .into_iter()
+                // That there is no tree is said once.
+                .filter(|route| *route != Route::Tree || matches!(material.tree, Offer::Picks { .. }))
                 .map(|route| {
                     let draft = |limits| extend::draft(&Drafter { limits, ..drafter }, route, material, &placed);
                     self.narrowed(route, pricing, material.limits, draft)

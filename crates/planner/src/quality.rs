@@ -7,7 +7,8 @@
 //! Priors, still: how quality falls as a prompt fills the window (Hsieh et al. 2024, "RULER": effective windows are much
 //! shorter than advertised ones), the level of the routes where the router is not trusted (Li et al. 2024, "Retrieval
 //! Augmented Generation or Long-Context LLMs?": retrieval depends on its evidence, whole documents less, the full scope
-//! not at all), and the place of `documents`, of which nothing was measured. That route gets the share of the gain
+//! not at all), and the places of `tree` and of `documents`, of which nothing was measured. `tree` begins where
+//! passages are and gets a share of the gain by kind, see [`tree_share`]. `documents` gets the share of the gain
 //! `c + (1 − c)·(1 − g)·e`: `c` is the share of the scope it reads, `g` the probability that the question asks for
 //! something of the whole, `e` the strength of the evidence that the right documents came up. So it equals `full` where
 //! it reads everything, and passages where nothing speaks for the documents found.
@@ -16,7 +17,7 @@
 //!
 //! Deliberately not here: cost, latency, and fitting.
 
-use crate::{Features, Route};
+use crate::{Features, KindProbabilities, Route};
 
 /// Cosine below which passages hardly concern the question, and above which they surely do (all-MiniLM-L6-v2).
 const COSINE_WEAK: f32 = 0.15;
@@ -28,7 +29,7 @@ const MOST_LEARNED: f64 = 0.15;
 /// Quality that a full window takes away, by route.
 const fn fill(route: Route) -> f64 {
     match route {
-        Route::Passages => 0.30,
+        Route::Passages | Route::Tree => 0.30,
         Route::Documents => 0.40,
         Route::Full => 0.45,
     }
@@ -63,12 +64,27 @@ fn levels(features: &Features) -> (f64, f64) {
     (better, better + gain)
 }
 
+/// Share of what the full context gains over passages that summaries are expected to gain, by kind: a prior. Sarthi et al.
+/// 2024 ("RAPTOR: Recursive Abstractive Processing for Tree-Organized Retrieval") find answers about whole stories well
+/// better from a tree than from its leaves alone, and answers from one place hardly different.
+fn tree_share(kind: &KindProbabilities) -> f64 {
+    f64::from(0.6 * kind.global + 0.2 * kind.comparison + 0.1 * kind.multi_hop)
+}
+
+/// What an answer from one place loses to summaries that take the place of passages: a prior.
+fn tree_loss(kind: &KindProbabilities) -> f64 {
+    0.03 * f64::from(kind.local_fact)
+}
+
 /// Expected quality of `route` with a prompt and answer of `tokens` tokens in a window of `window`: the model's, or what it
 /// was measured to read well.
 pub(crate) fn expected(route: Route, features: &Features, tokens: usize, window: usize) -> f64 {
     let (passages, full) = levels(features);
     let (level, lost) = match route {
         Route::Passages => (passages, fill(route)),
+        Route::Tree => {
+            (passages + (full - passages) * tree_share(&features.kind) - tree_loss(&features.kind), fill(route))
+        }
         Route::Full => (full, fill(route)),
         Route::Documents => {
             let covered = (tokens as f64 / features.scope_tokens.max(1) as f64).min(1.0);

@@ -22,7 +22,7 @@ use std::{
     time::Instant,
 };
 
-use edgewise_catalog::{Catalog, CatalogMeta, OpenMode};
+use edgewise_catalog::{Catalog, CatalogError, CatalogMeta, OpenMode, SummaryRecord};
 use edgewise_documents::{IndexProfile, Passwords};
 use edgewise_types::{ContentHash, DocumentId};
 use rayon::prelude::*;
@@ -263,6 +263,7 @@ impl Collection {
             state.follow_as_writer()?;
             let former = Some(&writer.catalog).filter(|former| former.meta().embedder == wanted.embedder);
             let pass = self.pass(job, profile, &state, &catalog, former)?;
+            carry_over(&writer.catalog, &catalog).map_err(of(self.name()))?;
             state.save_vectors(true)?;
             state.release_lexical()?;
             pass
@@ -426,6 +427,27 @@ fn outdated(stored: &CatalogMeta, wanted: &CatalogMeta, profile_given: bool) -> 
         );
     }
     None
+}
+
+/// Summaries kept at a time when a collection is made anew.
+const CARRIED_SUMMARIES: usize = 256;
+
+/// Takes what does not depend on the chunks over from a collection that is made anew: its jobs and, if the vectors are of
+/// the same embedder, its summaries. They are kept by the texts they are of, so the next tree finds those that fit.
+fn carry_over(from: &Catalog, to: &Catalog) -> Result<(), CatalogError> {
+    // Oldest first: they are listed in this order.
+    for job in from.jobs(usize::MAX)?.iter().rev() {
+        to.put_job(job)?;
+    }
+    if from.meta().embedder != to.meta().embedder {
+        return Ok(());
+    }
+    let mut batch: Vec<SummaryRecord> = Vec::new();
+    from.for_each_summary(|summary| {
+        batch.push(summary);
+        if batch.len() < CARRIED_SUMMARIES { Ok(()) } else { to.put_summaries(&std::mem::take(&mut batch)) }
+    })?;
+    to.put_summaries(&batch)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! The path of a document: [`discover`] names files → [`Collection::ingest`] reads, parses, cuts and embeds what is new
 //! and commits it to the catalog → the lexical and the vector index follow. The path of a question:
-//! [`Collection::search`] reads both indexes, fuses what they say and loads the chunks.
+//! [`Collection::search`] reads both indexes, fuses what they say and loads the chunks; [`Collection::search_tree`] reads
+//! summaries beside them.
 //!
 //! Invariants:
 //! - What an ingest has committed is never lost, whenever the process is killed; indexes are brought up to the catalog at
@@ -58,7 +59,7 @@ pub use plan::Plan;
 pub use search::{Arms, MAX_LIMIT, profile_fusion};
 pub use section::Section;
 pub use tree::{
-    SummariserKind, TreeBudget, TreeBuildOptions, TreeControl, TreeGenerator, TreeHalt, TreeItem, TreeLeaf,
-    TreeMethods, TreeNode, TreePlan, TreeProgress, TreeReport, TreeScopeView, TreeStage, TreeStatus, TreeView,
-    TreeWork,
+    Picked, SummariserKind, TreeBudget, TreeBuildOptions, TreeControl, TreeGenerator, TreeHalt, TreeItem, TreeLeaf,
+    TreeMethods, TreeMode, TreeNode, TreePick, TreePlan, TreeProgress, TreeReport, TreeResults, TreeScopeView,
+    TreeSearchRequest, TreeStage, TreeStanding, TreeStatus, TreeView, TreeWork,
 };

@@ -80,7 +80,7 @@ impl Collection {
     pub(crate) fn search_fused(&self, request: &SearchRequest) -> Result<SearchResults, RetrievalError> {
         let state = self.ready(request)?;
         let Arms { lexical, vector, embed_ms, lexical_ms, vector_ms, generation, notes } =
-            self.read_arms(&state, request)?;
+            self.read_arms(&state, request)?.0;
         let start = Instant::now();
         let method = request.fusion.unwrap_or_else(|| profile_fusion(state.profile()));
         let mut fused = fuse(method, &lexical, &vector);
@@ -97,7 +97,7 @@ impl Collection {
     /// [`fuse`]. Errors as of [`Self::search`].
     pub fn arms(&self, request: &SearchRequest) -> Result<Arms, RetrievalError> {
         let state = self.ready(request)?;
-        self.read_arms(&state, request)
+        Ok(self.read_arms(&state, request)?.0)
     }
 
     /// What the lexical arm alone says with other parameters of its score: for measuring them.
@@ -137,7 +137,7 @@ impl Collection {
     }
 
     /// The state a request is answered from, brought up to the catalog.
-    fn ready(&self, request: &SearchRequest) -> Result<Arc<State>, RetrievalError> {
+    pub(crate) fn ready(&self, request: &SearchRequest) -> Result<Arc<State>, RetrievalError> {
         validate(request)?;
         let state = self.current()?;
         self.check_embedder(&state)?;
@@ -149,7 +149,8 @@ impl Collection {
         Ok(state)
     }
 
-    fn read_arms(&self, state: &State, request: &SearchRequest) -> Result<Arms, RetrievalError> {
+    /// What each arm says, and the vector of the query.
+    pub(crate) fn read_arms(&self, state: &State, request: &SearchRequest) -> Result<(Arms, Embedded), RetrievalError> {
         let depth = depth(request.limit);
         let bm25 = Bm25::default();
         let scope = self.scope(state, request)?;
@@ -162,7 +163,7 @@ impl Collection {
             (lexical, vector)
         });
         let (lexical, vector) = (lexical?, vector?);
-        Ok(Arms {
+        let arms = Arms {
             lexical: lexical.arm,
             vector: vector.arm,
             embed_ms: vector.embed_ms,
@@ -170,7 +171,8 @@ impl Collection {
             vector_ms: vector.ms,
             generation: vector.generation,
             notes: vector.note.into_iter().chain(lexical.note).collect(),
-        })
+        };
+        Ok((arms, vector.embedded))
     }
 
     /// Refuses an embedder other than the one the vectors are from.
@@ -188,7 +190,11 @@ impl Collection {
     }
 
     /// The chunks of the documents asked for; `None` if all are.
-    fn scope(&self, state: &State, request: &SearchRequest) -> Result<Option<Arc<HashSet<ChunkId>>>, RetrievalError> {
+    pub(crate) fn scope(
+        &self,
+        state: &State,
+        request: &SearchRequest,
+    ) -> Result<Option<Arc<HashSet<ChunkId>>>, RetrievalError> {
         let filtered = request.filter.as_ref().map(|filter| state.filtered(filter)).transpose()?;
         let Some(documents) = request.documents.as_deref() else { return Ok(filtered) };
         for id in documents {
@@ -254,6 +260,7 @@ impl Collection {
         let filter = in_scope.as_ref().map(|filter| filter as &(dyn Fn(ChunkId) -> bool + Sync));
         let hits = vectors.index().search(embedding, depth, filter).map_err(of(self.name()))?;
         Ok(VectorArm {
+            embedded: Embedded { vector: embedding.clone() },
             arm: Arm { exhausted: hits.len() < depth, hits: hits.iter().map(|h| (h.chunk, h.score)).collect() },
             embed_ms,
             ms: milliseconds(start),
@@ -298,7 +305,13 @@ struct LexicalArm {
     note: Option<String>,
 }
 
+/// The query as the vector arm sees it.
+pub(crate) struct Embedded {
+    pub(crate) vector: Vec<f32>,
+}
+
 struct VectorArm {
+    embedded: Embedded,
     arm: Arm,
     embed_ms: f64,
     ms: f64,

@@ -5,6 +5,7 @@
 //! - The lexical index lives on disk. Only the writer changes it; readers see what it committed. While it lags behind
 //!   the catalog, chunks that are gone are filtered out (the vector index knows which are live) and new ones are found
 //!   by the vector arm alone.
+//! - The nodes of the summary tree are indexed in memory, at the first search that asks for them.
 //! - An index that is missing, damaged, or of another catalog is rebuilt from the catalog. Nothing else is ever needed:
 //!   deleting both index folders loses nothing.
 //!
@@ -12,7 +13,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use edgewise_catalog::{Catalog, CatalogError, CatalogMeta, ChunkRecord, EmbedderIdentity, OpenMode};
@@ -25,6 +26,7 @@ use crate::{
     Filter, RetrievalError, RetrievalModels,
     error::of,
     folder::{Folder, Manifest},
+    tree::TreeIndex,
     vectors::{SharedVectors, Vectors, VectorsGuard, graph_options},
 };
 
@@ -81,6 +83,7 @@ pub(crate) struct State {
     lexical_config: LexicalConfig,
     lexical: RwLock<Option<Arc<LexicalIndex>>>,
     vectors: SharedVectors,
+    tree: RwLock<TreeIndex>,
     /// Chunks of recent filters, of one generation.
     filters: Mutex<FilterCache>,
 }
@@ -115,6 +118,7 @@ impl State {
         let lexical_config = lexical_config(name, &profile, &catalog)?;
         let lexical = open_lexical(name, &folder, &lexical_config)?;
         let vectors = load_vectors(name, &folder, &catalog, graph_options(&profile.graph))?;
+        let tree = TreeIndex::new(&catalog, lexical_config.language);
         let state = Self {
             name: name.clone(),
             vectors: SharedVectors::new(name.clone(), folder.clone(), vectors),
@@ -124,6 +128,7 @@ impl State {
             catalog,
             lexical_config,
             lexical: RwLock::new(lexical.map(Arc::new)),
+            tree: RwLock::new(tree),
             filters: Mutex::default(),
         };
         state.follow_vectors()?;
@@ -234,6 +239,23 @@ impl State {
     /// The vector index, kept from changing while the guard lives.
     pub(crate) fn vectors(&self) -> VectorsGuard<'_> {
         VectorsGuard(self.vectors.read())
+    }
+
+    /// The nodes of the summary tree, as they are in the catalog, kept from changing while the guard lives.
+    pub(crate) fn tree(&self) -> Result<RwLockReadGuard<'_, TreeIndex>, RetrievalError> {
+        let version = self.catalog.tree_version().map_err(of(&self.name))?;
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        if tree.version() == version {
+            return Ok(tree);
+        }
+        drop(tree);
+        let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+        // Another search may have waited for the same, and brought it further still.
+        if tree.version() < version {
+            tree.follow(&self.catalog, &self.name)?;
+        }
+        drop(tree);
+        Ok(self.tree.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Sees what was committed since, by this process or another, without writing anything.

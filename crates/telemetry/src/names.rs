@@ -16,7 +16,7 @@ pub mod labels {
     pub const METHOD: &str = "method";
     /// HTTP status code.
     pub const STATUS: &str = "status";
-    /// Route of the planner: `passages`, `documents`, `full`.
+    /// Route of the planner: `passages`, `tree`, `documents`, `full`.
     pub const ROUTE: &str = "route";
     /// What pages or sequences are doing: `free`, `used`, `cached`, `retained`; `running`, `waiting`.
     pub const STATE: &str = "state";

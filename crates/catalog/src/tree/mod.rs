@@ -23,7 +23,7 @@ mod summaries;
 
 pub use records::{
     Below, DocumentTree, NewTreePart, NodeRow, PartOverview, ShapeNode, SummaryRecord, TreeChanges, TreeCommit,
-    TreeNode, TreeNodeRecord, TreeOverview, TreePartRecord, TreeShape, TreeVersion,
+    TreeNode, TreeNodeRecord, TreeOverview, TreePartRecord, TreeShape, TreeStanding, TreeVersion,
 };
 
 pub(crate) use check::{content_findings, seal_findings};

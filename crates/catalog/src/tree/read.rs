@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Row, Rows, Transaction, params};
 
 use super::{
     Below, DocumentTree, NodeRow, PartOverview, ShapeNode, TreeChanges, TreeNode, TreeNodeRecord, TreeOverview,
-    TreePartRecord, TreeShape, TreeVersion,
+    TreePartRecord, TreeShape, TreeStanding, TreeVersion,
     changes::{Former, state},
     schema::{COLLECTION, LEAF, NODE},
     summaries::{SUMMARY_COLUMNS, summary},
@@ -124,6 +124,25 @@ impl Catalog {
                 collection_current: collection_current && collection.is_some(),
                 collection,
                 summaries: usize::try_from(summaries).unwrap_or_default(),
+            })
+        })
+    }
+
+    /// In brief, what there is of the tree.
+    pub fn tree_standing(&self) -> Result<TreeStanding, CatalogError> {
+        self.connections.read(|transaction| {
+            let (version, current) = state(transaction)?;
+            let mut statement = transaction.prepare_cached(
+                "SELECT (SELECT count(*) FROM tree_nodes), \
+                 (SELECT count(*) FROM documents d WHERE NOT EXISTS (SELECT 1 FROM tree_parts p WHERE p.scope = d.key))",
+            )?;
+            let mut rows = statement.query([])?;
+            let row = rows.next()?.ok_or_else(|| Fault::Damaged("an aggregate without a row".to_owned()))?;
+            Ok(TreeStanding {
+                version: TreeVersion(version),
+                nodes: unsigned(row, 0)?,
+                without: unsigned(row, 1)?,
+                collection_current: current,
             })
         })
     }

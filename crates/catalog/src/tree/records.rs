@@ -157,6 +157,19 @@ impl TreeOverview {
     }
 }
 
+/// In brief, what there is of a collection's tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TreeStanding {
+    /// The version.
+    pub version: TreeVersion,
+    /// All nodes.
+    pub nodes: usize,
+    /// Documents without a part.
+    pub without: usize,
+    /// As [`TreeOverview::collection_current`].
+    pub collection_current: bool,
+}
+
 /// What a derived index of nodes lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TreeChanges {

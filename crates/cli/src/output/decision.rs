@@ -162,6 +162,7 @@ fn kind(kind: SegmentKind) -> &'static str {
         SegmentKind::System => "system",
         SegmentKind::Preamble => "preamble",
         SegmentKind::Passage => "passage",
+        SegmentKind::Summary => "summary",
         SegmentKind::Document => "document",
         SegmentKind::Excerpt => "excerpt",
         SegmentKind::Question => "question",
@@ -185,7 +186,7 @@ fn prompt_summary(segments: &[Segment]) -> String {
     }
     let total: usize = segments.iter().map(|segment| segment.tokens).sum();
     let cached: usize = segments.iter().map(|segment| segment.cached_tokens).sum();
-    let sources = |of: SegmentKind| matches!(of, SegmentKind::Passage | SegmentKind::Document);
+    let sources = |of: SegmentKind| matches!(of, SegmentKind::Passage | SegmentKind::Document | SegmentKind::Summary);
     let parts: Vec<String> = sums
         .into_iter()
         .map(|(of, tokens, parts)| match sources(of) {

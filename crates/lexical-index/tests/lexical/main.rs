@@ -1,6 +1,7 @@
 //! The lexical index against a model, against damage, and against being killed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod beside;
 mod crash;
 mod damage;
 mod search;

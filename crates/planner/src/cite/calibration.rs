@@ -70,10 +70,10 @@ const PAIRS: &[(Verdict, f32, &str, &str)] = &[
 #[test]
 fn the_bars_stand_between_support_and_difference() {
     for (verdict, cosine, statement, quote) in PAIRS {
-        let (source, _) = sources(&[quote]);
+        let source = sources(&[quote]);
         let statement = Statement::new(statement);
         let supported = |bar| {
-            let passages = Passage::all(0, &source[0], quote);
+            let passages = Passage::all(0, &source[0]);
             passages.iter().any(|passage| support::score(&statement, passage, Some(*cosine), bar).is_some())
         };
         let expected = match verdict {

@@ -6,6 +6,7 @@
 //! the text.
 //!
 //! Invariants:
+//! - A citation points into a document. What stands in a summary is quoted from the chunks it is of (module `ground`).
 //! - A quote equals the text of its document at its span, as `verify` confirms just before the citation is accepted.
 //! - Only the answer is parsed for markers. What a source says, markers and instructions included, is compared and
 //!   quoted, never obeyed: it can bring about a citation only by saying what the answer says.
@@ -14,15 +15,18 @@
 //! another number, another name and a reversed statement. It does not catch a wrong relation between the right words:
 //! a supported sentence is one whose words are in the quote, not one that has been proved.
 
+mod ground;
 mod marker;
 mod support;
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range};
 
 use edgewise_model_api::{Embedder, ModelError};
 use edgewise_types::{DocumentId, Span};
 
-use crate::{AnswerSentence, Citation, CitationMethod, PlannerError, SourceRef};
+use crate::{AnswerSentence, Citation, CitationMethod, PlannerError};
+
+pub(crate) use ground::{Ground, grounds};
 
 use marker::Marker;
 use support::{Bar, Passage, Statement};
@@ -44,11 +48,10 @@ pub(crate) type Verify<'v> = dyn FnMut(&DocumentId, Span, &str) -> Result<bool, 
 /// Candidates for each sentence that are compared by embedding, after the comparison by words.
 const CANDIDATES: usize = 6;
 
-/// Cites `raw`, as a model wrote it, from `sources` with their `texts`; source `n` is at `n - 1`.
+/// Cites `raw`, as a model wrote it, from `grounds`.
 pub(crate) fn cite(
     raw: &str,
-    sources: &[SourceRef],
-    texts: &[Arc<str>],
+    grounds: &[Ground],
     embedder: &dyn Embedder,
     verify: &mut Verify<'_>,
 ) -> Result<Cited, PlannerError> {
@@ -56,8 +59,7 @@ pub(crate) fn cite(
     let plain = Plain::new(raw, &markers);
     let spans = edgewise_text::sentences(&plain.text);
     let owners = plain.owners(&spans, &markers, raw);
-    let passages: Vec<Passage> =
-        (0..).zip(sources.iter().zip(texts)).flat_map(|(at, (source, text))| Passage::all(at, source, text)).collect();
+    let passages: Vec<Passage> = (0..).zip(grounds).flat_map(|(at, ground)| Passage::all(at, ground)).collect();
     let statements: Vec<Statement> = spans.iter().map(|span| Statement::new(&plain.text[Range::from(*span)])).collect();
     let shortlists: Vec<Vec<usize>> = statements
         .iter()
@@ -76,7 +78,7 @@ pub(crate) fn cite(
         let mut judge = |only: Option<usize>, bar: Bar| -> Result<Option<(f32, &Passage)>, PlannerError> {
             let mut scored: Vec<(f32, &Passage)> = shortlists[i]
                 .iter()
-                .filter(|p| only.is_none_or(|n| passages[**p].source + 1 == n))
+                .filter(|p| only.is_none_or(|n| passages[**p].n == n))
                 .filter_map(|p| {
                     let passage = &passages[*p];
                     Some((support::score(statement, passage, cosines.of(i, *p), bar)?, passage))
@@ -84,7 +86,7 @@ pub(crate) fn cite(
                 .collect();
             scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.order().cmp(&b.1.order())));
             for (score, passage) in scored {
-                let document = &sources[passage.source].document;
+                let document = &grounds[passage.ground].document;
                 if verify(document, passage.span, &passage.text)? {
                     return Ok(Some((score, passage)));
                 }
@@ -94,7 +96,7 @@ pub(crate) fn cite(
         };
         let mut accept = |found: (f32, &Passage), method| {
             let (score, passage) = found;
-            let source = &sources[passage.source];
+            let source = &grounds[passage.ground];
             cited_by[i].push(citations.len());
             citations.push(Citation {
                 n: source.n,
@@ -157,7 +159,7 @@ fn shortlist(statement: &Statement, passages: &[Passage], claimed: &[usize]) -> 
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| passages[a.1].order().cmp(&passages[b.1].order())));
     let mut list: Vec<usize> = ranked.iter().take(CANDIDATES).map(|(_, p)| *p).collect();
     for n in claimed {
-        let of_source = ranked.iter().filter(|(_, p)| passages[*p].source + 1 == *n).take(CANDIDATES);
+        let of_source = ranked.iter().filter(|(_, p)| passages[*p].n == *n).take(CANDIDATES);
         list.extend(of_source.map(|(_, p)| *p));
     }
     list.sort_unstable();
@@ -238,13 +240,17 @@ impl Plain {
     }
 
     /// The sentence each marker belongs to: the one it stands in or after, or the one it begins, at the start of a line.
+    /// Never to an earlier sentence than the marker before it.
     fn owners(&self, sentences: &[Span], markers: &[Marker], raw: &str) -> Vec<Option<usize>> {
+        let mut last = None;
         let owner = |(at, marker): (&usize, &Marker)| {
             let before = sentences.iter().rposition(|sentence| sentence.start < *at);
             let after = sentences.iter().position(|sentence| sentence.start >= *at);
             let starts_line = raw[..marker.range.start].trim_end_matches([' ', '\t']).ends_with('\n');
             let outside = before.is_none_or(|i| sentences[i].end <= *at);
-            if outside && starts_line { after.or(before) } else { before.or(after) }
+            let owner = if outside && starts_line { after.or(before) } else { before.or(after) };
+            last = last.max(owner);
+            last
         };
         self.at.iter().zip(markers).map(owner).collect()
     }

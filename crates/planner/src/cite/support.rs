@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use edgewise_text::{Kind, Words};
 use edgewise_types::Span;
 
-use crate::SourceRef;
+use super::Ground;
 
 /// Share of content words below which a quote is not worth embedding.
 const POSSIBLE: f32 = 0.5;
@@ -64,8 +64,10 @@ impl Statement {
 /// A sentence of a source, or two neighbouring ones.
 #[derive(Debug, Clone)]
 pub(super) struct Passage {
-    /// Index of its source.
-    pub(super) source: usize,
+    /// Index of its ground.
+    pub(super) ground: usize,
+    /// Number of the source it stands for.
+    pub(super) n: usize,
     /// Bytes of the document.
     pub(super) span: Span,
     /// Text at the span.
@@ -78,15 +80,17 @@ pub(super) struct Passage {
 }
 
 impl Passage {
-    /// The passages of a source: each sentence, and each two that follow each other.
-    pub(super) fn all(at: usize, source: &SourceRef, text: &str) -> Vec<Passage> {
+    /// The passages of a ground: each sentence, and each two that follow each other.
+    pub(super) fn all(at: usize, source: &Ground) -> Vec<Passage> {
+        let text = source.text.as_ref();
         let headings = source.heading_path.join(" ");
         let context = Words::of(&format!("{} {headings} {} {text}", source.title, source.uri)).stems;
         let context = Arc::new(context);
         let sentences = edgewise_text::sentences(text);
         let words: Vec<Words> = sentences.iter().map(|span| Words::of(&text[span.start..span.end])).collect();
         let passage = |span: Span, words: Words, halves: Vec<BTreeSet<String>>| Passage {
-            source: at,
+            ground: at,
+            n: source.n,
             span: span.shifted(source.span.start),
             text: text[span.start..span.end].to_owned(),
             words,
@@ -120,7 +124,7 @@ impl Passage {
 
     /// Decides between equal scores: earlier sources first, then earlier and shorter quotes.
     pub(super) fn order(&self) -> (usize, usize, usize) {
-        (self.source, self.span.start, self.span.end)
+        (self.ground, self.span.start, self.span.end)
     }
 }
 

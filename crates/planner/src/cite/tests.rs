@@ -11,30 +11,28 @@ const BEES: &str = "A strong hive holds about 50000 bees in midsummer. The queen
 /// The document of each source begins with a heading that is not part of the passage.
 const HEADING: &str = "# Heading\n\n";
 
-pub(super) fn sources(texts: &[&str]) -> (Vec<SourceRef>, Vec<Arc<str>>) {
-    let reference = |(n, text): (usize, &&str)| SourceRef {
+pub(super) fn sources(texts: &[&str]) -> Vec<Ground> {
+    let ground = |(n, text): (usize, &&str)| Ground {
         n,
         document: DocumentId::from_uri(&n.to_string()),
         uri: format!("{n}.md"),
         title: format!("Title of {n}"),
         heading_path: vec!["Heading".to_owned()],
         span: Span::new(HEADING.len(), HEADING.len() + text.len()),
-        score: None,
-        rank: n,
-        passages: 1,
+        text: (*text).into(),
     };
-    ((1..).zip(texts).map(reference).collect(), texts.iter().map(|text| Arc::from(*text)).collect())
+    (1..).zip(texts).map(ground).collect()
 }
 
 /// Cites `raw` from `texts` and checks what must hold of every result.
 fn cited(raw: &str, texts: &[&str]) -> Cited {
-    let (sources, held) = sources(texts);
+    let sources = sources(texts);
     let documents: HashMap<DocumentId, String> =
         sources.iter().zip(texts).map(|(source, text)| (source.document.clone(), format!("{HEADING}{text}"))).collect();
     let mut verify =
         |id: &DocumentId, span: Span, quote: &str| Ok(span.slice(&documents[id]).is_ok_and(|text| text == quote));
     let embedder = HashEmbedder::with_dimension(512);
-    let cited = cite(raw, &sources, &held, &embedder, &mut verify).unwrap();
+    let cited = cite(raw, &sources, &embedder, &mut verify).unwrap();
 
     for citation in &cited.citations {
         assert_eq!(citation.span.slice(&documents[&citation.document]).unwrap(), citation.quote);
@@ -167,17 +165,48 @@ fn a_marker_at_the_start_of_a_line_belongs_to_that_line() {
 }
 
 #[test]
+fn markers_that_stand_oddly_do_not_cross() {
+    for raw in [
+        "The harbour was founded in 1742\n\n [1].  [1]The harbour was founded in 1742",
+        "The harbour was founded in 1742. \n [1] [1]The harbour was founded in 1742",
+    ] {
+        assert_eq!(cited(raw, &[HARBOUR]).sentences.len(), 2, "{raw:?}");
+    }
+}
+
+#[test]
 fn code_is_left_alone() {
     let raw = "Index it with `list[1]` or v[9].\n\n```\nlet a = [7];\n```\n";
     assert_eq!(cited(raw, &[HARBOUR]).text, raw);
 }
 
 #[test]
+fn what_stands_in_a_summary_is_quoted_from_the_document_that_says_it() {
+    // Both texts stand under the number of one summary.
+    let mut grounds = sources(&[HARBOUR, BEES]);
+    grounds[1].n = 1;
+    let embedder = HashEmbedder::with_dimension(512);
+    let mut asked = Vec::new();
+    let mut verify = |id: &DocumentId, _: Span, quote: &str| {
+        asked.push((id.clone(), quote.to_owned()));
+        Ok(true)
+    };
+    let raw = "The queen lays up to 2000 eggs per day [1]. The harbour was founded in 1742 by Elsa Brandt. \
+               Whales sing for days [1].";
+    let cited = cite(raw, &grounds, &embedder, &mut verify).unwrap();
+    let found: Vec<(usize, &str, CitationMethod)> =
+        cited.citations.iter().map(|citation| (citation.n, citation.uri.as_str(), citation.method)).collect();
+    assert_eq!(found, [(1, "2.md", CitationMethod::Marker), (1, "1.md", CitationMethod::Aligned)]);
+    assert!(!cited.sentences[2].supported);
+    assert!(cited.text.ends_with("Whales sing for days."), "{}", cited.text);
+}
+
+#[test]
 fn a_quote_that_is_gone_from_its_document_is_not_cited() {
-    let (sources, texts) = sources(&[HARBOUR]);
+    let sources = sources(&[HARBOUR]);
     let embedder = HashEmbedder::new();
     let mut gone = |_: &DocumentId, _: Span, _: &str| Ok(false);
-    let cited = cite("The harbour was founded in 1742 [1].", &sources, &texts, &embedder, &mut gone).unwrap();
+    let cited = cite("The harbour was founded in 1742 [1].", &sources, &embedder, &mut gone).unwrap();
     assert_eq!((cited.text.as_str(), cited.citations.len()), ("The harbour was founded in 1742.", 0));
 }
 

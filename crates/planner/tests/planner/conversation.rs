@@ -106,7 +106,7 @@ fn both_kinds_of_prompt_are_compared_at_their_real_price() {
     let one = first(&fixture);
     let asked = follow_up(SECOND, &[&one]);
     let warm = fixture.explain(&asked).unwrap();
-    assert_eq!(warm.candidates.len(), 6, "each route afresh and continued: {:#?}", warm.candidates);
+    assert_eq!(warm.candidates.len(), 7, "each route afresh and continued, and no tree: {:#?}", warm.candidates);
     assert_eq!(warm.candidates[0].turns, 1, "the warm prefix wins");
     // Another tenant has nothing in the cache: the same history costs it all.
     let other = fixture.explain(&Query { tenant: TenantId("other".into()), ..asked.clone() }).unwrap();

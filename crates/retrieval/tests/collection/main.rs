@@ -13,3 +13,4 @@ mod rebuild;
 mod rerank;
 mod search;
 mod support;
+mod tree;

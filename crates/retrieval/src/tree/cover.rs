@@ -1,0 +1,161 @@
+//! Which nodes together cover a scope within a budget.
+//!
+//! A question about the whole is answered by no passage, and often shares no word with any ("What is the plot?"). What is
+//! wanted is every part of the scope, as detailed as the budget allows. So the cover begins with the highest nodes, which
+//! leave nothing out, and replaces a node by its members while that fits: first where most is summarised in one text, and
+//! sooner where the question points. When no whole node can be replaced any more, what is left of the budget goes to the
+//! better half of one's members, which say more of that half than their summary does of all.
+//!
+//! The result never has an item together with what is above or below it.
+//!
+//! Deliberately not here: what points where; see `search`.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use edgewise_catalog::{Below, NodeRow};
+
+use super::shape::Shape;
+
+/// What the question gives a node that it does not point to at all, against one it points to most: 1 to 3.
+const UNPOINTED: f32 = 0.5;
+
+/// Of a node's chunks, this share must stay covered when only some of its members take its place.
+const LEAST_SHARE: f64 = 0.5;
+
+/// What the cover asks about items.
+pub(crate) trait Terrain {
+    type Error;
+    /// Tokens of the texts, one for each item; `None` for what must not be shown.
+    fn tokens(&mut self, items: &[Below]) -> Result<Vec<Option<usize>>, Self::Error>;
+    /// How much the question points to an item, 0 to 1.
+    fn relevance(&self, item: Below) -> f32;
+}
+
+/// Items that cover what is below `tops` in at most `budget` tokens, in no particular order. Where not even the tops fit,
+/// those the question points to most.
+pub(crate) fn cover<T: Terrain>(
+    shape: &Shape,
+    served: &HashSet<NodeRow>,
+    tops: &[NodeRow],
+    budget: usize,
+    terrain: &mut T,
+) -> Result<Vec<Below>, T::Error> {
+    let tops: Vec<Below> = tops.iter().map(|node| Below::Node(*node)).collect();
+    let mut cost: HashMap<Below, usize> = HashMap::new();
+    let mut sizes: HashMap<Below, usize> = HashMap::new();
+    learn(&tops, terrain, &mut cost)?;
+    // Each with whether it is known that its members do not fit.
+    let mut front: BTreeSet<Below> = BTreeSet::new();
+    let mut used = 0;
+    for item in by_relevance(tops, terrain) {
+        if let Some(tokens) = cost.get(&item).filter(|tokens| used + **tokens <= budget) {
+            used += tokens;
+            front.insert(item);
+        }
+    }
+    let mut stuck: BTreeSet<Below> = BTreeSet::new();
+    loop {
+        let size =
+            |item: Below, sizes: &mut HashMap<Below, usize>| *sizes.entry(item).or_insert_with(|| shape.chunks(item));
+        let mut best: Option<(f32, Below)> = None;
+        for item in front.iter().filter(|item| matches!(item, Below::Node(_)) && !stuck.contains(item)) {
+            let weight = size(*item, &mut sizes) as f32 * (UNPOINTED + terrain.relevance(*item));
+            if best.is_none_or(|(most, _)| weight > most) {
+                best = Some((weight, *item));
+            }
+        }
+        let Some((_, item)) = best else { break };
+        let room = budget - used + cost.get(&item).copied().unwrap_or(0);
+        let members = free_members(shape, served, item, &front);
+        // Looking up what can't fit is a waste: no text is shorter than a token.
+        let fits = members.len() <= room && {
+            learn(&members, terrain, &mut cost)?;
+            members.iter().all(|member| cost.contains_key(member))
+                && members.iter().map(|member| cost[member]).sum::<usize>() <= room
+        };
+        if fits {
+            replace(&mut front, &mut used, item, &members, &cost);
+        } else {
+            stuck.insert(item);
+        }
+    }
+    let mut rest: Vec<Below> = stuck.into_iter().filter(|item| front.contains(item)).collect();
+    rest.sort_by(|a, b| terrain.relevance(*b).total_cmp(&terrain.relevance(*a)).then(a.cmp(b)));
+    for item in rest {
+        let own = cost.get(&item).copied().unwrap_or(0);
+        let room = budget - used + own;
+        let members = free_members(shape, served, item, &front);
+        if members.len() > MANY_MEMBERS {
+            continue;
+        }
+        learn(&members, terrain, &mut cost)?;
+        let (mut chosen, mut spent, mut kept) = (Vec::new(), 0, HashSet::new());
+        for member in by_relevance(members, terrain) {
+            if let Some(tokens) = cost.get(&member).filter(|tokens| spent + **tokens <= room) {
+                spent += tokens;
+                kept.extend(match member {
+                    Below::Chunk(_) => HashSet::from([member]),
+                    Below::Node(node) => shape.below(node),
+                });
+                chosen.push(member);
+            }
+        }
+        let kept = kept.iter().filter(|item| matches!(item, Below::Chunk(_))).count();
+        if spent > own && kept as f64 >= LEAST_SHARE * shape.chunks(item) as f64 {
+            replace(&mut front, &mut used, item, &chosen, &cost);
+        }
+    }
+    Ok(front.into_iter().collect())
+}
+
+/// A node of more members than this is not taken apart in part.
+const MANY_MEMBERS: usize = 256;
+
+fn learn<T: Terrain>(items: &[Below], terrain: &mut T, cost: &mut HashMap<Below, usize>) -> Result<(), T::Error> {
+    let unknown: Vec<Below> = items.iter().filter(|item| !cost.contains_key(item)).copied().collect();
+    let tokens = terrain.tokens(&unknown)?;
+    cost.extend(unknown.into_iter().zip(tokens).filter_map(|(item, tokens)| Some((item, tokens?))));
+    Ok(())
+}
+
+fn by_relevance<T: Terrain>(mut items: Vec<Below>, terrain: &T) -> Vec<Below> {
+    items.sort_by(|a, b| terrain.relevance(*b).total_cmp(&terrain.relevance(*a)).then(a.cmp(b)));
+    items
+}
+
+/// Members of `item` that nothing else in the front is above.
+fn free_members(shape: &Shape, served: &HashSet<NodeRow>, item: Below, front: &BTreeSet<Below>) -> Vec<Below> {
+    let Below::Node(node) = item else { return Vec::new() };
+    let members = shape.place(node).map(|place| place.members.as_slice()).unwrap_or_default();
+    let mut free: Vec<Below> = Vec::with_capacity(members.len());
+    for member in members {
+        let shown = !matches!(member, Below::Node(node) if !served.contains(node));
+        let covered = shape.above(*member).iter().any(|above| *above != node && front.contains(&Below::Node(*above)));
+        if shown && !covered && !free.contains(member) {
+            free.push(*member);
+        }
+    }
+    // One that is below another, in a tree that skips levels, is covered by it.
+    let all = free.clone();
+    free.retain(|member| {
+        let above = shape.above(*member);
+        !all.iter().any(|other| matches!(other, Below::Node(node) if above.contains(node)))
+    });
+    free
+}
+
+fn replace(
+    front: &mut BTreeSet<Below>,
+    used: &mut usize,
+    item: Below,
+    members: &[Below],
+    cost: &HashMap<Below, usize>,
+) {
+    front.remove(&item);
+    *used -= cost.get(&item).copied().unwrap_or(0);
+    for member in members {
+        if front.insert(*member) {
+            *used += cost.get(member).copied().unwrap_or(0);
+        }
+    }
+}
