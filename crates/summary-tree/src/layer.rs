@@ -195,3 +195,130 @@ pub(crate) fn shrinking(clusters: Vec<Cluster>, weights: &[usize], options: &Clu
     }
     found
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn points(rows: &[Vec<f64>]) -> Points {
+        Points::new(rows.concat(), rows.len(), 4).unwrap()
+    }
+
+    fn options() -> LayerOptions {
+        let cluster =
+            ClusterOptions { most_members: 6, most_weight: 100, least_members: 3, ..ClusterOptions::default() };
+        LayerOptions { cluster, ..LayerOptions::default() }
+    }
+
+    fn sound(clusters: &[Cluster], weights: &[usize]) {
+        let covered: BTreeSet<usize> = clusters.iter().flat_map(|cluster| cluster.members.clone()).collect();
+        assert_eq!(covered, (0..weights.len()).collect());
+        assert!(clusters.is_sorted() && clusters.windows(2).all(|pair| pair[0] != pair[1]));
+        for Cluster { members } in clusters {
+            assert!(!members.is_empty() && members.is_sorted() && fits(members, weights, &options().cluster));
+        }
+    }
+
+    fn kept(layer: &Layer) -> Vec<FormerCluster> {
+        let former = |cluster: &Cluster| FormerCluster { members: cluster.members.clone(), shrunk: false };
+        layer.clusters.iter().map(former).collect()
+    }
+
+    /// The clusters without some rows, named by the rows that are left.
+    fn without(former: &[FormerCluster], gone: &BTreeSet<usize>) -> Vec<FormerCluster> {
+        let place = |row: usize| row - gone.range(..row).count();
+        let left = |cluster: &FormerCluster| FormerCluster {
+            members: cluster.members.iter().filter(|row| !gone.contains(row)).map(|row| place(*row)).collect(),
+            shrunk: cluster.members.iter().any(|row| gone.contains(row)),
+        };
+        former.iter().map(left).collect()
+    }
+
+    #[test]
+    fn little_input_is_one_cluster_or_none() {
+        let no = points(&[]);
+        assert!(full(&no, &[], &options()).unwrap().clusters.is_empty());
+        assert!(update(&no, &[], &[], 0, &options()).unwrap().clusters.is_empty());
+        for n in 1..=6 {
+            let same = points(&vec![vec![0.5; 4]; n]);
+            let layer = full(&same, &vec![10; n], &options()).unwrap();
+            assert_eq!(layer.clusters, [Cluster { members: (0..n).collect() }]);
+        }
+    }
+
+    #[test]
+    fn giants_stand_alone_and_still_become_fewer() {
+        let rows: Vec<Vec<f64>> = (0..9).map(|row| vec![f64::from(row), 1.0, 0.0, 0.0]).collect();
+        let weights = vec![500; 9];
+        let layer = full(&points(&rows), &weights, &options()).unwrap();
+        assert_eq!(layer.clusters.len(), 9);
+        let fewer = shrinking(layer.clusters, &weights, &options().cluster);
+        assert!(fewer.len() == 5 && fewer.iter().map(|cluster| cluster.members.len()).sum::<usize>() == 9);
+    }
+
+    #[test]
+    fn a_new_member_joins_the_nearest_and_a_lonely_one_is_taken_in() {
+        let mut rows: Vec<Vec<f64>> = (0..4).map(|_| vec![1.0, 0.0, 0.0, 0.0]).collect();
+        rows.extend((0..4).map(|_| vec![0.0, 1.0, 0.0, 0.0]));
+        rows.push(vec![0.1, 0.9, 0.0, 0.0]);
+        let cluster = |members: &[usize], shrunk| FormerCluster { members: members.to_vec(), shrunk };
+        let former = [cluster(&[0, 1, 2, 3], false), cluster(&[4, 5, 6, 7], false)];
+        let layer = update(&points(&rows), &[1; 9], &former, 1, &options()).unwrap();
+        assert_eq!(layer.clusters[1].members, [4, 5, 6, 7, 8]);
+        assert_eq!((layer.from, layer.full), (vec![Some(0), Some(1)], false));
+        let former = [cluster(&[0, 1, 2, 3, 5, 6], false), cluster(&[4, 7], false), cluster(&[8], true)];
+        let layer = update(&points(&rows), &[1; 9], &former, 1, &options()).unwrap();
+        assert_eq!(layer.clusters[1].members, [4, 7, 8]);
+        assert_eq!(layer.clusters.len(), 2);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn an_update_touches_only_what_changed(
+            rows in prop::collection::vec((prop::collection::vec(-1.0..1.0f64, 4), 1usize..30), 2..80),
+            fresh in prop::collection::vec((prop::collection::vec(-1.0..1.0f64, 4), 1usize..120), 0..6),
+            gone in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let vectors = |rows: &[(Vec<f64>, usize)]| rows.iter().map(|(row, _)| row.clone()).collect::<Vec<_>>();
+            let weigh = |rows: &[(Vec<f64>, usize)]| rows.iter().map(|(_, weight)| *weight).collect::<Vec<_>>();
+            let weights = weigh(&rows);
+            let layer = full(&points(&vectors(&rows)), &weights, &options()).unwrap();
+            sound(&layer.clusters, &weights);
+            let same = update(&points(&vectors(&rows)), &weights, &kept(&layer), 0, &options()).unwrap();
+            prop_assert_eq!(&same.clusters, &layer.clusters);
+            prop_assert!(!same.full);
+
+            let gone: BTreeSet<usize> = gone.iter().map(|at| at.index(rows.len())).collect();
+            let mut now: Vec<(Vec<f64>, usize)> =
+                rows.iter().enumerate().filter(|(row, _)| !gone.contains(row)).map(|(_, row)| row.clone()).collect();
+            let stayed = now.len();
+            now.extend(fresh.clone());
+            let weights = weigh(&now);
+            let former = without(&kept(&layer), &gone);
+            let changed = gone.len().max(fresh.len());
+            let next = update(&points(&vectors(&now)), &weights, &former, changed, &options()).unwrap();
+            sound(&next.clusters, &weights);
+            prop_assert_eq!(&next, &update(&points(&vectors(&now)), &weights, &former, changed, &options()).unwrap());
+            let many = changed as f64 > options().changed * now.len() as f64;
+            prop_assert_eq!(next.full, many || former.iter().all(|cluster| cluster.members.is_empty()));
+            if !next.full {
+                // What is neither new nor of a dissolved cluster may join; every other cluster stays as it was.
+                let dissolved = |cluster: &&FormerCluster| cluster.shrunk && cluster.members.len() < options().least;
+                let joined = fresh.len() + former.iter().filter(dissolved).count();
+                let stay = former.iter().filter(|cluster| !cluster.shrunk);
+                let kept = stay.clone().filter(|old| next.clusters.iter().any(|new| new.members == old.members)).count();
+                prop_assert!(kept + joined >= stay.count(), "{kept} kept, {joined} joined");
+                let old = |row: &usize| *row < stayed;
+                for (new, from) in next.clusters.iter().zip(&next.from) {
+                    let before = &former[from.unwrap()].members;
+                    let moved = new.members.iter().filter(|row| old(row) && !before.contains(row)).count();
+                    prop_assert!(moved <= former.iter().filter(dissolved).count());
+                }
+            }
+        }
+    }
+}

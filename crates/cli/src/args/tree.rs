@@ -5,6 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use edgewise_types::{CollectionName, DocumentId, Money};
 
 use super::Place;
+use crate::error::CliError;
 
 /// What to do with a summary tree.
 #[derive(Debug, Subcommand)]
@@ -21,6 +22,25 @@ pub(crate) enum Tree {
     Delete(TreeDelete),
 }
 
+/// The collection whose tree is meant.
+#[derive(Debug, Args)]
+pub(crate) struct TreeName {
+    /// Collection
+    #[arg(value_name = "NAME", required_unless_present = "collection")]
+    name: Option<CollectionName>,
+    /// Collection, as an option
+    #[arg(short, long, value_name = "NAME", conflicts_with = "name")]
+    collection: Option<CollectionName>,
+}
+
+impl TreeName {
+    /// It.
+    pub(crate) fn get(&self) -> Result<&CollectionName, CliError> {
+        let named = self.name.as_ref().or(self.collection.as_ref());
+        named.ok_or_else(|| CliError::Usage("name a collection".to_owned()))
+    }
+}
+
 /// Who writes summaries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SummariserArg {
@@ -33,9 +53,9 @@ pub(crate) enum SummariserArg {
 /// What to build.
 #[derive(Debug, Args)]
 pub(crate) struct TreeWhat {
-    /// Collection
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) collection: CollectionName,
+    /// Which.
+    #[command(flatten)]
+    pub(crate) tree: TreeName,
     /// Who writes the summaries [default: that of the tree, else tree.summariser]
     #[arg(long, value_enum)]
     pub(crate) summariser: Option<SummariserArg>,
@@ -90,9 +110,9 @@ pub(crate) struct TreeBuild {
 /// Arguments of `tree status`.
 #[derive(Debug, Args)]
 pub(crate) struct TreeStatusArgs {
-    /// Collection
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) collection: CollectionName,
+    /// Which.
+    #[command(flatten)]
+    pub(crate) tree: TreeName,
     /// Print as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -101,9 +121,9 @@ pub(crate) struct TreeStatusArgs {
 /// Arguments of `tree show`.
 #[derive(Debug, Args)]
 pub(crate) struct TreeShow {
-    /// Collection
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) collection: CollectionName,
+    /// Which.
+    #[command(flatten)]
+    pub(crate) tree: TreeName,
     /// Show the node whose id begins so in full, with its members
     #[arg(long, value_name = "ID", conflicts_with_all = ["document", "depth"])]
     pub(crate) node: Option<String>,
@@ -121,9 +141,9 @@ pub(crate) struct TreeShow {
 /// Arguments of `tree delete`.
 #[derive(Debug, Args)]
 pub(crate) struct TreeDelete {
-    /// Collection
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) collection: CollectionName,
+    /// Which.
+    #[command(flatten)]
+    pub(crate) tree: TreeName,
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,

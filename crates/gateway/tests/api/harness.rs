@@ -18,6 +18,9 @@ use edgewise_test_support::{HashEmbedder, ScriptedGenerator, WordTokenizer, corp
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+/// What a model that writes summaries says.
+const STORY: &str = "The captain sailed to the harbour with barrels of salt, and the keeper of the lighthouse told her of storms.";
+
 /// A gateway and what a test looks at from behind.
 pub struct Gateway {
     pub state: AppState,
@@ -77,7 +80,7 @@ impl Gateway {
     /// A gateway with another embedder.
     pub fn embedding(embedder: Arc<dyn Embedder>, tree: edgewise_settings::Tree) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self::made_of(folder, ScriptedGenerator::replies(["yes"]), GatewayOptions::default(), embedder, tree)
+        Self::made_of(folder, ScriptedGenerator::replies([STORY]), GatewayOptions::default(), embedder, tree)
     }
 
     /// A new server over the same folder, with an empty ledger.

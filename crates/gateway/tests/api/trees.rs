@@ -298,3 +298,38 @@ async fn a_tree_follows_uploads_where_the_settings_say_so() {
     }
     panic!("no tree: {}", gateway.get("/v1/jobs").await.text());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_summaries_are_paid_for_within_the_budget_and_recorded() {
+    let gateway = with_stories(&Slow::new(), edgewise_settings::Tree::default()).await;
+    let plan = json!({"summariser": "abstractive"});
+    let plan = gateway.post("/v1/collections/tales/tree/plan", &plan).await.ok();
+    let (calls, summaries) = (plan["calls"].as_u64().unwrap(), plan["summaries"].as_u64().unwrap());
+    assert!(calls >= summaries && summaries > 3 && plan["cost"] != "0.00", "{plan}");
+
+    let request = json!({"summariser": "abstractive", "budget": {"max_calls": 4}});
+    let job = start(&gateway, &request).await;
+    let done = until(&gateway, &job, is("done")).await;
+    let report = &done["detail"];
+    assert!(report["calls"].as_u64().unwrap() <= 4 && report["calls"].as_u64() > Some(0), "{report}");
+    assert!(report["stopped"].as_str().unwrap().contains("call the generator 4 times"), "{report}");
+    assert_eq!(report["complete"], false);
+    let usage = gateway.get("/v1/usage").await.ok();
+    let build = &usage["totals"]["by_route"]["tree-build"];
+    assert_eq!((&build["requests"], &build["usage"], &build["cost"]), (&json!(1), &report["usage"], &report["cost"]));
+
+    let job = start(&gateway, &json!({"summariser": "abstractive"})).await;
+    let report = until(&gateway, &job, is("done")).await["detail"].clone();
+    assert_eq!(report["complete"], true, "{report}");
+    let usage = gateway.get("/v1/usage").await.ok();
+    assert_eq!(usage["totals"]["by_route"]["tree-build"]["requests"], 2);
+    // Kept up by whoever wrote it.
+    let plan = gateway.post("/v1/collections/tales/tree/plan", &json!({})).await.ok();
+    assert!(plan["summariser"].as_str().unwrap().starts_with("abstractive") && plan["summaries"] == 0, "{plan}");
+    let plan = gateway.post("/v1/collections/tales/tree/plan", &json!({"summariser": "extractive"})).await.ok();
+    assert!(plan["anew"].as_str().unwrap().contains("abstractive") && plan["calls"] == 0, "{plan}");
+    let free = json!({"summariser": "abstractive", "full": true, "budget": {"max_cost": "0.000000001"}});
+    let job = start(&gateway, &free).await;
+    let report = until(&gateway, &job, is("done")).await["detail"].clone();
+    assert_eq!((&report["calls"], &report["complete"]), (&json!(0), &json!(true)), "all is kept by its key: {report}");
+}

@@ -14,3 +14,4 @@ mod rerank;
 mod search;
 mod support;
 mod tree;
+mod tree_build;

@@ -44,7 +44,7 @@ pub struct ExtractiveOptions {
 
 impl Default for ExtractiveOptions {
     fn default() -> Self {
-        Self { limits: SummaryLimits::default(), pairs: 1.0, facts: 1.0, member: 0.5, length: 0.8 }
+        Self { limits: SummaryLimits::default(), pairs: 2.0, facts: 1.0, member: 0.5, length: 0.3 }
     }
 }
 

@@ -58,7 +58,7 @@ fn local(
     bar: &TreeBar,
     interrupted: &Interrupt,
 ) -> Result<TreeReport, CliError> {
-    let collection = app.collections()?.get(&args.what.collection)?;
+    let collection = app.collections()?.get(args.what.tree.get()?)?;
     let trees = trees(app, &collection, args.what.summariser)?;
     if trees.generator.is_some() && !args.yes {
         agree(args, &trees.plan(&collection, request)?)?;
@@ -124,7 +124,7 @@ fn remote(
     bar: &TreeBar,
     interrupted: &Interrupt,
 ) -> Result<TreeReport, CliError> {
-    let name = &args.what.collection;
+    let name = args.what.tree.get()?;
     if !args.yes {
         agree(args, &client.post(&format!("/v1/collections/{name}/tree/plan"), &body(request)?)?)?;
     }

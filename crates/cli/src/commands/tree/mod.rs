@@ -73,11 +73,11 @@ fn plan(args: &TreePlanArgs, app: &App) -> Result<(), CliError> {
     let request = request(&args.what, TreeBudget::default());
     let plan: TreePlan = match server(&args.place, app) {
         Some(client) => {
-            let path = format!("/v1/collections/{}/tree/plan", args.what.collection);
+            let path = format!("/v1/collections/{}/tree/plan", args.what.tree.get()?);
             client.post(&path, &serde_json::to_value(&request)?)?
         }
         None => {
-            let collection = app.collections()?.get(&args.what.collection)?;
+            let collection = app.collections()?.get(args.what.tree.get()?)?;
             trees(app, &collection, args.what.summariser)?.plan(&collection, &request)?
         }
     };
@@ -129,10 +129,10 @@ fn plan_text(plan: &TreePlan) -> String {
 fn status(args: &TreeStatusArgs, app: &App) -> Result<(), CliError> {
     let status: TreeStatus = match Client::discover(app.data_root()) {
         Some(client) => {
-            let view: Value = client.get(&format!("/v1/collections/{}/tree?depth=0&text_chars=1", args.collection))?;
+            let view: Value = client.get(&format!("/v1/collections/{}/tree?depth=0&text_chars=1", args.tree.get()?))?;
             serde_json::from_value(view["status"].clone())?
         }
-        None => app.collections()?.get(&args.collection)?.tree_status()?,
+        None => app.collections()?.get(args.tree.get()?)?.tree_status()?,
     };
     if args.json { output::json(&status) } else { Ok(output::line(&status_text(&status))?) }
 }
@@ -181,7 +181,7 @@ fn status_text(status: &TreeStatus) -> String {
 }
 
 fn delete(args: &TreeDelete, app: &App) -> Result<(), CliError> {
-    let name = &args.collection;
+    let name = args.tree.get()?;
     if !args.yes && !prompt::confirm(&format!("Delete the summary tree of {name}? Its documents stay."))? {
         return Err(CliError::Interrupted);
     }

@@ -21,7 +21,7 @@ const ID: usize = 12;
 const MOST: usize = 32;
 
 pub(super) fn run(args: &TreeShow, app: &App) -> Result<(), CliError> {
-    let name = &args.collection;
+    let name = args.tree.get()?;
     // All levels, but passages only where they are asked for by a depth.
     let depth = args.depth.unwrap_or(if args.node.is_some() { 1 } else { MOST }).min(MOST);
     let text_chars = if args.node.is_some() || args.json { None } else { Some(SHOWN * 2) };

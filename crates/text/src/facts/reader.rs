@@ -1,46 +1,14 @@
-//! Facts of a text: its numbers with their units, its dates, and its names.
-//!
-//! Two ways to write one fact have one key: `1,742` and `1742`, `3.60` and `3.6`, `seven` and `7`, `5 million` and
-//! `5000000`, `kg` and `kilograms`, `12 March 1945` and `March 12, 1945` and `1945-03-12`. A capital letter makes a name
-//! inside a sentence; at the start of one it does so only if the word stands capitalised inside another sentence too, for
-//! any word is capitalised there.
+//! Reads numbers, dates and names at a place of a text.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    ops::Range,
-};
+use std::{collections::HashMap, ops::Range};
 
 use edgewise_types::Span;
 
+use super::{Fact, FactKind};
 use crate::{
     is_content,
-    scan::{Piece, PieceKind, pieces},
+    scan::{Piece, PieceKind},
 };
-
-/// What kind of fact it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FactKind {
-    /// A number.
-    Number,
-    /// A day or a month, of a year or not.
-    Date,
-    /// One or more capitalised words, or an identifier.
-    Name,
-}
-
-/// A number, date or name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fact {
-    /// What it is.
-    pub kind: FactKind,
-    /// The fact in normal form: digits, `YYYY-MM-DD` with `----` for an unnamed year and without `-DD` for a month, or
-    /// words in lower case.
-    pub key: String,
-    /// Unit of a number, where it is a known one, in normal form.
-    pub unit: Option<&'static str>,
-    /// Where it stands.
-    pub span: Span,
-}
 
 const SMALL: &[&str] = &[
     "zero",
@@ -115,97 +83,12 @@ const UNITS: &[&[&str]] = &[
     &["token", "tokens"],
 ];
 /// Words in lower case that a name may have inside.
-const CONNECTORS: &[&str] = &["of", "de", "da", "del", "der", "di", "du", "la", "le", "van", "von", "bin", "al"];
+pub(super) const CONNECTORS: &[&str] =
+    &["of", "de", "da", "del", "der", "di", "du", "la", "le", "van", "von", "bin", "al"];
 /// Words in a row, all letters of which are capitals, from which on they are loud and not names.
 const LOUD: usize = 4;
 
-/// The facts of `text`, in order, repeated ones included.
-pub fn facts(text: &str) -> Vec<Fact> {
-    let pieces = pieces(text);
-    let mut found = Vec::new();
-    let mut name: Vec<usize> = Vec::new();
-    let reader = Reader::new(text, &pieces);
-    let mut at = 0;
-    while at < pieces.len() {
-        if let Some((fact, next)) = reader.date(at).or_else(|| reader.number(at)) {
-            reader.close(&mut name, &mut found);
-            found.push(fact);
-            at = next;
-            continue;
-        }
-        if reader.capital(at) || reader.identifier(at) {
-            if name.last().is_some_and(|last| !reader.adjacent(*last, at)) {
-                reader.close(&mut name, &mut found);
-            }
-            name.push(at);
-        } else if !(CONNECTORS.contains(&reader.word(at)) && reader.joins(&name, at)) {
-            reader.close(&mut name, &mut found);
-        } else {
-            name.push(at);
-        }
-        at += 1;
-    }
-    reader.close(&mut name, &mut found);
-    found.sort_by_key(|fact| (fact.span, fact.kind));
-    found
-}
-
-/// What occurs in some texts, to look facts of others up.
-#[derive(Debug, Clone, Default)]
-pub struct FactIndex {
-    numbers: BTreeMap<String, BTreeSet<Option<&'static str>>>,
-    dates: BTreeSet<String>,
-    words: HashSet<String>,
-}
-
-impl FactIndex {
-    /// Adds everything that `text` says.
-    pub fn add(&mut self, text: &str) {
-        for piece in pieces(text) {
-            let written = &text[Range::from(piece.span)];
-            match piece.kind {
-                PieceKind::Word => {
-                    self.words.insert(written.to_lowercase());
-                }
-                PieceKind::Number => {
-                    self.numbers.entry(decimal(written)).or_default();
-                }
-            }
-        }
-        for fact in facts(text) {
-            match fact.kind {
-                FactKind::Number => {
-                    self.numbers.entry(fact.key).or_default().insert(fact.unit);
-                }
-                FactKind::Date => {
-                    self.dates.insert(fact.key);
-                }
-                FactKind::Name => {}
-            }
-        }
-    }
-
-    /// Whether `fact` occurs: a number with the same unit wherever both have one, a date at least as exact, every word of a
-    /// name.
-    pub fn holds(&self, fact: &Fact) -> bool {
-        match fact.kind {
-            FactKind::Number => self.numbers.get(&fact.key).is_some_and(|units| {
-                let named = units.iter().any(Option::is_some);
-                fact.unit.is_none() || !named || units.contains(&fact.unit) || units.contains(&None)
-            }),
-            FactKind::Date => {
-                let without_year = fact.key.strip_prefix("----");
-                self.dates.iter().any(|date| match without_year {
-                    Some(rest) => date.get(4..).is_some_and(|held| held.starts_with(rest)),
-                    None => date.starts_with(&fact.key),
-                })
-            }
-            FactKind::Name => fact.key.split(' ').all(|word| self.words.contains(word)),
-        }
-    }
-}
-
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
     pieces: &'a [Piece],
     lower: Vec<String>,
@@ -216,7 +99,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(text: &'a str, pieces: &'a [Piece]) -> Self {
+    pub(super) fn new(text: &'a str, pieces: &'a [Piece]) -> Self {
         let lower = pieces.iter().map(|piece| text[Range::from(piece.span)].to_lowercase()).collect();
         let mut reader = Self { text, pieces, lower, loud: vec![false; pieces.len()], inside: HashMap::new() };
         reader.find_loud();
@@ -250,7 +133,7 @@ impl<'a> Reader<'a> {
         &self.text[Range::from(self.pieces[at].span)]
     }
 
-    fn word(&self, at: usize) -> &str {
+    pub(super) fn word(&self, at: usize) -> &str {
         self.lower.get(at).map_or("", String::as_str)
     }
 
@@ -266,13 +149,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn capital(&self, at: usize) -> bool {
+    pub(super) fn capital(&self, at: usize) -> bool {
         let upper = self.is(at, PieceKind::Word) && self.written(at).starts_with(char::is_uppercase);
         upper && is_content(self.word(at)) && !self.loud.get(at).copied().unwrap_or(false)
     }
 
     /// A word with digits or capitals inside, or joined by `_`.
-    fn identifier(&self, at: usize) -> bool {
+    pub(super) fn identifier(&self, at: usize) -> bool {
         let word = self.written(at);
         let lower_first = word.starts_with(char::is_lowercase);
         self.is(at, PieceKind::Word)
@@ -305,14 +188,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether two pieces may be parts of one name.
-    fn adjacent(&self, a: usize, b: usize) -> bool {
+    pub(super) fn adjacent(&self, a: usize, b: usize) -> bool {
         let between = &self.text[self.pieces[a].span.end..self.pieces[b].span.start];
         let initial =
             self.written(a).chars().count() <= 2 || matches!(self.word(a), "mrs" | "prof" | "capt" | "gen" | "col");
         matches!(between, " " | "-" | "\n" | "\u{a0}") || initial && matches!(between, "." | ". ")
     }
 
-    fn joins(&self, name: &[usize], at: usize) -> bool {
+    pub(super) fn joins(&self, name: &[usize], at: usize) -> bool {
         name.last().is_some_and(|last| self.adjacent(*last, at))
             && at + 1 < self.pieces.len()
             && self.adjacent(at, at + 1)
@@ -320,7 +203,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Ends a name.
-    fn close(&self, name: &mut Vec<usize>, found: &mut Vec<Fact>) {
+    pub(super) fn close(&self, name: &mut Vec<usize>, found: &mut Vec<Fact>) {
         let mut parts: &[usize] = name;
         if let Some(first) = parts.first()
             && self.opens(*first)
@@ -380,7 +263,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A date that begins at a piece, and the piece behind it.
-    fn date(&self, at: usize) -> Option<(Fact, usize)> {
+    pub(super) fn date(&self, at: usize) -> Option<(Fact, usize)> {
         let (year, month, day, next) = self.iso(at).or_else(|| self.month_first(at)).or_else(|| self.day_first(at))?;
         let year = year.map_or_else(|| "----".to_owned(), |year| format!("{year:04}"));
         let day = day.map_or_else(String::new, |day| format!("-{day:02}"));
@@ -421,7 +304,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A number that begins at a piece, and the piece behind it.
-    fn number(&self, at: usize) -> Option<(Fact, usize)> {
+    pub(super) fn number(&self, at: usize) -> Option<(Fact, usize)> {
         let (mut key, mut next) = if self.is(at, PieceKind::Number) {
             let minutes = self.gap(at) == ":" && self.is(at + 1, PieceKind::Number) && self.word(at + 1).len() == 2;
             if minutes {
@@ -471,7 +354,7 @@ impl<'a> Reader<'a> {
 type DateParts = (Option<u32>, usize, Option<u32>, usize);
 
 /// A number without grouping, leading zeros, and zeros at the end of its decimals.
-fn decimal(written: &str) -> String {
+pub(super) fn decimal(written: &str) -> String {
     let plain = written.replace(',', "");
     let (whole, decimals) = match plain.split_once('.') {
         // `1.2.3` is a version, not a number.
@@ -490,102 +373,4 @@ fn scaled(number: &str, zeros: usize) -> String {
     let moved: String = decimals.chars().chain(std::iter::repeat('0')).take(zeros).collect();
     let rest: String = decimals.chars().skip(zeros).collect();
     decimal(&format!("{whole}{moved}.{rest}0"))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn keys(text: &str, kind: FactKind) -> Vec<String> {
-        facts(text).into_iter().filter(|fact| fact.kind == kind).map(|fact| fact.key).collect()
-    }
-
-    fn holds(source: &str, claim: &str) -> bool {
-        let mut index = FactIndex::default();
-        index.add(source);
-        let claimed = facts(claim);
-        assert!(!claimed.is_empty(), "{claim}");
-        claimed.iter().all(|fact| index.holds(fact))
-    }
-
-    #[test]
-    fn numbers_have_one_form_and_their_unit() {
-        let read = |text: &str| -> Vec<(String, Option<&str>)> {
-            facts(text).into_iter().filter(|f| f.kind == FactKind::Number).map(|f| (f.key, f.unit)).collect()
-        };
-        let number = |key: &str, unit| (key.to_owned(), unit);
-        assert_eq!(read("1,742 bees, 3.60 and 007"), [number("1742", None), number("3.6", None), number("7", None)]);
-        assert_eq!(read("15kg or 15 kilograms"), [number("15", Some("kg")), number("15", Some("kg"))]);
-        assert_eq!(read("$5 million, 2.5 thousand"), [number("5000000", Some("$")), number("2500", None)]);
-        assert_eq!(
-            read("seven, twenty-one and two hundred"),
-            [number("7", None), number("21", None), number("200", None)]
-        );
-        assert_eq!(
-            read("40% at 10:30 of the 1990s"),
-            [number("40", Some("%")), number("10:30", None), number("1990", None)]
-        );
-        assert_eq!(read("one of them, version 1.2.3"), [number("1.2.3", None)]);
-    }
-
-    #[test]
-    fn dates_have_one_form() {
-        let same = ["on 12 March 1945.", "March 12, 1945", "the 12th of March 1945", "1945-03-12", "Mar 12th, 1945"];
-        for text in same {
-            assert_eq!(keys(text, FactKind::Date), ["1945-03-12"], "{text}");
-        }
-        assert_eq!(keys("in March 1945, then May 3", FactKind::Date), ["1945-03", "-----05-03"]);
-        assert!(keys("they march 12 miles and may go", FactKind::Date).is_empty());
-    }
-
-    #[test]
-    fn names_are_told_from_capitals_at_the_start() {
-        let names = |text: &str| keys(text, FactKind::Name);
-        assert_eq!(
-            names("Yesterday the mayor met Elsa Brandt in the Bank of England."),
-            ["elsa brandt", "bank of england"]
-        );
-        assert_eq!(names("Strike cursed. Then Strike left, and so did Strike."), ["strike", "strike", "strike"]);
-        assert_eq!(names("He said, \"Come here.\" Nobody came."), [""; 0]);
-        assert_eq!(names("It calls parse_all on a u32 in NASA's code."), ["parse_all", "u32", "nasa"]);
-        assert_eq!(names("I saw David Farragut Strykalski III's ship"), ["david farragut strykalski iii"]);
-        assert_eq!(names("THIS IS THE VERY END OF IT ALL NOW"), [""; 0]);
-        assert_eq!(names("They asked J. R. Hobbs and Jean-Luc."), ["j r hobbs", "jean luc"]);
-    }
-
-    #[test]
-    fn a_claim_is_held_only_by_a_text_that_says_it() {
-        let source = "Elsa Brandt founded the harbour on 12 March 1742 with 40 men; it cost 1.5 million dollars, 15 kg of \
-                      gold and took seven years.";
-        let yes = [
-            "The harbour of Elsa Brandt.",
-            "the year 1742",
-            "in March 1742",
-            "It took 7 years",
-            "1,500,000 in all",
-            "all of 40",
-            "about March 12",
-        ];
-        for claim in yes {
-            assert!(holds(source, claim), "{claim}");
-        }
-        let no = ["by Elsa Branson", "the year 1743", "in April 1742", "It took 8 years", "15 miles", "March 13"];
-        for claim in no {
-            assert!(!holds(source, claim), "{claim}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_text_holds_its_own_facts(text in "([A-Z]?[a-zé]{1,6}|[0-9]{1,4}|March|[ .!?,:'’\"\n\\-$%]{1,2}){0,40}") {
-            let mut index = FactIndex::default();
-            index.add(&text);
-            for fact in facts(&text) {
-                prop_assert!(text.get(Range::from(fact.span)).is_some_and(|written| !written.is_empty()));
-                prop_assert!(index.holds(&fact), "{fact:?}");
-            }
-        }
-    }
 }
