@@ -16,16 +16,20 @@ def rms_norm(x, residual, weight, out, eps=1e-5):
 
 def check_rms_norm(small):
     for rows, hidden in ((1, 8), (3, 576), (5, 2048), (7, 4096), (2, 8192), (3, 16384), (4, 2056)):
-        x, weight, residual = random(rows, hidden), random(hidden), random(rows, hidden)
+        x, weight, residual = random(rows, hidden), random(hidden), random(rows, hidden, dtype=torch.float32)
         out, before = poisoned(rows, hidden), residual.clone()
         rms_norm(x, residual, weight, out)
-        total = (x.float() + before.float()).bfloat16()
+        total = x.float() + before
         norm = lambda s: s.double() * torch.rsqrt(s.double().square().mean(-1, True) + 1e-5) * weight.double()
         check(f"rms_norm {rows}x{hidden}: residual bit for bit", torch.equal(residual, total))
         check_error(f"rms_norm {rows}x{hidden} with residual", out, norm(total), ROUNDING)
         out = poisoned(rows, hidden)
         rms_norm(x, None, weight, out)
         check_error(f"rms_norm {rows}x{hidden}", out, norm(x), ROUNDING)
+        out = poisoned(rows, hidden)
+        call("rms_norm", "edgewise_rms_norm", None, residual, weight, out, rows, hidden, 1e-5)
+        check_error(f"rms_norm {rows}x{hidden} of the residual", out, norm(total), ROUNDING)
+        check(f"rms_norm {rows}x{hidden}: residual untouched", torch.equal(residual, total))
     check("rms_norm refuses hidden 12", refused("rms_norm", "edgewise_rms_norm", x, None, weight, out, 1, 12, 1e-5))
 
 
@@ -65,8 +69,11 @@ def check_decode_matmul(small):
 def check_gather_rows(small):
     table, ids = random(50, 264), torch.tensor([0, 49, 7, 7, 3], dtype=torch.int32, device=DEVICE)
     out = poisoned(5, 264)
-    call("gather_rows", "edgewise_gather_rows", table, ids, out, 5, 264)
+    call("gather_rows", "edgewise_gather_rows", table, ids, out, 5, 264, 0)
     check("gather_rows", torch.equal(out, table[ids.long()]))
+    out = poisoned(5, 264, dtype=torch.float32)
+    call("gather_rows", "edgewise_gather_rows", table, ids, out, 5, 264, 1)
+    check("gather_rows to fp32", torch.equal(out, table[ids.long()].float()))
 
 
 def check_silu_mul(small):
@@ -210,10 +217,10 @@ def time_rows(copy_rate):
     d, heads, kv_heads, hidden, width, vocabulary = 128, 32, 8, 4096, 14336, 128256
     for tokens in (32, 8192):
         sets = 8 if tokens == 32 else 3
-        xs = [(random(tokens, hidden), random(tokens, hidden)) for _ in range(sets)]
+        xs = [(random(tokens, hidden), random(tokens, hidden, dtype=torch.float32)) for _ in range(sets)]
         weight, out = random(hidden), poisoned(tokens, hidden)
         micros = time_graph([lambda x=x, r=r: rms_norm(x, r, weight, out) for x, r in xs])
-        report("rms_norm", f"{tokens} x {hidden} + residual", micros, 8 * tokens * hidden / micros / 1e3, copy_rate,
+        report("rms_norm", f"{tokens} x {hidden} + residual", micros, 12 * tokens * hidden / micros / 1e3, copy_rate,
                "GB/s")
         qkvs = [random(tokens, (heads + 2 * kv_heads) * d) for _ in range(sets)]
         q_out = poisoned(tokens, heads, d)
