@@ -66,6 +66,52 @@ def check_decode_matmul(small):
             check(f"decode_matmul {rows_}x{columns}: bit for bit as among 64", same)
 
 
+def layers(x, residual, weights, buffers, after=lambda: None):
+    """What a decoding step does between attentions, layer after layer; kernels start while the one before runs."""
+    gate, up, normed = buffers
+    tokens = x.shape[0]
+    for norm, gate_weight, up_weight, down_weight in weights:
+        rms_norm(x, residual, norm, normed)
+        after()
+        decode_matmul(normed, [gate_weight, up_weight], [None, None], [gate, up])
+        after()
+        call("silu_mul", "edgewise_silu_mul", gate, up, gate, tokens, gate.shape[1], gate.shape[1])
+        after()
+        decode_matmul(gate, [down_weight], [None], [x])
+        after()
+
+
+def check_early_start(small):
+    """The same, bit for bit, whether or not each kernel is waited for before the next is launched."""
+    hidden, width = (512, 1024) if small else (4096, 14336)
+    weights = [(random(hidden), *[random(width, hidden, scale=hidden**-0.5) for _ in range(2)],
+                random(hidden, width, scale=width**-0.5)) for _ in range(3)]
+    for tokens in (1, 8, 32, 64):
+        start, results = random(tokens, hidden), []
+        for wait in (torch.cuda.synchronize, lambda: None):
+            for _ in range(1 if wait is torch.cuda.synchronize else 20):
+                x, residual = start.clone(), start.float()
+                buffers = (poisoned(tokens, width), poisoned(tokens, width), poisoned(tokens, hidden))
+                torch.cuda.synchronize()
+                layers(x, residual, weights, buffers, wait)
+                torch.cuda.synchronize()
+                results.append((x.clone(), residual.clone()))
+        same = all(torch.equal(a, b) for result in results for a, b in zip(result, results[0]))
+        check(f"{tokens} rows through {len(weights)} layers: as if every kernel was waited for", same)
+
+
+def time_early_start(copy_rate):
+    hidden, width, count = 4096, 14336, 6
+    weights = [(random(hidden), *[random(width, hidden, scale=hidden**-0.5) for _ in range(2)],
+                random(hidden, width, scale=width**-0.5)) for _ in range(count)]
+    for tokens in (1, 8, 32):
+        x, residual = random(tokens, hidden), random(tokens, hidden, dtype=torch.float32)
+        buffers = (poisoned(tokens, width), poisoned(tokens, width), poisoned(tokens, hidden))
+        micros = time_graph([lambda: layers(x, residual, weights, buffers)]) / count
+        report("feed-forward", f"{tokens} x {hidden} x {width}, a layer", micros, 6 * hidden * width / micros / 1e3,
+               copy_rate, "GB/s")
+
+
 def check_gather_rows(small):
     table, ids = random(50, 264), torch.tensor([0, 49, 7, 7, 3], dtype=torch.int32, device=DEVICE)
     out = poisoned(5, 264)
