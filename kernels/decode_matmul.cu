@@ -16,6 +16,9 @@
 // columns, of a weight row and of x, and feeds them to two instructions as they are: a sum does not care which of its
 // terms the instruction calls k, as long as both operands agree. Weights bypass L1, x is served by it.
 //
+// The kernel starts while the one before it still runs, and meanwhile fetches the weights its first blocks need into L2:
+// between two products of a decoding step stand small kernels that leave the memory idle.
+//
 // Bit for bit: an output's terms are added in an order that only the number of columns decides (chunks of a warp in
 // ascending order, then warps in ascending order), so the result of a row is the same for 1 to 64 rows.
 #include "hopper.cuh"
@@ -27,6 +30,7 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kChunk = 32;
 constexpr int kMatrices = 3;
+constexpr int kFetchedBytes = 24 << 20;  // half of L2
 
 struct Part {
   const __nv_bfloat16 *weights, *bias;
@@ -38,6 +42,7 @@ struct MatmulParams {
   const __nv_bfloat16* x;
   Part parts[kMatrices];
   int count, rows, columns;
+  int fetched_blocks;  // whose weights are fetched before the wait
 };
 
 __device__ __forceinline__ uint4 load_streaming(const void* from) {
@@ -45,6 +50,16 @@ __device__ __forceinline__ uint4 load_streaming(const void* from) {
   asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(from));
+  return v;
+}
+
+// Not the read-only path: x may still be written while this kernel starts.
+__device__ __forceinline__ uint4 load_shared_rows(const void* from) {
+  uint4 v;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
   return v;
 }
 
@@ -77,9 +92,18 @@ __global__ void __launch_bounds__(kThreads) decode_matmul_kernel(const __grid_co
       weight_rows[o][h] = part.weights + static_cast<int64_t>(weight_valid[o][h] ? output : 0) * p.columns + quarter * 8;
     }
   }
+  let_next_start();
+  if (static_cast<int>(blockIdx.x) < p.fetched_blocks) {
+    const int outputs = min(kOutputs, part.outputs - first), bytes = p.columns * 2;
+    const char* from = reinterpret_cast<const char*>(part.weights + static_cast<int64_t>(first) * p.columns);
+    for (int at = threadIdx.x * 128; at < outputs * bytes; at += kThreads * 128) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
+    }
+  }
+  wait_for_previous();
   const int chunks = ceil_div(p.columns, kChunk);
   for (int base = warp; base < chunks; base += kWarps * Ahead) {
-    uint4 w[Ahead][OutTiles][2];
+    uint4 w[Ahead][OutTiles][2], b[Ahead][RowTiles];
 #pragma unroll
     for (int a = 0; a < Ahead; ++a) {
       const int column = (base + a * kWarps) * kChunk;
@@ -95,19 +119,25 @@ __global__ void __launch_bounds__(kThreads) decode_matmul_kernel(const __grid_co
 #pragma unroll
     for (int a = 0; a < Ahead; ++a) {
       const int column = (base + a * kWarps) * kChunk + quarter * 8;
-      if ((base + a * kWarps) >= chunks) break;
 #pragma unroll
       for (int r = 0; r < RowTiles; ++r) {
         const int row = r * 8 + group;
-        const uint4 b = row < p.rows && column < p.columns
-                            ? __ldg(reinterpret_cast<const uint4*>(p.x + static_cast<int64_t>(row) * p.columns + column))
-                            : zero;
+        b[a][r] = row < p.rows && column < p.columns
+                      ? load_shared_rows(p.x + static_cast<int64_t>(row) * p.columns + column)
+                      : zero;
+      }
+    }
+#pragma unroll
+    for (int a = 0; a < Ahead; ++a) {
+      if ((base + a * kWarps) >= chunks) break;
+#pragma unroll
+      for (int r = 0; r < RowTiles; ++r) {
 #pragma unroll
         for (int o = 0; o < OutTiles; ++o) {
           const uint32_t low[4] = {w[a][o][0].x, w[a][o][1].x, w[a][o][0].y, w[a][o][1].y};
           const uint32_t high[4] = {w[a][o][0].z, w[a][o][1].z, w[a][o][0].w, w[a][o][1].w};
-          mma_16x8x16(acc[o][r], low, b.x, b.y);
-          mma_16x8x16(acc[o][r], high, b.z, b.w);
+          mma_16x8x16(acc[o][r], low, b[a][r].x, b[a][r].y);
+          mma_16x8x16(acc[o][r], high, b[a][r].z, b[a][r].w);
         }
       }
     }
@@ -148,8 +178,9 @@ cudaError_t launch(MatmulParams p, cudaStream_t stream) {
   if (kBytes > 48 * 1024) {
     EDGEWISE_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
   }
-  kernel<<<blocks, kThreads, kBytes, stream>>>(p);
-  return cudaGetLastError();
+  const int fetched = kFetchedBytes / (kOutputs * p.columns * 2);
+  p.fetched_blocks = fetched < blocks ? fetched : blocks;
+  return launch_early(kernel, blocks, kThreads, kBytes, stream, p);
 }
 
 template <typename T>

@@ -125,7 +125,18 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     /// Room for activations, with unspecified contents.
     fn tensor(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError>;
 
+    /// Room for the residual stream, which may be kept in a higher precision than other activations.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    fn residual(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError> {
+        self.tensor(rows, width)
+    }
+
     /// Room for logits, in the precision they are drawn from.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
     fn logits(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError> {
         self.tensor(rows, width)
     }
@@ -188,6 +199,6 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     /// Makes a tensor `rows` high, at most what it was; its contents become unspecified.
     fn shrink(&self, x: &mut Self::Tensor, rows: usize);
 
-    /// The values of a tensor, row after row.
-    fn read(&self, x: &Self::Tensor) -> Result<Vec<f32>, DecoderError>;
+    /// The rows of a tensor.
+    fn read(&self, x: &Self::Tensor) -> Result<Vec<Vec<f32>>, DecoderError>;
 }

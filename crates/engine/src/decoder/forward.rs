@@ -5,6 +5,8 @@
 //! paged keys and values, Kwon et al. (<https://arxiv.org/abs/2309.06180>). Memory beyond weights and pages grows with
 //! the rows of the batch, never with their square or with the positions held.
 
+use rayon::prelude::*;
+
 use super::{Decoder, DecoderConfig, DecoderError};
 use crate::{backend::Backend, step_model::BatchEntry};
 
@@ -18,14 +20,19 @@ impl<B: Backend> Decoder<B> {
     pub fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, DecoderError> {
         self.check(kv, batch)?;
         let logits = self.inner.backend.run(|| self.pass(kv, batch))?;
-        let mut rows = logits.chunks_exact(self.config().vocab_size);
+        // A few rows are looked through faster than other threads are woken.
+        let finite: Vec<bool> = match logits.len() {
+            0..4 => logits.iter().map(|row| is_finite(row)).collect(),
+            _ => logits.par_iter().map(|row| is_finite(row)).collect(),
+        };
+        let mut rows = logits.into_iter().zip(finite);
         let mut results = Vec::with_capacity(batch.len());
         for entry in batch {
             let row = if entry.logits { rows.next() } else { None };
-            if row.is_some_and(|row| row.iter().any(|logit| !logit.is_finite())) {
+            if matches!(row, Some((_, false))) {
                 return Err(DecoderError::NotFinite { position: entry.position + entry.tokens.len() - 1 });
             }
-            results.push(row.map(<[f32]>::to_vec));
+            results.push(row.map(|(row, _)| row));
         }
         Ok(results)
     }
@@ -56,15 +63,15 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// Logits of the entries that want them, one after the other.
-    fn pass(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<f32>, DecoderError> {
+    /// Logits of the entries that want them.
+    fn pass(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Vec<f32>>, DecoderError> {
         let inner = &*self.inner;
         let (b, weights, attention) = (&inner.backend, &inner.weights, &inner.attention);
         let &DecoderConfig { hidden, heads, kv_heads, head_dim, feed_forward, vocab_size, .. } = &inner.config;
         let rows = batch.iter().map(|entry| entry.tokens.len()).sum();
         let wanted = batch.iter().filter(|entry| entry.logits).count();
         let tensor = |width: usize| b.tensor(rows, width);
-        let (mut residual, mut normed, mut projected) = (tensor(hidden)?, tensor(hidden)?, tensor(hidden)?);
+        let (mut residual, mut normed, mut projected) = (b.residual(rows, hidden)?, tensor(hidden)?, tensor(hidden)?);
         let (mut q, mut k, mut v) =
             (tensor(heads * head_dim)?, tensor(kv_heads * head_dim)?, tensor(kv_heads * head_dim)?);
         let mut attended = tensor(heads * head_dim)?;
@@ -109,4 +116,11 @@ impl<B: Backend> Decoder<B> {
         b.project(&mut pass, &normed, &mut [(weights.output(), &mut logits)])?;
         b.read(&logits)
     }
+}
+
+/// Whether no number is infinite or not a number: their exponents have all bits set. Without an early end, so that it
+/// runs on vectors.
+fn is_finite(row: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    row.iter().fold(0, |largest: u32, logit| largest.max(logit.to_bits() & EXPONENT)) < EXPONENT
 }

@@ -47,6 +47,7 @@ unsafe extern "C" {
         out: *mut c_void,
         rows: c_int,
         width: c_int,
+        to_float: c_int,
         stream: RawStream,
     ) -> Status;
     pub(super) fn edgewise_rms_norm(

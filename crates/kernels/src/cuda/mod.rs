@@ -23,7 +23,7 @@ pub use attention::{DecodeAttention, PagedShape, PrefillAttention, RopePages};
 pub use device::{Device, Event};
 pub use matmul::{DecodeProduct, Matmul, Product, decode_matmul};
 pub use memory::{DeviceMemory, PinnedMemory, Slice};
-pub use rows::{gather_rows, rms_norm, silu_mul};
+pub use rows::{RmsNorm, gather_rows, silu_mul};
 
 /// Most rows of [`decode_matmul`].
 pub const MOST_DECODE_ROWS: usize = 64;

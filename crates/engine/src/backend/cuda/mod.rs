@@ -1,4 +1,5 @@
-//! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16, sums in f32.
+//! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16, sums and the residual
+//! stream in f32.
 //!
 //! A row's result is, bit for bit, a function of its sequence: every kernel adds a row's terms in an order that neither
 //! the batch nor the pages decide. But prompts and generated tokens go through different kernels. Attention and products
@@ -25,9 +26,11 @@ use edgewise_kernels::{
     Pairing,
     cuda::{
         CudaError, DecodeAttention, DecodeProduct, Device, DeviceMemory, Event, MOST_DECODE_ROWS, Matmul, PagedShape,
-        PinnedMemory, PrefillAttention, Product, RopePages, Slice, decode_matmul, gather_rows, rms_norm, silu_mul,
+        PinnedMemory, PrefillAttention, Product, RmsNorm, RopePages, Slice, decode_matmul, gather_rows, silu_mul,
     },
 };
+use rayon::prelude::*;
+
 pub use pages::CudaKv;
 pub use plan::CudaOptions;
 use tensor::CudaTensor;
@@ -406,6 +409,11 @@ impl Backend for Cuda {
         self.place(rows, width, false)
     }
 
+    /// In f32: models with a few very large values there would lose most of what bf16 costs them.
+    fn residual(&self, rows: usize, width: usize) -> Result<CudaTensor, DecoderError> {
+        self.place(rows, width, true)
+    }
+
     fn logits(&self, rows: usize, width: usize) -> Result<CudaTensor, DecoderError> {
         self.place(rows, width, true)
     }
@@ -414,12 +422,14 @@ impl Backend for Cuda {
         let ids = pass.numbers(pass.batch.tokens, pass.batch.rows)?;
         let (table, rows) = (table.weights.all(), pass.batch.rows);
         // SAFETY: `Decoder::check` refused tokens beyond the vocabulary, which the table has a row for each of.
-        unsafe { gather_rows(self.device(), table, ids, out.all()?, rows, out.width) }.map_err(device_error)
+        unsafe { gather_rows(self.device(), table, ids, (out.all()?, out.is_float), rows, out.width) }.map_err(device_error)
     }
 
     fn norm(&self, x: &CudaTensor, norm: &Norm<Self>, out: &mut CudaTensor) -> Result<(), DecoderError> {
-        let (weight, rows, width) = (norm.weight.all(), x.rows, x.width);
-        rms_norm(self.device(), x.all()?, None, weight, out.all()?, rows, width, norm.eps).map_err(device_error)
+        let (all, weight, out) = (Some(x.all()?), norm.weight.all(), out.all()?);
+        let (x_in, residual) = if x.is_float { (None, all) } else { (all, None) };
+        let norm = RmsNorm { x: x_in, residual, weight, out, rows: x.rows, width: x.width, eps: norm.eps };
+        norm.run(self.device()).map_err(device_error)
     }
 
     fn add_norm(
@@ -429,9 +439,10 @@ impl Backend for Cuda {
         norm: &Norm<Self>,
         out: &mut CudaTensor,
     ) -> Result<(), DecoderError> {
-        let (weight, rows, width) = (norm.weight.all(), x.rows, x.width);
-        let residual = Some(residual.all()?);
-        rms_norm(self.device(), x.all()?, residual, weight, out.all()?, rows, width, norm.eps).map_err(device_error)
+        let (rows, width) = (x.rows, x.width);
+        let (x, residual, weight, out) = (Some(x.all()?), Some(residual.all()?), norm.weight.all(), out.all()?);
+        let norm = RmsNorm { x, residual, weight, out, rows, width, eps: norm.eps };
+        norm.run(self.device()).map_err(device_error)
     }
 
     fn project(
@@ -559,10 +570,13 @@ impl Backend for Cuda {
 
     fn keep_wanted(&self, pass: &CudaPass, x: &mut CudaTensor) -> Result<(), DecoderError> {
         let wanted = pass.batch.wanted;
-        let kept = self.tensor(wanted, x.width)?;
+        let kept = self.place(wanted, x.width, x.is_float)?;
         let rows = pass.numbers(pass.batch.wanted_rows, wanted)?;
+        // Rows of f32 are copied as rows of twice as many halves.
+        let width = x.width * x.element() / BF16;
         // SAFETY: `Batch::new` made these of the entries' last rows, which `x` has.
-        unsafe { gather_rows(self.device(), x.all()?, rows, kept.all()?, wanted, x.width) }.map_err(device_error)?;
+        unsafe { gather_rows(self.device(), x.all()?, rows, (kept.all()?, false), wanted, width) }
+            .map_err(device_error)?;
         *x = kept;
         Ok(())
     }
@@ -571,7 +585,7 @@ impl Backend for Cuda {
         x.rows = rows.min(x.rows);
     }
 
-    fn read(&self, x: &CudaTensor) -> Result<Vec<f32>, DecoderError> {
+    fn read(&self, x: &CudaTensor) -> Result<Vec<Vec<f32>>, DecoderError> {
         let slice = x.all()?;
         let mut read = lock(&self.0.read);
         if read.bytes() < slice.bytes() {
@@ -579,10 +593,13 @@ impl Backend for Cuda {
             *read = PinnedMemory::new(self.device(), room).map_err(device_error)?;
         }
         slice.download(self.device(), &mut read).map_err(device_error)?;
-        let bytes = &read.as_bytes()[..slice.bytes()];
+        let rows = read.as_bytes()[..slice.bytes()].par_chunks_exact((x.width * x.element()).max(1));
+        // Rows have hundreds of thousands of values, and a step may have a hundred rows.
         Ok(match x.is_float {
-            true => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            false => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+            true => rows.map(|row| row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()).collect(),
+            false => rows
+                .map(|row| row.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect())
+                .collect(),
         })
     }
 }

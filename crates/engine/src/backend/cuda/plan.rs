@@ -44,8 +44,8 @@ pub(super) fn weight_bytes(config: &DecoderConfig) -> usize {
 pub(super) fn activation_bytes(config: &DecoderConfig, options: &CudaOptions) -> usize {
     let &DecoderConfig { vocab_size, hidden, feed_forward, heads, kv_heads, head_dim, .. } = config;
     let tensors = 16 * 256; // Each begins at a multiple of 256.
-    let row = BF16 * (3 * hidden + 2 * (heads + kv_heads) * head_dim + 2 * feed_forward);
-    let wanted = BF16 * (hidden + heads * head_dim) + size_of::<f32>() * vocab_size;
+    let row = BF16 * (4 * hidden + 2 * (heads + kv_heads) * head_dim + 2 * feed_forward);
+    let wanted = BF16 * (2 * hidden + heads * head_dim) + size_of::<f32>() * vocab_size;
     options.max_rows * row + options.max_sequences * wanted + tensors
 }
 
