@@ -348,12 +348,14 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const DecodeParams
   const int head = out_row % p.heads;
   const int sequence = out_row / p.heads / p.q_len, token = out_row / p.heads % p.q_len;
   const int count = splits_of(p, p.context[sequence]).count;
+  // Also where there is nothing to merge: a grid that ended without waiting would let the next one read what the grid
+  // before still writes.
+  let_next_start();
+  wait_for_previous();
   if (count < 2) return;
   const int64_t stride = static_cast<int64_t>(p.kv_heads) * p.rows;
   const int64_t base = (static_cast<int64_t>(sequence) * p.splits * p.kv_heads + head / p.group) * p.rows +
                        token * p.group + head % p.group;
-  let_next_start();
-  wait_for_previous();
   float2 state[2];
   float top = -INFINITY;
 #pragma unroll

@@ -62,6 +62,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 struct Bench {
+    cuda: Cuda,
     decoder: Decoder<Cuda>,
     kv: CudaKv,
     pages: usize,
@@ -168,9 +169,13 @@ impl Bench {
             }
         }
         let took = median(seconds);
+        let last = self.cuda.last_pass()?.ok_or("no pass was timed")?;
         println!(
-            "{{\"decode\": {batch}, \"context\": {context}, \"step_ms\": {:.3}, \"tokens_per_s\": {:.1}}}",
+            "{{\"decode\": {batch}, \"context\": {context}, \"step_ms\": {:.3}, \"issue_ms\": {:.3}, \"device_ms\": \
+             {:.3}, \"tokens_per_s\": {:.1}}}",
             took * 1e3,
+            last.issue_ms,
+            last.device_ms,
             batch as f64 / took
         );
         Ok(())
@@ -196,7 +201,7 @@ fn main() -> Outcome<()> {
         pages * decoder.page_tokens()
     );
     let kv = decoder.allocate(pages)?;
-    let mut bench = Bench { decoder, kv, pages, chunk: arguments.chunk, seed };
+    let mut bench = Bench { cuda, decoder, kv, pages, chunk: arguments.chunk, seed };
     for length in arguments.prefill {
         bench.prefills(length)?;
     }

@@ -14,7 +14,10 @@ mod arena;
 mod batch;
 mod pages;
 mod plan;
+mod products;
+mod steps;
 mod tensor;
+mod times;
 mod weights;
 
 use std::sync::{
@@ -25,8 +28,8 @@ use std::sync::{
 use edgewise_kernels::{
     Pairing,
     cuda::{
-        CudaError, DecodeAttention, DecodeProduct, Device, DeviceMemory, Event, MOST_DECODE_ROWS, Matmul, PagedShape,
-        PinnedMemory, PrefillAttention, Product, RmsNorm, RopePages, Slice, decode_matmul, gather_rows, silu_mul,
+        CudaError, DecodeAttention, Device, DeviceMemory, Event, Matmul, PagedShape, PinnedMemory, PrefillAttention,
+        RmsNorm, RopePages, Slice, gather_rows, silu_mul,
     },
 };
 use rayon::prelude::*;
@@ -34,13 +37,16 @@ use rayon::prelude::*;
 pub use pages::CudaKv;
 pub use plan::CudaOptions;
 use tensor::CudaTensor;
+use times::Times;
+pub use times::{Ceilings, PassTimes};
 use weights::CudaMatrix;
 
 use self::{
     arena::Arena,
     batch::{Batch, Kind, Run},
+    steps::Steps,
 };
-use super::{Backend, HostMatrix, Norm};
+use super::{Activations, Backend, HostMatrix, Norm};
 use crate::{
     decoder::{DecoderConfig, DecoderError, Positions},
     step_model::BatchEntry,
@@ -49,8 +55,6 @@ use crate::{
 /// Positions in a page: prefill reads pages of 64 faster than pages of 32 by 7 %, and larger ones waste more.
 const PAGE: usize = 64;
 const BF16: usize = 2;
-/// Number of rows that the products of prompts are tuned for.
-const PROMPT_ROWS: usize = 2048;
 /// Bytes of weights on their way to the device at a time.
 const STAGED: usize = 64 << 20;
 
@@ -71,6 +75,7 @@ struct Inner {
     upload: Mutex<Upload>,
     /// What is read back.
     read: Mutex<PinnedMemory>,
+    times: Mutex<Times>,
     /// Whether moving a page failed, so that pages are no longer what they should be.
     failed: AtomicBool,
 }
@@ -97,6 +102,7 @@ pub struct CudaAttention {
     cosines: DeviceMemory,
     sines: DeviceMemory,
     workspace: Mutex<DeviceMemory>,
+    steps: Mutex<Steps>,
 }
 
 /// What the layers of a pass share.
@@ -138,6 +144,7 @@ impl Cuda {
                     copied: Event::new(&device)?,
                 }),
                 read: Mutex::new(PinnedMemory::new(&device, 1 << 16)?),
+                times: Mutex::new(Times::new(&device)?),
                 failed: AtomicBool::new(false),
                 options,
                 device,
@@ -206,69 +213,6 @@ impl Cuda {
             self.0.failed.store(true, Ordering::Release);
         }
     }
-
-    /// How many successive rows of generated tokens are multiplied at once, and whether by our kernel.
-    fn uses_decode_kernel(&self) -> bool {
-        self.options().max_sequences <= MOST_DECODE_ROWS
-    }
-
-    fn product(
-        &self,
-        x: &CudaTensor,
-        (matrix, out): (&CudaMatrix, &CudaTensor),
-        run: &Run,
-        typical_rows: usize,
-    ) -> Result<(), DecoderError> {
-        let product = Product {
-            x: x.rows(run.rows.start, run.rows.len())?,
-            weights: matrix.weights.all(),
-            bias: matrix.bias.as_ref().map(DeviceMemory::all),
-            out: out.rows(run.rows.start, run.rows.len())?,
-            is_float: out.is_float,
-            rows: run.rows.len(),
-            outputs: matrix.rows,
-            columns: matrix.columns,
-        };
-        self.0.matmul.run(&product, typical_rows).map_err(device_error)
-    }
-
-    /// Few rows, by our kernel.
-    fn decode_products(
-        &self,
-        x: &CudaTensor,
-        products: &[(&CudaMatrix, &mut CudaTensor)],
-        run: &Run,
-    ) -> Result<(), DecoderError> {
-        for first in run.rows.clone().step_by(MOST_DECODE_ROWS) {
-            let rows = MOST_DECODE_ROWS.min(run.rows.end - first);
-            for group in products.chunks(3) {
-                let mut parts = Vec::with_capacity(group.len());
-                for (matrix, out) in group {
-                    check_width(x, matrix, out)?;
-                    parts.push(DecodeProduct {
-                        weights: matrix.weights.all(),
-                        bias: matrix.bias.as_ref().map(DeviceMemory::all),
-                        out: out.rows(first, rows)?,
-                        outputs: matrix.rows,
-                    });
-                }
-                // The outputs of one launch are of one kind; logits are multiplied by themselves.
-                let is_float = group.first().is_some_and(|(_, out)| out.is_float);
-                let x_rows = x.rows(first, rows)?;
-                decode_matmul(self.device(), x_rows, rows, x.width, is_float, &parts).map_err(device_error)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Refuses tensors that don't fit a matrix.
-fn check_width(x: &CudaTensor, matrix: &CudaMatrix, out: &CudaTensor) -> Result<(), DecoderError> {
-    if x.width == matrix.columns && out.width == matrix.rows && out.rows == x.rows && !x.is_float {
-        return Ok(());
-    }
-    let shapes = [(x.rows, x.width), (matrix.rows, matrix.columns), (out.rows, out.width)];
-    Err(DecoderError::Device(format!("rows, matrix and product have shapes {shapes:?}, which do not fit")))
 }
 
 impl Backend for Cuda {
@@ -333,6 +277,7 @@ impl Backend for Cuda {
             cosines: angles(f64::cos)?,
             sines: angles(f64::sin)?,
             workspace: Mutex::new(DeviceMemory::new(device, workspace).map_err(device_error)?),
+            steps: Mutex::default(),
             shape,
         })
     }
@@ -382,6 +327,7 @@ impl Backend for Cuda {
             let (held, added) = (entry.position, entry.tokens.len());
             return Err(DecoderError::WindowExceeded { held, added, window: attention.positions });
         }
+        lock(&self.0.times).begin().map_err(device_error)?;
         let batch = Batch::new(batch);
         let copy = || -> Result<Arc<DeviceMemory>, CudaError> {
             let bytes = batch.numbers.len() * size_of::<i32>();
@@ -405,6 +351,33 @@ impl Backend for Cuda {
         Ok(CudaPass { batch, numbers })
     }
 
+    fn rows(&self, pass: &CudaPass, _: &[BatchEntry<'_>]) -> (usize, usize) {
+        (pass.batch.rows, pass.batch.wanted)
+    }
+
+    fn issue(
+        &self,
+        attention: &CudaAttention,
+        pass: &mut Self::Pass<'_>,
+        kv: &mut CudaKv,
+        tensors: &mut Activations<Self>,
+        issue: impl FnOnce(&mut Self::Pass<'_>, &mut CudaKv, &mut Activations<Self>) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        // What is not in the arena is freed after the pass, and may be anywhere the next time.
+        let all = tensors.all();
+        if !pass.batch.is_step || !all.iter().all(|tensor| tensor.block.is_part()) {
+            return issue(pass, kv, tensors);
+        }
+        let mut key = vec![pass.batch.rows, kv.pages(), kv.address(), pass.numbers.all().address()];
+        key.extend(pass.batch.launches.iter().map(|launch| launch.table_stride));
+        for tensor in all {
+            key.push(tensor.all()?.address());
+        }
+        // SAFETY: a step computes in `tensors`, pages and workspaces of the decoder alone; its places in the batch's
+        // numbers follow from its rows and the width of its table. `begin` and `Decoder::check` checked the numbers.
+        unsafe { lock(&attention.steps).issue(self.device(), key, || issue(pass, kv, tensors)) }
+    }
+
     fn tensor(&self, rows: usize, width: usize) -> Result<CudaTensor, DecoderError> {
         self.place(rows, width, false)
     }
@@ -422,7 +395,8 @@ impl Backend for Cuda {
         let ids = pass.numbers(pass.batch.tokens, pass.batch.rows)?;
         let (table, rows) = (table.weights.all(), pass.batch.rows);
         // SAFETY: `Decoder::check` refused tokens beyond the vocabulary, which the table has a row for each of.
-        unsafe { gather_rows(self.device(), table, ids, (out.all()?, out.is_float), rows, out.width) }.map_err(device_error)
+        unsafe { gather_rows(self.device(), table, ids, (out.all()?, out.is_float), rows, out.width) }
+            .map_err(device_error)
     }
 
     fn norm(&self, x: &CudaTensor, norm: &Norm<Self>, out: &mut CudaTensor) -> Result<(), DecoderError> {
@@ -451,20 +425,7 @@ impl Backend for Cuda {
         x: &CudaTensor,
         products: &mut [(&CudaMatrix, &mut CudaTensor)],
     ) -> Result<(), DecoderError> {
-        for run in pass.runs(x.rows) {
-            match run.kind {
-                Kind::Generated if self.uses_decode_kernel() => self.decode_products(x, products, run)?,
-                kind => {
-                    let sequences = self.options().max_sequences.next_power_of_two();
-                    let typical = if kind == Kind::Prompt { PROMPT_ROWS } else { sequences };
-                    for (matrix, out) in products.iter() {
-                        check_width(x, matrix, out)?;
-                        self.product(x, (matrix, out), run, typical)?;
-                    }
-                }
-            }
-        }
-        Ok(())
+        self.products(pass, x, products)
     }
 
     fn write_kv(
@@ -495,7 +456,7 @@ impl Backend for Cuda {
             adjacent: attention.adjacent,
         };
         // SAFETY: `begin` refused positions beyond the tables, `Decoder::check` pages beyond the pool; entries of a
-        // batch do not write to each other's pages.
+        // batch do not write to each other's pages, and rows that fill up a step have no slot.
         unsafe { rope.run(self.device()) }.map_err(device_error)
     }
 
@@ -592,6 +553,7 @@ impl Backend for Cuda {
             let room = slice.bytes().next_power_of_two();
             *read = PinnedMemory::new(self.device(), room).map_err(device_error)?;
         }
+        lock(&self.0.times).issued().map_err(device_error)?;
         slice.download(self.device(), &mut read).map_err(device_error)?;
         let rows = read.as_bytes()[..slice.bytes()].par_chunks_exact((x.width * x.element()).max(1));
         // Rows have hundreds of thousands of values, and a step may have a hundred rows.

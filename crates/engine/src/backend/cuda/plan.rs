@@ -107,6 +107,7 @@ impl Cuda {
     pub fn plan_pages(&self, config: &DecoderConfig, page_bytes: usize) -> Result<usize, DecoderError> {
         let (free, total) = self.available()?;
         let activations = activation_bytes(config, self.options());
+        let free = free.saturating_sub(super::pages::staging_bytes(page_bytes));
         if free < 16 * page_bytes {
             return Err(DecoderError::DeviceMemory {
                 what: "a cache of keys and values".to_owned(),

@@ -45,9 +45,8 @@ fn preempted_sequences_begin_again_with_what_they_generated() {
     // Pages for 40 tokens; each of six needs 30.
     let engine = gated_of(EngineOptions { cache_bytes: 10 * 16, ..options() });
     let prompts: Vec<Vec<u32>> = (0..6).map(|i| (10 + 6 * i..16 + 6 * i).collect()).collect();
-    let start = |prompt: &Vec<u32>| {
-        engine.generator.generate(GenerateRequest { max_tokens: 24, ..request(prompt) }).unwrap()
-    };
+    let start =
+        |prompt: &Vec<u32>| engine.generator.generate(GenerateRequest { max_tokens: 24, ..request(prompt) }).unwrap();
     let streams: Vec<_> = prompts.iter().map(start).collect();
     engine.probe.permit(400);
     let outputs: Vec<_> = streams.into_iter().map(|stream| collect(stream).unwrap()).collect();
@@ -55,7 +54,8 @@ fn preempted_sequences_begin_again_with_what_they_generated() {
         assert_eq!(output.ids, expected(&engine, prompt, 24));
     }
     // A pass that starts at the prompt's beginning or end with several generated tokens behind.
-    let replayed = engine.probe.passes().iter().flatten().any(|(position, tokens)| position + tokens > 6 && *tokens > 1);
+    let replayed =
+        engine.probe.passes().iter().flatten().any(|(position, tokens)| position + tokens > 6 && *tokens > 1);
     assert!(replayed, "nothing was preempted: {:?}", engine.probe.passes());
 }
 
