@@ -83,6 +83,11 @@ impl Cuda {
         Ok((free.saturating_sub(withheld.max(RESERVE)), total))
     }
 
+    /// Bytes planned for the activations of the largest pass.
+    pub fn activation_bytes(&self, config: &DecoderConfig) -> usize {
+        activation_bytes(config, self.options())
+    }
+
     /// Refuses a model that has no room.
     pub(super) fn check_room(&self, config: &DecoderConfig) -> Result<(), DecoderError> {
         let (weights, activations) = (weight_bytes(config), activation_bytes(config, self.options()));
