@@ -295,7 +295,6 @@ __global__ void __launch_bounds__(kThreads, MT == 1 ? 2 : 1)
   Shared& shared = *reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  let_next_start();
   for (int b = threadIdx.x; b < p.batch; b += kThreads) {
     const int context = p.context[b];
     shared.context[b] = context;
@@ -334,6 +333,7 @@ __global__ void __launch_bounds__(kThreads, MT == 1 ? 2 : 1)
   } else {
     produce<D, MT>(p, &key_map, &value_map, shared, lane);
   }
+  let_next_start();  // Not earlier: see decode_matmul.cu.
 }
 
 constexpr int kMergeThreads = 128;

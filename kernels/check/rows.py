@@ -45,7 +45,7 @@ def decode_matmul(x, weights, biases, outs):
 
 
 def check_decode_matmul(small):
-    shapes = [(8, (5,)), (72, (16, 17)), (576, (576, 192, 192))]
+    shapes = [(8, (5,)), (72, (16, 17)), (576, (576, 192, 192)), (264, (12000, 33))]
     if not small:
         shapes += [(4096, (4096, 1024, 1024)), (14336, (4096,)), (4104, (33, 100))]
     for columns, outputs in shapes:
