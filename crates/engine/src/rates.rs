@@ -41,8 +41,10 @@ pub struct Plan {
     /// Length of a prompt that is prefilled cold, with all but its end resident, and with its pages put back from the
     /// host; 0 for none.
     pub prefix: usize,
-    /// Most prompt tokens of a pass.
+    /// Most prompt tokens of a pass on the CPU.
     pub chunk: usize,
+    /// The same on a GPU.
+    pub device_chunk: usize,
     /// Most sequences the engine is set up for, which decides how products are computed on a GPU.
     pub max_sequences: usize,
     /// Share of a GPU's memory that may be used.
@@ -173,8 +175,8 @@ pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Resu
 
 #[cfg(feature = "cuda")]
 fn open_cuda(plan: &Plan) -> Result<crate::decoder::Cuda, EngineError> {
-    let &Plan { chunk, max_sequences, memory_share, .. } = plan;
-    let max_rows = chunk.max(max_sequences);
+    let &Plan { device_chunk, max_sequences, memory_share, .. } = plan;
+    let max_rows = device_chunk.max(max_sequences);
     Ok(crate::decoder::Cuda::open(crate::decoder::CudaOptions { max_rows, max_sequences, memory_share })?)
 }
 
@@ -185,6 +187,7 @@ fn on_cuda(
     cuda: crate::decoder::Cuda,
     told: impl FnMut(Figure),
 ) -> Result<(), EngineError> {
+    let plan = &Plan { chunk: plan.device_chunk, ..plan.clone() };
     let ceilings = cuda.ceilings()?;
     let begun = Instant::now();
     let decoder = Decoder::with_random_weights(config_json, cuda.clone(), &LoadOptions::default(), plan.seed)?;
@@ -485,6 +488,7 @@ mod tests {
             steps: 3,
             prefix: 200,
             chunk: 64,
+            device_chunk: 128,
             max_sequences: 8,
             memory_share: 0.9,
             runs: 2,

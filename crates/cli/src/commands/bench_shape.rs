@@ -1,10 +1,7 @@
 //! `edgewise bench engine --shape … --random-weights`: how fast a shape of model computes on this machine, without a
 //! checkpoint. Figures are printed as they come, each beside its limit; what they mean is said in [`edgewise_engine::rates`].
 
-use edgewise_engine::{
-    Placement,
-    rates::{self, Decode, Figure, Machine, Plan, Prefill, Prefix},
-};
+use edgewise_engine::rates::{self, Decode, Figure, Machine, Plan, Prefill, Prefix};
 use serde_json::{Value, json};
 
 use crate::{
@@ -23,7 +20,6 @@ const SHAPES: [(&str, &str); 2] = [
 pub(super) fn run(shape: &str, args: &BenchEngine, app: &App) -> Result<(), CliError> {
     let config = config(shape)?;
     let engine = app.engine_options();
-    let on_device = engine.device != Placement::Cpu && cfg!(feature = "cuda");
     let plan = Plan {
         device: engine.device,
         prefill: args.depths.clone(),
@@ -31,7 +27,8 @@ pub(super) fn run(shape: &str, args: &BenchEngine, app: &App) -> Result<(), CliE
         context: args.batch_prompt,
         steps: args.decode as usize,
         prefix: args.prefix,
-        chunk: if on_device { engine.device_prefill_chunk } else { engine.prefill_chunk },
+        chunk: engine.prefill_chunk,
+        device_chunk: engine.device_prefill_chunk,
         max_sequences: engine.max_sequences,
         memory_share: engine.device_memory_share,
         runs: args.runs as usize,
