@@ -151,6 +151,33 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+// ---- starting early (programmatic dependent launch) ------------------------------------------------------------------
+//
+// A kernel launched by `launch_early` may start while the one before it in the stream still runs. Until
+// `wait_for_previous` returns it must not read what earlier kernels write, nor write what they read; weights and the
+// numbers of a batch are neither. Every such kernel waits, so that whatever is before the one before is done, too.
+
+__device__ __forceinline__ void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// Lets the next kernel start once every block has come here or ended.
+__device__ __forceinline__ void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+template <typename... Parameters, typename... Arguments>
+inline cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                                cudaStream_t stream, Arguments... arguments) {
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
 // ---- host side of tensor maps --------------------------------------------------------------------------------------
 
 // The driver's encoder, found through the runtime so that nothing links against libcuda.

@@ -295,7 +295,6 @@ __global__ void __launch_bounds__(kThreads, MT == 1 ? 2 : 1)
   Shared& shared = *reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  asm volatile("griddepcontrol.launch_dependents;");
   for (int b = threadIdx.x; b < p.batch; b += kThreads) {
     const int context = p.context[b];
     shared.context[b] = context;
@@ -327,11 +326,14 @@ __global__ void __launch_bounds__(kThreads, MT == 1 ? 2 : 1)
   }
   __syncthreads();
 
+  // So far only the batch's lengths were read; queries, keys and values come from the kernel before.
+  wait_for_previous();
   if (warp < kConsumerWarps) {
     consume<D, MT>(p, shared, warp, lane);
   } else {
     produce<D, MT>(p, &key_map, &value_map, shared, lane);
   }
+  let_next_start();  // Not earlier: see decode_matmul.cu.
 }
 
 constexpr int kMergeThreads = 128;
@@ -346,11 +348,14 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const DecodeParams
   const int head = out_row % p.heads;
   const int sequence = out_row / p.heads / p.q_len, token = out_row / p.heads % p.q_len;
   const int count = splits_of(p, p.context[sequence]).count;
+  // Also where there is nothing to merge: a grid that ended without waiting would let the next one read what the grid
+  // before still writes.
+  let_next_start();
+  wait_for_previous();
   if (count < 2) return;
   const int64_t stride = static_cast<int64_t>(p.kv_heads) * p.rows;
   const int64_t base = (static_cast<int64_t>(sequence) * p.splits * p.kv_heads + head / p.group) * p.rows +
                        token * p.group + head % p.group;
-  asm volatile("griddepcontrol.wait;" ::: "memory");
   float2 state[2];
   float top = -INFINITY;
 #pragma unroll
@@ -401,19 +406,9 @@ cudaError_t launch_decode(const CUtensorMap& keys, const CUtensorMap& values, co
   const int64_t most = static_cast<int64_t>(p.batch) * p.splits * p.kv_heads * p.row_tiles;
   const int64_t resident = multiprocessors * (MT == 1 ? 2 : 1);
   const int blocks = static_cast<int>(most < resident ? most : resident);
-  decode_kernel<D, MT><<<blocks, kThreads, bytes, stream>>>(keys, values, p);
-  EDGEWISE_TRY(cudaGetLastError());
-
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = ceil_div(p.batch * p.q_len * p.heads, kMergeThreads / 32);
-  config.blockDim = kMergeThreads;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, merge_kernel<D>, p);
+  EDGEWISE_TRY(launch_early(decode_kernel<D, MT>, blocks, kThreads, bytes, stream, keys, values, p));
+  const int merge_blocks = ceil_div(p.batch * p.q_len * p.heads, kMergeThreads / 32);
+  return launch_early(merge_kernel<D>, merge_blocks, kMergeThreads, 0, stream, p);
 }
 
 constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }

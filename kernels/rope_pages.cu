@@ -80,6 +80,8 @@ __global__ void __launch_bounds__(kThreads) rope_pages_kernel(const RopeParams p
     load_floats(p.sines + table + first, sine, Adjacent ? 4 : 8);
   }
 
+  let_next_start();
+  wait_for_previous();
   for (int first = threadIdx.x / kLanes; first - static_cast<int>(threadIdx.x / kLanes) < all_heads;
        first += kSlots * kHeads) {
     uint4 vectors[kHeads];
@@ -180,10 +182,7 @@ extern "C" cudaError_t edgewise_rope_pages(const void* q, const void* k, const v
                         heads,
                         kv_heads,
                         rotary_dim};
-  if (head_dim == 128) {
-    (adjacent ? rope_pages_kernel<128, true> : rope_pages_kernel<128, false>)<<<tokens, kThreads, 0, stream>>>(p);
-  } else {
-    (adjacent ? rope_pages_kernel<64, true> : rope_pages_kernel<64, false>)<<<tokens, kThreads, 0, stream>>>(p);
-  }
-  return cudaGetLastError();
+  const auto kernel = head_dim == 128 ? (adjacent ? rope_pages_kernel<128, true> : rope_pages_kernel<128, false>)
+                                      : (adjacent ? rope_pages_kernel<64, true> : rope_pages_kernel<64, false>);
+  return launch_early(kernel, tokens, kThreads, 0, stream, p);
 }

@@ -26,6 +26,8 @@ __device__ __forceinline__ float gated(float gate, float up) {
 
 __global__ void __launch_bounds__(kThreads)
     silu_mul_kernel(const uint4* gate_rows, const uint4* up_rows, uint4* out, int vectors, int64_t stride) {
+  let_next_start();
+  wait_for_previous();
   const uint4* gate_row = gate_rows + blockIdx.y * stride;
   const uint4* up_row = up_rows + blockIdx.y * stride;
   uint4* out_row = out + static_cast<int64_t>(blockIdx.y) * vectors;
@@ -67,7 +69,7 @@ extern "C" cudaError_t edgewise_silu_mul(const void* gate, const void* up, void*
   if (rows < 1 || rows > 65535 || width < 8 || width % 8 != 0 || stride % 8 != 0) return cudaErrorInvalidValue;
   const int vectors = width / 8;
   const dim3 grid(ceil_div(vectors, kThreads * kVectors), rows);
-  silu_mul_kernel<<<grid, kThreads, 0, stream>>>(static_cast<const uint4*>(gate), static_cast<const uint4*>(up),
-                                               static_cast<uint4*>(out), vectors, stride / 8);
-  return cudaGetLastError();
+  return launch_early(silu_mul_kernel, grid, kThreads, 0, stream, static_cast<const uint4*>(gate),
+                      static_cast<const uint4*>(up), static_cast<uint4*>(out), vectors,
+                      static_cast<int64_t>(stride / 8));
 }

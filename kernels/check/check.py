@@ -37,7 +37,8 @@ def main():
         if "rows" in parts:
             for run in (rows.check_rms_norm, rows.check_silu_mul, rows.check_rope, rows.check_top_k,
                         rows.check_page_copy,
-                        rows.check_gather_rows, rows.check_decode_matmul):
+                        rows.check_gather_rows, rows.check_decode_matmul,
+                        rows.check_early_start):
                 run(small)
         if "decode" in parts:
             attention.check_decode(small)
@@ -48,6 +49,7 @@ def main():
         peers = "--no-peers" not in options
         if "rows" in parts:
             rows.time_rows(copy)
+            rows.time_early_start(copy)
         if "decode" in parts:
             attention.time_decode(copy, [(32, 8192, 32, 8, 128, 32), (32, 8192, 32, 8, 128, 64),
                                          (32, 8192, 32, 8, 128, 128), (128, 2048, 32, 8, 128, 64),

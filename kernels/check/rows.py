@@ -16,16 +16,20 @@ def rms_norm(x, residual, weight, out, eps=1e-5):
 
 def check_rms_norm(small):
     for rows, hidden in ((1, 8), (3, 576), (5, 2048), (7, 4096), (2, 8192), (3, 16384), (4, 2056)):
-        x, weight, residual = random(rows, hidden), random(hidden), random(rows, hidden)
+        x, weight, residual = random(rows, hidden), random(hidden), random(rows, hidden, dtype=torch.float32)
         out, before = poisoned(rows, hidden), residual.clone()
         rms_norm(x, residual, weight, out)
-        total = (x.float() + before.float()).bfloat16()
+        total = x.float() + before
         norm = lambda s: s.double() * torch.rsqrt(s.double().square().mean(-1, True) + 1e-5) * weight.double()
         check(f"rms_norm {rows}x{hidden}: residual bit for bit", torch.equal(residual, total))
         check_error(f"rms_norm {rows}x{hidden} with residual", out, norm(total), ROUNDING)
         out = poisoned(rows, hidden)
         rms_norm(x, None, weight, out)
         check_error(f"rms_norm {rows}x{hidden}", out, norm(x), ROUNDING)
+        out = poisoned(rows, hidden)
+        call("rms_norm", "edgewise_rms_norm", None, residual, weight, out, rows, hidden, 1e-5)
+        check_error(f"rms_norm {rows}x{hidden} of the residual", out, norm(total), ROUNDING)
+        check(f"rms_norm {rows}x{hidden}: residual untouched", torch.equal(residual, total))
     check("rms_norm refuses hidden 12", refused("rms_norm", "edgewise_rms_norm", x, None, weight, out, 1, 12, 1e-5))
 
 
@@ -41,7 +45,7 @@ def decode_matmul(x, weights, biases, outs):
 
 
 def check_decode_matmul(small):
-    shapes = [(8, (5,)), (72, (16, 17)), (576, (576, 192, 192))]
+    shapes = [(8, (5,)), (72, (16, 17)), (576, (576, 192, 192)), (264, (12000, 33))]
     if not small:
         shapes += [(4096, (4096, 1024, 1024)), (14336, (4096,)), (4104, (33, 100))]
     for columns, outputs in shapes:
@@ -62,11 +66,60 @@ def check_decode_matmul(small):
             check(f"decode_matmul {rows_}x{columns}: bit for bit as among 64", same)
 
 
+def layers(x, residual, weights, buffers, after=lambda: None):
+    """What a decoding step does between attentions, layer after layer; kernels start while the one before runs."""
+    gate, up, normed = buffers
+    tokens = x.shape[0]
+    for norm, gate_weight, up_weight, down_weight in weights:
+        rms_norm(x, residual, norm, normed)
+        after()
+        decode_matmul(normed, [gate_weight, up_weight], [None, None], [gate, up])
+        after()
+        call("silu_mul", "edgewise_silu_mul", gate, up, gate, tokens, gate.shape[1], gate.shape[1])
+        after()
+        decode_matmul(gate, [down_weight], [None], [x])
+        after()
+
+
+def check_early_start(small):
+    """The same, bit for bit, whether or not each kernel is waited for before the next is launched."""
+    hidden, width = (512, 1024) if small else (4096, 14336)
+    weights = [(random(hidden), *[random(width, hidden, scale=hidden**-0.5) for _ in range(2)],
+                random(hidden, width, scale=width**-0.5)) for _ in range(3)]
+    for tokens in (1, 8, 32, 64):
+        start, results = random(tokens, hidden), []
+        for wait in (torch.cuda.synchronize, lambda: None):
+            for _ in range(1 if wait is torch.cuda.synchronize else 20):
+                x, residual = start.clone(), start.float()
+                buffers = (poisoned(tokens, width), poisoned(tokens, width), poisoned(tokens, hidden))
+                torch.cuda.synchronize()
+                layers(x, residual, weights, buffers, wait)
+                torch.cuda.synchronize()
+                results.append((x.clone(), residual.clone()))
+        same = all(torch.equal(a, b) for result in results for a, b in zip(result, results[0]))
+        check(f"{tokens} rows through {len(weights)} layers: as if every kernel was waited for", same)
+
+
+def time_early_start(copy_rate):
+    hidden, width, count = 4096, 14336, 6
+    weights = [(random(hidden), *[random(width, hidden, scale=hidden**-0.5) for _ in range(2)],
+                random(hidden, width, scale=width**-0.5)) for _ in range(count)]
+    for tokens in (1, 8, 32):
+        x, residual = random(tokens, hidden), random(tokens, hidden, dtype=torch.float32)
+        buffers = (poisoned(tokens, width), poisoned(tokens, width), poisoned(tokens, hidden))
+        micros = time_graph([lambda: layers(x, residual, weights, buffers)]) / count
+        report("feed-forward", f"{tokens} x {hidden} x {width}, a layer", micros, 6 * hidden * width / micros / 1e3,
+               copy_rate, "GB/s")
+
+
 def check_gather_rows(small):
     table, ids = random(50, 264), torch.tensor([0, 49, 7, 7, 3], dtype=torch.int32, device=DEVICE)
     out = poisoned(5, 264)
-    call("gather_rows", "edgewise_gather_rows", table, ids, out, 5, 264)
+    call("gather_rows", "edgewise_gather_rows", table, ids, out, 5, 264, 0)
     check("gather_rows", torch.equal(out, table[ids.long()]))
+    out = poisoned(5, 264, dtype=torch.float32)
+    call("gather_rows", "edgewise_gather_rows", table, ids, out, 5, 264, 1)
+    check("gather_rows to fp32", torch.equal(out, table[ids.long()].float()))
 
 
 def check_silu_mul(small):
@@ -210,10 +263,10 @@ def time_rows(copy_rate):
     d, heads, kv_heads, hidden, width, vocabulary = 128, 32, 8, 4096, 14336, 128256
     for tokens in (32, 8192):
         sets = 8 if tokens == 32 else 3
-        xs = [(random(tokens, hidden), random(tokens, hidden)) for _ in range(sets)]
+        xs = [(random(tokens, hidden), random(tokens, hidden, dtype=torch.float32)) for _ in range(sets)]
         weight, out = random(hidden), poisoned(tokens, hidden)
         micros = time_graph([lambda x=x, r=r: rms_norm(x, r, weight, out) for x, r in xs])
-        report("rms_norm", f"{tokens} x {hidden} + residual", micros, 8 * tokens * hidden / micros / 1e3, copy_rate,
+        report("rms_norm", f"{tokens} x {hidden} + residual", micros, 12 * tokens * hidden / micros / 1e3, copy_rate,
                "GB/s")
         qkvs = [random(tokens, (heads + 2 * kv_heads) * d) for _ in range(sets)]
         q_out = poisoned(tokens, heads, d)

@@ -110,7 +110,7 @@ impl App {
         Ok(Arc::new(edgewise_engine::load_generator(name, weights(&files)?, &self.engine_options())?))
     }
 
-    fn engine_options(&self) -> EngineOptions {
+    pub(crate) fn engine_options(&self) -> EngineOptions {
         let engine = &self.settings.engine;
         EngineOptions {
             device: match engine.device.as_str() {

@@ -92,6 +92,37 @@ fn bad_arguments_exit_with_two() {
 }
 
 #[test]
+fn a_shape_is_measured_without_a_checkpoint() {
+    let world = World::empty();
+    let shape = r#"{"model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": false}"#;
+    world.write("shape.json", shape);
+    let arguments = |shape: &str| {
+        let more = "--random-weights --depths 64,9999 --batches 1,2 --batch-prompt 32 --decode 2 --prefix 128 --runs 1";
+        let all = ["bench", "engine", "--json", "--shape", shape].into_iter().chain(more.split(' '));
+        all.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let run = |shape: &str| {
+        let arguments = arguments(shape);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        world.run(&[&["--set", "engine.device=cpu"][..], &arguments].concat())
+    };
+    let ran = run("shape.json").expect(0);
+    let lines: Vec<serde_json::Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [machine, prefill, left_out, prefix, one, two] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(machine["device"], "cpu");
+    assert_eq!((&prefill["prefill"], &prefill["cached_tokens"]), (&64.into(), &0.into()));
+    assert!(left_out["left_out"].as_str().unwrap().contains("9999"));
+    assert_eq!((&prefix["cold_cached_tokens"], &prefix["warm_cached_tokens"]), (&0.into(), &64.into()));
+    assert!(one["limit_tokens_per_s"].as_f64().unwrap() > 0.0 && two["decode"] == 2);
+    run("nothing.json").fails_with(2, &["llama-3.1-8b", "config.json"]);
+    let refused = world.run(&["bench", "engine", "--shape", "llama-3.1-8b"]).expect(2);
+    assert!(refused.stderr().contains("--random-weights"), "{}", refused.stderr());
+}
+
+#[test]
 fn quickstart_without_a_terminal_asks_for_yes() {
     let world = World::empty();
     world.run(&["quickstart", "--no-serve"]).fails_with(2, &["--yes"]);

@@ -27,6 +27,7 @@ mod error;
 mod grammar;
 mod load;
 mod model_files;
+pub mod rates;
 mod reranker;
 mod sampler;
 mod serve;

@@ -50,15 +50,19 @@ fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
         #[cfg(not(feature = "cuda"))]
         Placement::Auto => {}
         #[cfg(not(feature = "cuda"))]
-        Placement::Cuda => {
-            return Err(EngineError::Unsupported {
-                what: "engine.device = \"cuda\" in a program built without GPU support".to_owned(),
-                supported: "build it with `--features cuda`, or set engine.device to \"cpu\"".to_owned(),
-            });
-        }
+        Placement::Cuda => return Err(no_cuda()),
     }
     let files = ModelFiles::load(model, path, options.context_window, Cpu::default())?;
     start(files, options)
+}
+
+/// What a program without GPU support says to whoever asks for one.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn no_cuda() -> EngineError {
+    EngineError::Unsupported {
+        what: "engine.device = \"cuda\" in a program built without GPU support".to_owned(),
+        supported: "build it with `--features cuda`, or set engine.device to \"cpu\"".to_owned(),
+    }
 }
 
 fn start<B: Backend>(files: ModelFiles<B>, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {

@@ -261,6 +261,14 @@ pub(crate) enum Bench {
 /// Arguments of `bench engine`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchEngine {
+    /// Measure the forward pass of this shape of model instead of the configured generator: llama-3.1-8b, smollm2-135m,
+    /// or a config.json. --depths are prefilled, --batches decode behind --batch-prompt tokens, --prefix is measured
+    /// cold, warm and restored from the host's memory
+    #[arg(long, value_name = "NAME|FILE", requires = "random_weights")]
+    pub(crate) shape: Option<String>,
+    /// With --shape: make up the weights, so that no checkpoint is needed
+    #[arg(long, requires = "shape")]
+    pub(crate) random_weights: bool,
     /// Prompt lengths to prefill and then decode at, in tokens
     #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_value = "512,2048,8000")]
     pub(crate) depths: Vec<usize>,

@@ -26,7 +26,10 @@ use crate::{
 
 pub(crate) fn run(command: &Bench, app: &App) -> Result<(), CliError> {
     match command {
-        Bench::Engine(args) => engine(args, app),
+        Bench::Engine(args) => match &args.shape {
+            Some(shape) => super::bench_shape::run(shape, args, app),
+            None => engine(args, app),
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! One module a command. Each turns arguments into calls of the libraries and prints what came of it.
 
 pub(crate) mod bench;
+mod bench_shape;
 pub(crate) mod chat;
 pub(crate) mod collections;
 pub(crate) mod config;

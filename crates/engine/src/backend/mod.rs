@@ -17,7 +17,7 @@ use std::fmt::Debug;
 
 pub use cpu::{Cpu, CpuKv};
 #[cfg(feature = "cuda")]
-pub use cuda::{Cuda, CudaKv, CudaOptions};
+pub use cuda::{Ceilings, Cuda, CudaKv, CudaOptions, PassTimes};
 pub use host_matrix::HostMatrix;
 
 use crate::{
@@ -36,6 +36,27 @@ pub struct Norm<B: Backend> {
     pub eps: f32,
 }
 
+/// What a pass computes in; `[rows, …]` but for the logits.
+#[derive(Debug)]
+pub struct Activations<B: Backend> {
+    /// The residual stream, `[rows, hidden]`.
+    pub residual: B::Tensor,
+    /// Its normalised rows.
+    pub normed: B::Tensor,
+    /// What a sublayer adds to it.
+    pub projected: B::Tensor,
+    /// Queries, keys and values, `[rows, heads·head_dim]`.
+    pub qkv: [B::Tensor; 3],
+    /// Attention's output, as the queries.
+    pub attended: B::Tensor,
+    /// `[rows, feed_forward]`
+    pub gate: B::Tensor,
+    /// As `gate`.
+    pub up: B::Tensor,
+    /// `[wanted, vocab_size]`
+    pub logits: B::Tensor,
+}
+
 /// The operations of a forward pass. Tensors are `[rows, width]`; a row is a token of the batch.
 pub trait Backend: Debug + Clone + Send + Sync + 'static {
     /// A weight matrix `[outputs, inputs]`, with its bias where it has one.
@@ -43,7 +64,7 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     /// A vector of weights.
     type Vector: Debug + Send + Sync;
     /// Activations.
-    type Tensor;
+    type Tensor: Debug;
     /// What a model's attention always needs: the shape of its pages, frequencies or slopes.
     type Attention: Debug + Send + Sync;
     /// What every layer of one pass needs: token ids, angles of positions, block tables, buffers.
@@ -122,10 +143,43 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
         batch: &'a [BatchEntry<'a>],
     ) -> Result<Self::Pass<'a>, DecoderError>;
 
+    /// Rows that a pass over `batch` is computed with, and of how many of them logits: at least those of the batch,
+    /// which come first.
+    fn rows(&self, _pass: &Self::Pass<'_>, batch: &[BatchEntry<'_>]) -> (usize, usize) {
+        (batch.iter().map(|entry| entry.tokens.len()).sum(), batch.iter().filter(|entry| entry.logits).count())
+    }
+
+    /// Issues a pass, which computes in `tensors` and none beside them: by calling `issue`, or as an earlier pass was
+    /// issued that only differed in what [`Self::begin`] hands over.
+    ///
+    /// # Errors
+    /// What `issue` fails with, or a failure of the device.
+    fn issue(
+        &self,
+        _attention: &Self::Attention,
+        pass: &mut Self::Pass<'_>,
+        kv: &mut Self::Kv,
+        tensors: &mut Activations<Self>,
+        issue: impl FnOnce(&mut Self::Pass<'_>, &mut Self::Kv, &mut Activations<Self>) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        issue(pass, kv, tensors)
+    }
+
     /// Room for activations, with unspecified contents.
     fn tensor(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError>;
 
+    /// Room for the residual stream, which may be kept in a higher precision than other activations.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    fn residual(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError> {
+        self.tensor(rows, width)
+    }
+
     /// Room for logits, in the precision they are drawn from.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
     fn logits(&self, rows: usize, width: usize) -> Result<Self::Tensor, DecoderError> {
         self.tensor(rows, width)
     }
@@ -188,6 +242,6 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     /// Makes a tensor `rows` high, at most what it was; its contents become unspecified.
     fn shrink(&self, x: &mut Self::Tensor, rows: usize);
 
-    /// The values of a tensor, row after row.
-    fn read(&self, x: &Self::Tensor) -> Result<Vec<f32>, DecoderError>;
+    /// The rows of a tensor.
+    fn read(&self, x: &Self::Tensor) -> Result<Vec<Vec<f32>>, DecoderError>;
 }

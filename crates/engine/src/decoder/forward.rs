@@ -5,8 +5,13 @@
 //! paged keys and values, Kwon et al. (<https://arxiv.org/abs/2309.06180>). Memory beyond weights and pages grows with
 //! the rows of the batch, never with their square or with the positions held.
 
+use rayon::prelude::*;
+
 use super::{Decoder, DecoderConfig, DecoderError};
-use crate::{backend::Backend, step_model::BatchEntry};
+use crate::{
+    backend::{Activations, Backend},
+    step_model::BatchEntry,
+};
 
 impl<B: Backend> Decoder<B> {
     /// Writes the keys and values of every entry's tokens to its pages, and returns the logits after its last token,
@@ -18,14 +23,19 @@ impl<B: Backend> Decoder<B> {
     pub fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, DecoderError> {
         self.check(kv, batch)?;
         let logits = self.inner.backend.run(|| self.pass(kv, batch))?;
-        let mut rows = logits.chunks_exact(self.config().vocab_size);
+        // A few rows are looked through faster than other threads are woken.
+        let finite: Vec<bool> = match logits.len() {
+            0..4 => logits.iter().map(|row| is_finite(row)).collect(),
+            _ => logits.par_iter().map(|row| is_finite(row)).collect(),
+        };
+        let mut rows = logits.into_iter().zip(finite);
         let mut results = Vec::with_capacity(batch.len());
         for entry in batch {
             let row = if entry.logits { rows.next() } else { None };
-            if row.is_some_and(|row| row.iter().any(|logit| !logit.is_finite())) {
+            if matches!(row, Some((_, false))) {
                 return Err(DecoderError::NotFinite { position: entry.position + entry.tokens.len() - 1 });
             }
-            results.push(row.map(<[f32]>::to_vec));
+            results.push(row.map(|(row, _)| row));
         }
         Ok(results)
     }
@@ -56,57 +66,85 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// Logits of the entries that want them, one after the other.
-    fn pass(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<f32>, DecoderError> {
+    /// Logits of the entries that want them.
+    fn pass(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Vec<f32>>, DecoderError> {
+        let (b, attention) = (&self.inner.backend, &self.inner.attention);
+        let &DecoderConfig { hidden, heads, kv_heads, head_dim, feed_forward, vocab_size, .. } = self.config();
+        let wanted = batch.iter().filter(|entry| entry.logits).count();
+        let mut pass = b.begin(attention, batch)?;
+        let (rows, wanted_rows) = b.rows(&pass, batch);
+        let tensor = |width: usize| b.tensor(rows, width);
+        let mut tensors = Activations {
+            residual: b.residual(rows, hidden)?,
+            normed: tensor(hidden)?,
+            projected: tensor(hidden)?,
+            qkv: [tensor(heads * head_dim)?, tensor(kv_heads * head_dim)?, tensor(kv_heads * head_dim)?],
+            attended: tensor(heads * head_dim)?,
+            gate: tensor(feed_forward)?,
+            up: tensor(feed_forward)?,
+            logits: b.logits(wanted_rows, vocab_size)?,
+        };
+        b.issue(attention, &mut pass, kv, &mut tensors, |pass, kv, tensors| {
+            self.layers(pass, kv, tensors, (rows, wanted_rows))
+        })?;
+        if wanted == 0 {
+            return Ok(Vec::new());
+        }
+        b.shrink(&mut tensors.logits, wanted);
+        b.read(&tensors.logits)
+    }
+
+    /// The pass itself, for `rows` rows, `wanted` of whose logits are computed.
+    fn layers(
+        &self,
+        pass: &mut B::Pass<'_>,
+        kv: &mut B::Kv,
+        tensors: &mut Activations<B>,
+        (rows, wanted): (usize, usize),
+    ) -> Result<(), DecoderError> {
         let inner = &*self.inner;
         let (b, weights, attention) = (&inner.backend, &inner.weights, &inner.attention);
-        let &DecoderConfig { hidden, heads, kv_heads, head_dim, feed_forward, vocab_size, .. } = &inner.config;
-        let rows = batch.iter().map(|entry| entry.tokens.len()).sum();
-        let wanted = batch.iter().filter(|entry| entry.logits).count();
-        let tensor = |width: usize| b.tensor(rows, width);
-        let (mut residual, mut normed, mut projected) = (tensor(hidden)?, tensor(hidden)?, tensor(hidden)?);
-        let (mut q, mut k, mut v) =
-            (tensor(heads * head_dim)?, tensor(kv_heads * head_dim)?, tensor(kv_heads * head_dim)?);
-        let mut attended = tensor(heads * head_dim)?;
-        let (mut gate, mut up) = (tensor(feed_forward)?, tensor(feed_forward)?);
-
-        let mut pass = b.begin(attention, batch)?;
-        b.embed(&pass, &weights.embedding, &mut residual)?;
-        let Some(first) = weights.layers.first() else { return Ok(Vec::new()) };
-        b.norm(&residual, &first.attention_norm, &mut normed)?;
+        let Activations { residual, normed, projected, qkv: [q, k, v], attended, gate, up, logits } = tensors;
+        b.embed(pass, &weights.embedding, residual)?;
+        let Some(first) = weights.layers.first() else { return Ok(()) };
+        b.norm(residual, &first.attention_norm, normed)?;
         for (i, layer) in weights.layers.iter().enumerate() {
-            let mut qkv = [(&layer.q, &mut q), (&layer.k, &mut k), (&layer.v, &mut v)];
-            b.project(&mut pass, &normed, &mut qkv)?;
-            b.write_kv(attention, &pass, (kv, i), layer.head_norms.as_ref(), [&mut q, &mut k, &mut v])?;
+            b.project(pass, normed, &mut [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)])?;
+            b.write_kv(attention, pass, (&mut *kv, i), layer.head_norms.as_ref(), [&mut *q, &mut *k, &mut *v])?;
             let last = i + 1 == weights.layers.len();
             if last && wanted == 0 {
-                return Ok(Vec::new());
+                return Ok(());
             }
-            b.attend(attention, &pass, (kv, i), inner.config.windows[i], &q, &mut attended)?;
-            if last {
+            b.attend(attention, pass, (&*kv, i), inner.config.windows[i], q, attended)?;
+            if last && wanted < rows {
                 // Nothing below mixes rows, so only those whose logits are wanted go on.
-                b.keep_wanted(&pass, &mut residual)?;
-                b.keep_wanted(&pass, &mut attended)?;
-                for scratch in [&mut normed, &mut projected, &mut gate, &mut up] {
+                b.keep_wanted(pass, residual)?;
+                b.keep_wanted(pass, attended)?;
+                for scratch in [&mut *normed, &mut *projected, &mut *gate, &mut *up] {
                     b.shrink(scratch, wanted);
                 }
             }
-            b.project(&mut pass, &attended, &mut [(&layer.attention_output, &mut projected)])?;
-            b.add_norm(&mut residual, &projected, &layer.feed_forward_norm, &mut normed)?;
+            b.project(pass, attended, &mut [(&layer.attention_output, &mut *projected)])?;
+            b.add_norm(residual, projected, &layer.feed_forward_norm, normed)?;
             if let Some(gate_weights) = &layer.gate {
-                b.project(&mut pass, &normed, &mut [(gate_weights, &mut gate), (&layer.up, &mut up)])?;
-                b.silu_mul(&mut gate, &up)?;
-                b.project(&mut pass, &gate, &mut [(&layer.down, &mut projected)])?;
+                b.project(pass, normed, &mut [(gate_weights, &mut *gate), (&layer.up, &mut *up)])?;
+                b.silu_mul(gate, up)?;
+                b.project(pass, gate, &mut [(&layer.down, &mut *projected)])?;
             } else {
-                b.project(&mut pass, &normed, &mut [(&layer.up, &mut up)])?;
-                b.gelu(&mut up)?;
-                b.project(&mut pass, &up, &mut [(&layer.down, &mut projected)])?;
+                b.project(pass, normed, &mut [(&layer.up, &mut *up)])?;
+                b.gelu(up)?;
+                b.project(pass, up, &mut [(&layer.down, &mut *projected)])?;
             }
             let next = weights.layers.get(i + 1).map_or(&weights.output_norm, |layer| &layer.attention_norm);
-            b.add_norm(&mut residual, &projected, next, &mut normed)?;
+            b.add_norm(residual, projected, next, normed)?;
         }
-        let mut logits = b.logits(wanted, vocab_size)?;
-        b.project(&mut pass, &normed, &mut [(weights.output(), &mut logits)])?;
-        b.read(&logits)
+        b.project(pass, normed, &mut [(weights.output(), logits)])
     }
+}
+
+/// Whether no number is infinite or not a number: their exponents have all bits set. Without an early end, so that it
+/// runs on vectors.
+fn is_finite(row: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    row.iter().fold(0, |largest: u32, logit| largest.max(logit.to_bits() & EXPONENT)) < EXPONENT
 }

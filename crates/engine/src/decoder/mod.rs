@@ -36,9 +36,9 @@ pub use load::LoadOptions;
 pub use rope::{RopeConfig, RopeScaling};
 pub use safetensors_files::SafetensorsFiles;
 
-pub use crate::backend::{Backend, Cpu, CpuKv, HostMatrix, Norm};
+pub use crate::backend::{Activations, Backend, Cpu, CpuKv, HostMatrix, Norm};
 #[cfg(feature = "cuda")]
-pub use crate::backend::{Cuda, CudaKv, CudaOptions};
+pub use crate::backend::{Ceilings, Cuda, CudaKv, CudaOptions, PassTimes};
 pub use crate::step_model::BatchEntry;
 
 /// How weight matrices are multiplied.

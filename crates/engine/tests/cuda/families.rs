@@ -44,7 +44,7 @@ fn logits_are_the_cpus_but_for_rounding() {
 fn what_the_kernels_lack_is_refused_when_loading() {
     let refused = |config: &str| {
         let decoder = Decoder::with_random_weights(config, CUDA.clone(), &LoadOptions::default(), 0);
-        decoder.err().expect("it is refused").to_string()
+        decoder.expect_err("it is refused").to_string()
     };
     let (_, config) = shapes().remove(0);
     let narrow = refused(&config.replace("\"head_dim\":64", "\"head_dim\":32"));

@@ -78,14 +78,16 @@ fn run(generator: &LocalGenerator, request: GenerateRequest) -> (Vec<u32>, Strin
     collect(generator.generate(request).unwrap())
 }
 
-/// Real questions: the CPU's greedy tokens, or a token the CPU finds as likely but for rounding.
+/// Real questions: the CPU's greedy tokens, or a token the CPU finds as likely but for rounding; and logits no further
+/// from exact arithmetic than those the CPU serves with, which rounds activations to 8 bits, on average and at worst.
 #[test]
 fn answers_are_the_cpus() {
     let gguf = GgufFile::open(model()).unwrap();
     let cpu = Decoder::load_gguf_with(&gguf, Arithmetic::F32).unwrap();
     let cuda = Decoder::from_gguf(&gguf, CUDA.clone(), &LoadOptions::default()).unwrap();
     let generator = generator(&EngineOptions::default());
-    let mut worst: f64 = 0.0;
+    let served = Decoder::load_gguf_with(&gguf, Arithmetic::Quantized).unwrap();
+    let (mut worst, mut worst_served, mut sum, mut sum_served, mut count) = (0.0f64, 0.0f64, 0.0, 0.0, 0.0);
     for question in QUESTIONS {
         let mut request = request(&generator, question, "answers", 48);
         let prompt = std::mem::take(&mut request.prompt.tokens);
@@ -94,9 +96,13 @@ fn answers_are_the_cpus() {
         println!("{question} -> {text:?}");
         let mut on_cpu = Sequence::new(&cpu, 512, prompt.len());
         let mut on_cuda = Sequence::new(&cuda, 512, prompt.len());
+        let mut as_served = Sequence::new(&served, 512, prompt.len());
         let (mut expected, mut found) = (on_cpu.feed(&prompt), on_cuda.feed(&prompt));
+        let mut rounded = as_served.feed(&prompt);
         for (i, id) in ids.iter().enumerate() {
-            worst = worst.max(relative_error(&found, &expected));
+            let (error, error_served) = (relative_error(&found, &expected), relative_error(&rounded, &expected));
+            (worst, worst_served) = (worst.max(error), worst_served.max(error_served));
+            (sum, sum_served, count) = (sum + error, sum_served + error_served, count + 1.0);
             if *id != best(&expected) {
                 // Their distance is within what rounding moved logits by.
                 let gap = expected[best(&expected) as usize] - expected[*id as usize];
@@ -105,11 +111,14 @@ fn answers_are_the_cpus() {
                 assert!(gap <= 2.0 * moved, "token {i} of {question:?}: {gap} apart, rounding moved {moved}");
             }
             (expected, found) = (on_cpu.feed(&[*id]), on_cuda.feed(&[*id]));
+            rounded = as_served.feed(&[*id]);
         }
         assert_eq!(ids[0], best(&Sequence::new(&cuda, 512, prompt.len()).feed(&prompt)));
     }
-    println!("largest relative error of logits {worst:.2e}");
-    assert!(worst < 5e-2, "{worst}");
+    let (mean, mean_served) = (sum / count, sum_served / count);
+    println!("relative error of logits: mean {mean:.2e}, largest {worst:.2e}");
+    println!("of those the CPU serves with: mean {mean_served:.2e}, largest {worst_served:.2e}");
+    assert!(worst <= worst_served && mean <= mean_served, "{mean} and {worst}, {mean_served} and {worst_served}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub struct RopePages<'a> {
     pub sines: Slice<'a>,
     /// int32 `[tokens]`, rows of the tables of angles.
     pub positions: Slice<'a>,
-    /// int32 `[tokens]`: `page·page_tokens + place in the page`.
+    /// int32 `[tokens]`: `page·page_tokens + place in the page`, or -1 for a row whose key and value go nowhere.
     pub slots: Slice<'a>,
     /// Weights of the heads' norms, `[head_dim]`.
     pub norms: Option<[Slice<'a>; 2]>,
@@ -116,7 +116,8 @@ impl RopePages<'_> {
     /// [`CudaError`] when shapes don't match.
     ///
     /// # Safety
-    /// Every position is a row that the tables of angles have, every slot one of the pool, and no slot is named twice.
+    /// Every position is a row that the tables of angles have, every slot one of the pool or -1, and no slot is named
+    /// twice.
     pub unsafe fn run(&self, device: &Device) -> Result<(), CudaError> {
         self.shape.check()?;
         let PagedShape { heads, kv_heads, head_dim, .. } = self.shape;

@@ -2,7 +2,7 @@
 
 use std::{ffi::c_int, ptr::null_mut, sync::Arc};
 
-use super::{CudaError, check, ffi};
+use super::{CudaError, check, ffi, graph};
 
 /// The first visible device and the stream everything is issued on. Cloning shares the stream.
 #[derive(Debug, Clone)]
@@ -85,8 +85,9 @@ impl Device {
         check("a kernel or copy on the device", unsafe { ffi::cudaStreamSynchronize(self.0.stream) })
     }
 
+    /// Where operations are issued: to the device, or into what this thread records.
     pub(super) fn stream(&self) -> ffi::RawStream {
-        self.0.stream
+        graph::recording().unwrap_or(self.0.stream)
     }
 }
 

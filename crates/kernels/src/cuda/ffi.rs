@@ -6,10 +6,12 @@ use std::ffi::{c_char, c_float, c_int, c_uint, c_void};
 pub(super) type Status = c_int;
 pub(super) type RawStream = *mut c_void;
 pub(super) type RawEvent = *mut c_void;
+pub(super) type RawGraph = *mut c_void;
 
 pub(super) const MEMCPY_DEFAULT: c_int = 4;
 pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 pub(super) const EVENT_DEFAULT: c_uint = 0;
+pub(super) const CAPTURE_RELAXED: c_int = 2;
 pub(super) const ATTRIBUTE_MULTIPROCESSORS: c_int = 16;
 pub(super) const ATTRIBUTE_MAJOR: c_int = 75;
 pub(super) const ATTRIBUTE_MINOR: c_int = 76;
@@ -35,6 +37,12 @@ unsafe extern "C" {
     pub(super) fn cudaStreamCreateWithFlags(stream: *mut RawStream, flags: c_uint) -> Status;
     pub(super) fn cudaStreamDestroy(stream: RawStream) -> Status;
     pub(super) fn cudaStreamSynchronize(stream: RawStream) -> Status;
+    pub(super) fn cudaStreamBeginCapture(stream: RawStream, mode: c_int) -> Status;
+    pub(super) fn cudaStreamEndCapture(stream: RawStream, graph: *mut RawGraph) -> Status;
+    pub(super) fn cudaGraphInstantiate(executable: *mut RawGraph, graph: RawGraph, flags: u64) -> Status;
+    pub(super) fn cudaGraphLaunch(executable: RawGraph, stream: RawStream) -> Status;
+    pub(super) fn cudaGraphDestroy(graph: RawGraph) -> Status;
+    pub(super) fn cudaGraphExecDestroy(executable: RawGraph) -> Status;
     pub(super) fn cudaEventCreateWithFlags(event: *mut RawEvent, flags: c_uint) -> Status;
     pub(super) fn cudaEventDestroy(event: RawEvent) -> Status;
     pub(super) fn cudaEventRecord(event: RawEvent, stream: RawStream) -> Status;
@@ -47,6 +55,7 @@ unsafe extern "C" {
         out: *mut c_void,
         rows: c_int,
         width: c_int,
+        to_float: c_int,
         stream: RawStream,
     ) -> Status;
     pub(super) fn edgewise_rms_norm(
@@ -153,6 +162,38 @@ unsafe extern "C" {
         min_split: c_int,
         window: c_int,
         scale: c_float,
+        stream: RawStream,
+    ) -> Status;
+
+    pub(super) fn edgewise_page_copy(
+        pools: *const *mut c_void,
+        count: c_int,
+        from: *const c_int,
+        to: *const c_int,
+        tokens: *const c_int,
+        copies: c_int,
+        page_tokens: c_int,
+        token_bytes: c_int,
+        stream: RawStream,
+    ) -> Status;
+    pub(super) fn edgewise_page_gather(
+        pools: *const *mut c_void,
+        count: c_int,
+        from: *const c_int,
+        staging: *mut c_void,
+        copies: c_int,
+        page_tokens: c_int,
+        token_bytes: c_int,
+        stream: RawStream,
+    ) -> Status;
+    pub(super) fn edgewise_page_scatter(
+        pools: *const *mut c_void,
+        count: c_int,
+        staging: *const c_void,
+        to: *const c_int,
+        copies: c_int,
+        page_tokens: c_int,
+        token_bytes: c_int,
         stream: RawStream,
     ) -> Status;
 

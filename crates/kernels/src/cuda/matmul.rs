@@ -119,6 +119,7 @@ struct Library {
 
 impl Library {
     /// Loads cuBLASLt of CUDA 13 or 12.
+    #[allow(clippy::missing_transmute_annotations, reason = "the fields' types are the annotations")]
     fn load() -> Result<Self, CudaError> {
         const NOW: c_int = 2;
         let missing = || CudaError::NoDevice {

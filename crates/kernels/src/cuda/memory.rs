@@ -100,6 +100,11 @@ impl<'a> Slice<'a> {
         self.bytes
     }
 
+    /// Where it is on the device; only good for telling places apart.
+    pub fn address(&self) -> usize {
+        self.pointer.addr()
+    }
+
     /// `bytes` bytes from `first` on.
     ///
     /// # Errors

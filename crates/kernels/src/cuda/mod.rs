@@ -2,7 +2,7 @@
 //! operation.
 //!
 //! Invariants:
-//! - Everything is issued on the one stream of a [`Device`], in order. A buffer may be reused or freed as soon as the
+//! - Everything is issued on the one stream of a [`Device`], in order, or recorded into a [`Graph`]. A buffer may be reused or freed as soon as the
 //!   last operation on it was issued.
 //! - A launcher checks every shape and every length against the memory it is given. Launchers that read indices from
 //!   device memory (pages, rows, positions) can't check those and are `unsafe`.
@@ -13,17 +13,21 @@
 mod attention;
 mod device;
 mod ffi;
+mod graph;
 mod matmul;
 mod memory;
+mod pages;
 mod rows;
 
 use std::ffi::CStr;
 
 pub use attention::{DecodeAttention, PagedShape, PrefillAttention, RopePages};
 pub use device::{Device, Event};
+pub use graph::Graph;
 pub use matmul::{DecodeProduct, Matmul, Product, decode_matmul};
 pub use memory::{DeviceMemory, PinnedMemory, Slice};
-pub use rows::{gather_rows, rms_norm, silu_mul};
+pub use pages::PagePools;
+pub use rows::{RmsNorm, gather_rows, silu_mul};
 
 /// Most rows of [`decode_matmul`].
 pub const MOST_DECODE_ROWS: usize = 64;

@@ -8,7 +8,7 @@ const BF16: usize = 2;
 /// Most rows of one launch of the gate.
 const GATE_ROWS: usize = 65_535;
 
-/// `out[i] = table[ids[i]]`, with `ids` int32 `[rows]` and `out` `[rows, width]`.
+/// `out[i] = table[ids[i]]`, with `ids` int32 `[rows]` and `out` `[rows, width]`, in f32 where `to_float`.
 ///
 /// # Errors
 /// [`CudaError`] when shapes don't match.
@@ -19,43 +19,56 @@ pub unsafe fn gather_rows(
     device: &Device,
     table: Slice<'_>,
     ids: Slice<'_>,
-    out: Slice<'_>,
+    (out, to_float): (Slice<'_>, bool),
     rows: usize,
     width: usize,
 ) -> Result<(), CudaError> {
     let ids = ids.at_least("the ids of rows", rows * size_of::<c_int>())?;
-    let out = out.at_least("the gathered rows", rows * width * BF16)?;
+    let size = if to_float { size_of::<f32>() } else { BF16 };
+    let out = out.at_least("the gathered rows", rows * width * size)?;
     let (rows, width) = (int("the number of rows", rows)?, int("the width of rows", width)?);
     // SAFETY: `out` and `ids` are long enough; the caller vouches for the ids.
     check("gather_rows", unsafe {
-        ffi::edgewise_gather_rows(table.pointer(), ids.cast(), out, rows, width, device.stream())
+        ffi::edgewise_gather_rows(table.pointer(), ids.cast(), out, rows, width, c_int::from(to_float), device.stream())
     })
 }
 
-/// `out = weight · s/√(mean(s²) + eps)` with `s = x`, or `residual += x; s = residual` where there is one. All but
-/// `weight`, `[width]`, are `[rows, width]`.
-///
-/// # Errors
-/// [`CudaError`] when shapes don't match.
-#[allow(clippy::too_many_arguments)]
-pub fn rms_norm(
-    device: &Device,
-    x: Slice<'_>,
-    residual: Option<Slice<'_>>,
-    weight: Slice<'_>,
-    out: Slice<'_>,
-    rows: usize,
-    width: usize,
-    eps: f32,
-) -> Result<(), CudaError> {
-    let bytes = rows * width * BF16;
-    let x = x.at_least("the rows to be normalised", bytes)?;
-    let residual = residual.map_or(Ok(null_mut()), |r| r.at_least("the residual", bytes))?;
-    let weight = weight.at_least("the weight of a normalisation", width * BF16)?;
-    let out = out.at_least("the normalised rows", bytes)?;
-    let (rows, width) = (int("the number of rows", rows)?, int("the width of rows", width)?);
-    // SAFETY: every buffer is as long as the shape calls for.
-    check("rms_norm", unsafe { ffi::edgewise_rms_norm(x, residual, weight, out, rows, width, eps, device.stream()) })
+/// A normalisation of rows by their root mean square, in front of it an addition to the residual stream.
+#[derive(Debug, Clone, Copy)]
+pub struct RmsNorm<'a> {
+    /// bf16 `[rows, width]`, added to the residual, or normalised where there is none.
+    pub x: Option<Slice<'a>>,
+    /// f32 `[rows, width]`; replaced by the sum where there is an `x`.
+    pub residual: Option<Slice<'a>>,
+    /// bf16 `[width]`
+    pub weight: Slice<'a>,
+    /// bf16 `[rows, width]`: `weight · s/√(mean(s²) + eps)` with `s = residual + x`.
+    pub out: Slice<'a>,
+    /// Rows.
+    pub rows: usize,
+    /// Their width, at most 16384.
+    pub width: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl RmsNorm<'_> {
+    /// Issues it.
+    ///
+    /// # Errors
+    /// [`CudaError`] when shapes don't match.
+    pub fn run(&self, device: &Device) -> Result<(), CudaError> {
+        let elements = self.rows * self.width;
+        let x = self.x.map_or(Ok(null_mut()), |x| x.at_least("the rows to be normalised", elements * BF16))?;
+        let residual = self.residual.map_or(Ok(null_mut()), |r| r.at_least("the residual", elements * 4))?;
+        let weight = self.weight.at_least("the weight of a normalisation", self.width * BF16)?;
+        let out = self.out.at_least("the normalised rows", elements * BF16)?;
+        let (rows, width) = (int("the number of rows", self.rows)?, int("the width of rows", self.width)?);
+        // SAFETY: every buffer is as long as the shape calls for.
+        check("rms_norm", unsafe {
+            ffi::edgewise_rms_norm(x, residual, weight, out, rows, width, self.eps, device.stream())
+        })
+    }
 }
 
 /// `gate ← silu(gate)·up`, both `[rows, width]`.

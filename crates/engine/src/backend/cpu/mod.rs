@@ -274,7 +274,7 @@ impl Backend for Cpu {
         x.values.truncate(rows * x.width);
     }
 
-    fn read(&self, x: &Rows) -> Result<Vec<f32>, DecoderError> {
-        Ok(x.values.clone())
+    fn read(&self, x: &Rows) -> Result<Vec<Vec<f32>>, DecoderError> {
+        Ok(x.values.chunks_exact(x.width.max(1)).map(<[f32]>::to_vec).collect())
     }
 }

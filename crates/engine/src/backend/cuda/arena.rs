@@ -54,6 +54,11 @@ impl Arena {
 }
 
 impl Block {
+    /// Whether it is part of the arena.
+    pub(super) fn is_part(&self) -> bool {
+        matches!(self, Self::Part { .. })
+    }
+
     pub(super) fn slice(&self) -> Result<Slice<'_>, CudaError> {
         match self {
             Self::Part { arena, first, bytes } => arena.memory.slice(*first, *bytes),

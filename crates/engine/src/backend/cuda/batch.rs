@@ -4,6 +4,9 @@
 //! Rows fall into two kinds: those of prompts, and generated ones. The two are computed by different kernels, which add
 //! in different orders, so a row's kind must follow from its sequence alone (`BatchEntry::generated_from`), never from
 //! how many rows come along. Runs of one kind are issued together.
+//!
+//! A decoding step, one generated row for each sequence, is filled up to a power of two with rows that write no page and
+//! whose results nobody reads, and its block tables to a power of two of pages: see [`super::steps`].
 
 use std::ops::Range;
 
@@ -12,6 +15,9 @@ use crate::step_model::BatchEntry;
 
 /// Most generated rows of one launch of attention.
 pub(super) const DECODE_ROWS: usize = 256;
+
+/// Of rows that write no page.
+const NO_SLOT: i32 = -1;
 
 /// How rows are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +61,8 @@ pub(super) struct Batch {
     /// Kinds of the rows whose logits are wanted, once the others are left out.
     pub(super) wanted_runs: Vec<Run>,
     pub(super) launches: Vec<Launch>,
+    /// Whether this is a decoding step, filled up.
+    pub(super) is_step: bool,
 }
 
 /// Part of an entry, of one kind.
@@ -84,6 +92,9 @@ fn push_run(runs: &mut Vec<Run>, kind: Kind, rows: Range<usize>) {
 impl Batch {
     /// Of entries that were checked: every position has a page of the pool.
     pub(super) fn new(entries: &[BatchEntry<'_>]) -> Self {
+        if let Some(rows) = step_rows(entries) {
+            return Self::step(entries, rows);
+        }
         let mut batch = Self::default();
         let segments = segments(entries);
         batch.rows = entries.iter().map(|entry| entry.tokens.len()).sum();
@@ -120,6 +131,39 @@ impl Batch {
             }
             next += count;
         }
+        batch
+    }
+
+    /// A decoding step, filled up to `rows` rows.
+    fn step(entries: &[BatchEntry<'_>], rows: usize) -> Self {
+        let mut batch = Self { rows, wanted: rows, is_step: true, ..Self::default() };
+        let filled = |values: Vec<i32>, with: i32| {
+            let missing = rows - values.len();
+            values.into_iter().chain(std::iter::repeat_n(with, missing))
+        };
+        let each = |value: fn(&BatchEntry<'_>) -> usize| entries.iter().map(|e| number(value(e))).collect::<Vec<i32>>();
+        let token = |e: &BatchEntry<'_>| e.tokens.first().map_or(0, |token| *token as usize);
+        batch.tokens = batch.array(filled(each(token), 0));
+        batch.positions = batch.array(filled(each(|e| e.position), 0));
+        let slot = |e: &BatchEntry<'_>| e.pages[e.position / PAGE].0 as usize * PAGE + e.position % PAGE;
+        batch.slots = batch.array(filled(each(slot), NO_SLOT));
+        batch.wanted_rows = batch.array((0..rows).map(number));
+        let stride = entries.iter().map(|e| (e.position + 1).div_ceil(PAGE)).max().unwrap_or(1).next_power_of_two();
+        let mut tables = vec![0; rows * stride];
+        for (entry, row) in entries.iter().zip(tables.chunks_exact_mut(stride)) {
+            for (to, page) in row.iter_mut().zip(&entry.pages[..(entry.position + 1).div_ceil(PAGE)]) {
+                *to = number(page.0 as usize);
+            }
+        }
+        let table = batch.array(tables);
+        // Rows that fill up see the first position of the first page, whatever is there.
+        let context = batch.array(filled(each(|e| e.position + 1), 1));
+        let kind = Kind::Generated;
+        batch.runs = vec![Run { kind, rows: 0..rows }];
+        batch.wanted_runs = batch.runs.clone();
+        let (rows, batch_rows) = (0..rows, rows);
+        batch.launches =
+            vec![Launch { kind, rows, batch: batch_rows, table, table_stride: stride, starts: context, context }];
         batch
     }
 
@@ -176,6 +220,13 @@ impl Batch {
             });
         }
     }
+}
+
+/// Rows of the step that the entries make, if they make one.
+fn step_rows(entries: &[BatchEntry<'_>]) -> Option<usize> {
+    let decodes = |e: &BatchEntry<'_>| e.tokens.len() == 1 && e.logits && e.position >= e.generated_from;
+    let rows = entries.len().next_power_of_two();
+    (!entries.is_empty() && rows <= DECODE_ROWS && entries.iter().all(decodes)).then_some(rows)
 }
 
 /// The entries, cut where generated tokens begin.
@@ -238,6 +289,27 @@ mod tests {
         assert_eq!(at(prompts.context, 2), [65, 66]);
         assert_eq!((replay.batch, at(replay.context, 4)), (4, &[67, 68, 69, 70][..]));
         assert_eq!((rest.rows.clone(), rest.table_stride), (12..17, 1));
+    }
+
+    #[test]
+    fn a_decoding_step_is_filled_up() {
+        let pages = [PageId(7), PageId(3), PageId(5)];
+        let token = [9];
+        let entry = |position| BatchEntry { tokens: &token, position, pages: &pages, logits: true, generated_from: 60 };
+        let batch = Batch::new(&[entry(60), entry(64), entry(191)]);
+        assert!(batch.is_step);
+        assert_eq!((batch.rows, batch.wanted), (4, 4));
+        let at = |first: usize, count: usize| &batch.numbers[first..first + count];
+        assert_eq!(at(batch.tokens, 4), [9, 9, 9, 0]);
+        assert_eq!(at(batch.positions, 4), [60, 64, 191, 0]);
+        assert_eq!(at(batch.slots, 4), [7 * 64 + 60, 3 * 64, 5 * 64 + 63, -1]);
+        let [launch] = &batch.launches[..] else { unreachable!("one run") };
+        assert_eq!((launch.batch, launch.table_stride, launch.rows.clone()), (4, 4, 0..4));
+        assert_eq!(at(launch.table, 16), [7, 0, 0, 0, 7, 3, 0, 0, 7, 3, 5, 0, 0, 0, 0, 0]);
+        assert_eq!(at(launch.context, 4), [61, 65, 192, 1]);
+        // With a prompt beside them, or a row whose logits nobody wants, entries are no step.
+        assert!(!Batch::new(&[entry(60), entry(59)]).is_step);
+        assert!(!Batch::new(&[BatchEntry { logits: false, ..entry(60) }]).is_step);
     }
 
     #[test]

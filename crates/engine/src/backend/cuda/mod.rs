@@ -1,4 +1,5 @@
-//! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16, sums in f32.
+//! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16, sums and the residual
+//! stream in f32.
 //!
 //! A row's result is, bit for bit, a function of its sequence: every kernel adds a row's terms in an order that neither
 //! the batch nor the pages decide. But prompts and generated tokens go through different kernels. Attention and products
@@ -13,7 +14,10 @@ mod arena;
 mod batch;
 mod pages;
 mod plan;
+mod products;
+mod steps;
 mod tensor;
+mod times;
 mod weights;
 
 use std::sync::{
@@ -24,20 +28,25 @@ use std::sync::{
 use edgewise_kernels::{
     Pairing,
     cuda::{
-        CudaError, DecodeAttention, DecodeProduct, Device, DeviceMemory, Event, MOST_DECODE_ROWS, Matmul, PagedShape,
-        PinnedMemory, PrefillAttention, Product, RopePages, Slice, decode_matmul, gather_rows, rms_norm, silu_mul,
+        CudaError, DecodeAttention, Device, DeviceMemory, Event, Matmul, PagedShape, PinnedMemory, PrefillAttention,
+        RmsNorm, RopePages, Slice, gather_rows, silu_mul,
     },
 };
+use rayon::prelude::*;
+
 pub use pages::CudaKv;
 pub use plan::CudaOptions;
 use tensor::CudaTensor;
+use times::Times;
+pub use times::{Ceilings, PassTimes};
 use weights::CudaMatrix;
 
 use self::{
     arena::Arena,
     batch::{Batch, Kind, Run},
+    steps::Steps,
 };
-use super::{Backend, HostMatrix, Norm};
+use super::{Activations, Backend, HostMatrix, Norm};
 use crate::{
     decoder::{DecoderConfig, DecoderError, Positions},
     step_model::BatchEntry,
@@ -46,8 +55,6 @@ use crate::{
 /// Positions in a page: prefill reads pages of 64 faster than pages of 32 by 7 %, and larger ones waste more.
 const PAGE: usize = 64;
 const BF16: usize = 2;
-/// Number of rows that the products of prompts are tuned for.
-const PROMPT_ROWS: usize = 2048;
 /// Bytes of weights on their way to the device at a time.
 const STAGED: usize = 64 << 20;
 
@@ -68,6 +75,7 @@ struct Inner {
     upload: Mutex<Upload>,
     /// What is read back.
     read: Mutex<PinnedMemory>,
+    times: Mutex<Times>,
     /// Whether moving a page failed, so that pages are no longer what they should be.
     failed: AtomicBool,
 }
@@ -94,6 +102,7 @@ pub struct CudaAttention {
     cosines: DeviceMemory,
     sines: DeviceMemory,
     workspace: Mutex<DeviceMemory>,
+    steps: Mutex<Steps>,
 }
 
 /// What the layers of a pass share.
@@ -135,6 +144,7 @@ impl Cuda {
                     copied: Event::new(&device)?,
                 }),
                 read: Mutex::new(PinnedMemory::new(&device, 1 << 16)?),
+                times: Mutex::new(Times::new(&device)?),
                 failed: AtomicBool::new(false),
                 options,
                 device,
@@ -203,69 +213,6 @@ impl Cuda {
             self.0.failed.store(true, Ordering::Release);
         }
     }
-
-    /// How many successive rows of generated tokens are multiplied at once, and whether by our kernel.
-    fn uses_decode_kernel(&self) -> bool {
-        self.options().max_sequences <= MOST_DECODE_ROWS
-    }
-
-    fn product(
-        &self,
-        x: &CudaTensor,
-        (matrix, out): (&CudaMatrix, &CudaTensor),
-        run: &Run,
-        typical_rows: usize,
-    ) -> Result<(), DecoderError> {
-        let product = Product {
-            x: x.rows(run.rows.start, run.rows.len())?,
-            weights: matrix.weights.all(),
-            bias: matrix.bias.as_ref().map(DeviceMemory::all),
-            out: out.rows(run.rows.start, run.rows.len())?,
-            is_float: out.is_float,
-            rows: run.rows.len(),
-            outputs: matrix.rows,
-            columns: matrix.columns,
-        };
-        self.0.matmul.run(&product, typical_rows).map_err(device_error)
-    }
-
-    /// Few rows, by our kernel.
-    fn decode_products(
-        &self,
-        x: &CudaTensor,
-        products: &[(&CudaMatrix, &mut CudaTensor)],
-        run: &Run,
-    ) -> Result<(), DecoderError> {
-        for first in run.rows.clone().step_by(MOST_DECODE_ROWS) {
-            let rows = MOST_DECODE_ROWS.min(run.rows.end - first);
-            for group in products.chunks(3) {
-                let mut parts = Vec::with_capacity(group.len());
-                for (matrix, out) in group {
-                    check_width(x, matrix, out)?;
-                    parts.push(DecodeProduct {
-                        weights: matrix.weights.all(),
-                        bias: matrix.bias.as_ref().map(DeviceMemory::all),
-                        out: out.rows(first, rows)?,
-                        outputs: matrix.rows,
-                    });
-                }
-                // The outputs of one launch are of one kind; logits are multiplied by themselves.
-                let is_float = group.first().is_some_and(|(_, out)| out.is_float);
-                let x_rows = x.rows(first, rows)?;
-                decode_matmul(self.device(), x_rows, rows, x.width, is_float, &parts).map_err(device_error)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Refuses tensors that don't fit a matrix.
-fn check_width(x: &CudaTensor, matrix: &CudaMatrix, out: &CudaTensor) -> Result<(), DecoderError> {
-    if x.width == matrix.columns && out.width == matrix.rows && out.rows == x.rows && !x.is_float {
-        return Ok(());
-    }
-    let shapes = [(x.rows, x.width), (matrix.rows, matrix.columns), (out.rows, out.width)];
-    Err(DecoderError::Device(format!("rows, matrix and product have shapes {shapes:?}, which do not fit")))
 }
 
 impl Backend for Cuda {
@@ -330,6 +277,7 @@ impl Backend for Cuda {
             cosines: angles(f64::cos)?,
             sines: angles(f64::sin)?,
             workspace: Mutex::new(DeviceMemory::new(device, workspace).map_err(device_error)?),
+            steps: Mutex::default(),
             shape,
         })
     }
@@ -379,6 +327,7 @@ impl Backend for Cuda {
             let (held, added) = (entry.position, entry.tokens.len());
             return Err(DecoderError::WindowExceeded { held, added, window: attention.positions });
         }
+        lock(&self.0.times).begin().map_err(device_error)?;
         let batch = Batch::new(batch);
         let copy = || -> Result<Arc<DeviceMemory>, CudaError> {
             let bytes = batch.numbers.len() * size_of::<i32>();
@@ -402,8 +351,40 @@ impl Backend for Cuda {
         Ok(CudaPass { batch, numbers })
     }
 
+    fn rows(&self, pass: &CudaPass, _: &[BatchEntry<'_>]) -> (usize, usize) {
+        (pass.batch.rows, pass.batch.wanted)
+    }
+
+    fn issue(
+        &self,
+        attention: &CudaAttention,
+        pass: &mut Self::Pass<'_>,
+        kv: &mut CudaKv,
+        tensors: &mut Activations<Self>,
+        issue: impl FnOnce(&mut Self::Pass<'_>, &mut CudaKv, &mut Activations<Self>) -> Result<(), DecoderError>,
+    ) -> Result<(), DecoderError> {
+        // What is not in the arena is freed after the pass, and may be anywhere the next time.
+        let all = tensors.all();
+        if !pass.batch.is_step || !all.iter().all(|tensor| tensor.block.is_part()) {
+            return issue(pass, kv, tensors);
+        }
+        let mut key = vec![pass.batch.rows, kv.pages(), kv.address(), pass.numbers.all().address()];
+        key.extend(pass.batch.launches.iter().map(|launch| launch.table_stride));
+        for tensor in all {
+            key.push(tensor.all()?.address());
+        }
+        // SAFETY: a step computes in `tensors`, pages and workspaces of the decoder alone; its places in the batch's
+        // numbers follow from its rows and the width of its table. `begin` and `Decoder::check` checked the numbers.
+        unsafe { lock(&attention.steps).issue(self.device(), key, || issue(pass, kv, tensors)) }
+    }
+
     fn tensor(&self, rows: usize, width: usize) -> Result<CudaTensor, DecoderError> {
         self.place(rows, width, false)
+    }
+
+    /// In f32: models with a few very large values there would lose most of what bf16 costs them.
+    fn residual(&self, rows: usize, width: usize) -> Result<CudaTensor, DecoderError> {
+        self.place(rows, width, true)
     }
 
     fn logits(&self, rows: usize, width: usize) -> Result<CudaTensor, DecoderError> {
@@ -414,12 +395,15 @@ impl Backend for Cuda {
         let ids = pass.numbers(pass.batch.tokens, pass.batch.rows)?;
         let (table, rows) = (table.weights.all(), pass.batch.rows);
         // SAFETY: `Decoder::check` refused tokens beyond the vocabulary, which the table has a row for each of.
-        unsafe { gather_rows(self.device(), table, ids, out.all()?, rows, out.width) }.map_err(device_error)
+        unsafe { gather_rows(self.device(), table, ids, (out.all()?, out.is_float), rows, out.width) }
+            .map_err(device_error)
     }
 
     fn norm(&self, x: &CudaTensor, norm: &Norm<Self>, out: &mut CudaTensor) -> Result<(), DecoderError> {
-        let (weight, rows, width) = (norm.weight.all(), x.rows, x.width);
-        rms_norm(self.device(), x.all()?, None, weight, out.all()?, rows, width, norm.eps).map_err(device_error)
+        let (all, weight, out) = (Some(x.all()?), norm.weight.all(), out.all()?);
+        let (x_in, residual) = if x.is_float { (None, all) } else { (all, None) };
+        let norm = RmsNorm { x: x_in, residual, weight, out, rows: x.rows, width: x.width, eps: norm.eps };
+        norm.run(self.device()).map_err(device_error)
     }
 
     fn add_norm(
@@ -429,9 +413,10 @@ impl Backend for Cuda {
         norm: &Norm<Self>,
         out: &mut CudaTensor,
     ) -> Result<(), DecoderError> {
-        let (weight, rows, width) = (norm.weight.all(), x.rows, x.width);
-        let residual = Some(residual.all()?);
-        rms_norm(self.device(), x.all()?, residual, weight, out.all()?, rows, width, norm.eps).map_err(device_error)
+        let (rows, width) = (x.rows, x.width);
+        let (x, residual, weight, out) = (Some(x.all()?), Some(residual.all()?), norm.weight.all(), out.all()?);
+        let norm = RmsNorm { x, residual, weight, out, rows, width, eps: norm.eps };
+        norm.run(self.device()).map_err(device_error)
     }
 
     fn project(
@@ -440,20 +425,7 @@ impl Backend for Cuda {
         x: &CudaTensor,
         products: &mut [(&CudaMatrix, &mut CudaTensor)],
     ) -> Result<(), DecoderError> {
-        for run in pass.runs(x.rows) {
-            match run.kind {
-                Kind::Generated if self.uses_decode_kernel() => self.decode_products(x, products, run)?,
-                kind => {
-                    let sequences = self.options().max_sequences.next_power_of_two();
-                    let typical = if kind == Kind::Prompt { PROMPT_ROWS } else { sequences };
-                    for (matrix, out) in products.iter() {
-                        check_width(x, matrix, out)?;
-                        self.product(x, (matrix, out), run, typical)?;
-                    }
-                }
-            }
-        }
-        Ok(())
+        self.products(pass, x, products)
     }
 
     fn write_kv(
@@ -484,7 +456,7 @@ impl Backend for Cuda {
             adjacent: attention.adjacent,
         };
         // SAFETY: `begin` refused positions beyond the tables, `Decoder::check` pages beyond the pool; entries of a
-        // batch do not write to each other's pages.
+        // batch do not write to each other's pages, and rows that fill up a step have no slot.
         unsafe { rope.run(self.device()) }.map_err(device_error)
     }
 
@@ -559,10 +531,13 @@ impl Backend for Cuda {
 
     fn keep_wanted(&self, pass: &CudaPass, x: &mut CudaTensor) -> Result<(), DecoderError> {
         let wanted = pass.batch.wanted;
-        let kept = self.tensor(wanted, x.width)?;
+        let kept = self.place(wanted, x.width, x.is_float)?;
         let rows = pass.numbers(pass.batch.wanted_rows, wanted)?;
+        // Rows of f32 are copied as rows of twice as many halves.
+        let width = x.width * x.element() / BF16;
         // SAFETY: `Batch::new` made these of the entries' last rows, which `x` has.
-        unsafe { gather_rows(self.device(), x.all()?, rows, kept.all()?, wanted, x.width) }.map_err(device_error)?;
+        unsafe { gather_rows(self.device(), x.all()?, rows, (kept.all()?, false), wanted, width) }
+            .map_err(device_error)?;
         *x = kept;
         Ok(())
     }
@@ -571,18 +546,22 @@ impl Backend for Cuda {
         x.rows = rows.min(x.rows);
     }
 
-    fn read(&self, x: &CudaTensor) -> Result<Vec<f32>, DecoderError> {
+    fn read(&self, x: &CudaTensor) -> Result<Vec<Vec<f32>>, DecoderError> {
         let slice = x.all()?;
         let mut read = lock(&self.0.read);
         if read.bytes() < slice.bytes() {
             let room = slice.bytes().next_power_of_two();
             *read = PinnedMemory::new(self.device(), room).map_err(device_error)?;
         }
+        lock(&self.0.times).issued().map_err(device_error)?;
         slice.download(self.device(), &mut read).map_err(device_error)?;
-        let bytes = &read.as_bytes()[..slice.bytes()];
+        let rows = read.as_bytes()[..slice.bytes()].par_chunks_exact((x.width * x.element()).max(1));
+        // Rows have hundreds of thousands of values, and a step may have a hundred rows.
         Ok(match x.is_float {
-            true => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            false => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+            true => rows.map(|row| row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()).collect(),
+            false => rows
+                .map(|row| row.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect())
+                .collect(),
         })
     }
 }

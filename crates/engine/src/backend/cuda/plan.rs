@@ -44,8 +44,8 @@ pub(super) fn weight_bytes(config: &DecoderConfig) -> usize {
 pub(super) fn activation_bytes(config: &DecoderConfig, options: &CudaOptions) -> usize {
     let &DecoderConfig { vocab_size, hidden, feed_forward, heads, kv_heads, head_dim, .. } = config;
     let tensors = 16 * 256; // Each begins at a multiple of 256.
-    let row = BF16 * (3 * hidden + 2 * (heads + kv_heads) * head_dim + 2 * feed_forward);
-    let wanted = BF16 * (hidden + heads * head_dim) + size_of::<f32>() * vocab_size;
+    let row = BF16 * (4 * hidden + 2 * (heads + kv_heads) * head_dim + 2 * feed_forward);
+    let wanted = BF16 * (2 * hidden + heads * head_dim) + size_of::<f32>() * vocab_size;
     options.max_rows * row + options.max_sequences * wanted + tensors
 }
 
@@ -83,6 +83,11 @@ impl Cuda {
         Ok((free.saturating_sub(withheld.max(RESERVE)), total))
     }
 
+    /// Bytes planned for the activations of the largest pass.
+    pub fn activation_bytes(&self, config: &DecoderConfig) -> usize {
+        activation_bytes(config, self.options())
+    }
+
     /// Refuses a model that has no room.
     pub(super) fn check_room(&self, config: &DecoderConfig) -> Result<(), DecoderError> {
         let (weights, activations) = (weight_bytes(config), activation_bytes(config, self.options()));
@@ -107,6 +112,7 @@ impl Cuda {
     pub fn plan_pages(&self, config: &DecoderConfig, page_bytes: usize) -> Result<usize, DecoderError> {
         let (free, total) = self.available()?;
         let activations = activation_bytes(config, self.options());
+        let free = free.saturating_sub(super::pages::staging_bytes(page_bytes));
         if free < 16 * page_bytes {
             return Err(DecoderError::DeviceMemory {
                 what: "a cache of keys and values".to_owned(),

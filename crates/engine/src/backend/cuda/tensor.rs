@@ -2,7 +2,7 @@
 
 use edgewise_kernels::cuda::Slice;
 
-use super::{BF16, arena::Block, device_error};
+use super::{Activations, BF16, Cuda, arena::Block, device_error};
 use crate::decoder::DecoderError;
 
 /// Activations, row after row, in bf16 or f32.
@@ -26,5 +26,13 @@ impl CudaTensor {
     pub(super) fn rows(&self, first: usize, rows: usize) -> Result<Slice<'_>, DecoderError> {
         let row = self.width * self.element();
         self.block.slice().and_then(|block| block.slice(first * row, rows * row)).map_err(device_error)
+    }
+}
+
+impl Activations<Cuda> {
+    /// All of them.
+    pub(super) fn all(&self) -> [&CudaTensor; 10] {
+        let Self { residual, normed, projected, qkv: [q, k, v], attended, gate, up, logits } = self;
+        [residual, normed, projected, q, k, v, attended, gate, up, logits]
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accounting;
+mod marks;
 mod policy;
 mod scripted;
 mod serving;
@@ -48,9 +49,14 @@ fn options() -> EngineOptions {
 }
 
 fn engine_with(options: EngineOptions) -> Engine {
+    engine_of(options, false)
+}
+
+/// An engine whose model may mark generated tokens.
+fn engine_of(options: EngineOptions, marks: bool) -> Engine {
     let tokenizer = GeneratorTokenizer::from_gguf(byte_vocabulary()).unwrap();
     let probe = Arc::new(Probe::default());
-    let model = Scripted { vocabulary: tokenizer.vocabulary_size(), probe: probe.clone() };
+    let model = Scripted { vocabulary: tokenizer.vocabulary_size(), marks, probe: probe.clone() };
     let template = ChatTemplate::new("{{ messages[0].content }}".to_owned(), "", "").unwrap();
     let info = GeneratorInfo { model: "scripted".to_owned(), digest: "scripted".to_owned(), context_window: 500 };
     let clock = Arc::new(ManualClock::new());

@@ -23,6 +23,9 @@ pub(super) const PANIC: u32 = 250;
 pub(super) const FAIL: u32 = 251;
 pub(super) const NAN: u32 = 252;
 
+/// What a generated token is marked with.
+const MARK: u32 = 1 << 31;
+
 /// What happens in forward passes, and whether they may happen.
 #[derive(Default)]
 pub(super) struct Probe {
@@ -78,6 +81,8 @@ impl Probe {
 
 pub(super) struct Scripted {
     pub(super) vocabulary: usize,
+    /// Whether generated tokens leave a mark in their pages, as in a model that computes them in another way.
+    pub(super) marks: bool,
     pub(super) probe: Arc<Probe>,
 }
 
@@ -108,6 +113,15 @@ pub(super) fn continuation(prompt: &[u32], tokens: usize, vocabulary: usize) -> 
     history.split_off(prompt.len())
 }
 
+/// The same of a model that marks generated tokens.
+pub(super) fn marked_continuation(prompt: &[u32], tokens: usize, vocabulary: usize) -> Vec<u32> {
+    let mut history = prompt.to_vec();
+    for _ in 0..tokens {
+        history.push(greedy(&logits_after(&history, vocabulary)) | MARK);
+    }
+    history[prompt.len()..].iter().map(|token| token & !MARK).collect()
+}
+
 impl StepModel for Scripted {
     type Kv = Vec<[u32; PAGE]>;
 
@@ -121,6 +135,10 @@ impl StepModel for Scripted {
 
     fn page_bytes(&self) -> usize {
         PAGE * 4
+    }
+
+    fn shares_generated(&self) -> bool {
+        !self.marks
     }
 
     fn allocate(&self, pages: usize) -> Result<Self::Kv, EngineError> {
@@ -145,7 +163,8 @@ impl StepModel for Scripted {
         for entry in batch {
             for (i, token) in entry.tokens.iter().enumerate() {
                 let at = entry.position + i;
-                kv[entry.pages[at / PAGE].0 as usize][at % PAGE] = *token;
+                let mark = if self.marks && at >= entry.generated_from { MARK } else { 0 };
+                kv[entry.pages[at / PAGE].0 as usize][at % PAGE] = *token | mark;
             }
             let end = entry.position + entry.tokens.len();
             let history: Vec<u32> = (0..end).map(|at| kv[entry.pages[at / PAGE].0 as usize][at % PAGE]).collect();

@@ -57,7 +57,7 @@ pub(super) struct Simulation {
 
 impl Simulation {
     pub(super) fn new(setup: Setup) -> Self {
-        let model = Scripted { vocabulary: VOCABULARY, probe: Arc::new(Probe::default()) };
+        let model = Scripted { vocabulary: VOCABULARY, marks: false, probe: Arc::new(Probe::default()) };
         let storage = Storage::new(model.allocate(setup.pages).unwrap(), setup.host_pages);
         let cache = KvCache::new(CacheOptions {
             page_tokens: PAGE,
