@@ -19,6 +19,7 @@ const PAGES: &[(&str, &str)] = pages![
     "07-configuration.md",
     "08-troubleshooting.md",
     "09-searching.md",
+    "10-summary-trees.md",
 ];
 
 /// File name and text of each page.
