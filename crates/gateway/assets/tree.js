@@ -84,6 +84,7 @@ function showState({ status: s, more_documents: more }) {
       : [s.documents_behind > 0 ? `${plural(s.documents_behind, "document")} behind` : "upper layers behind", "badge warn"];
   $("verdict").textContent = text;
   $("verdict").className = className;
+  $("verdict").hidden = false;
   const facts = [`${plural(s.documents, "document")}`];
   if (s.built) {
     facts.push(plural(s.nodes, "node"), plural(s.levels, "level"));
@@ -550,6 +551,7 @@ async function start() {
     if (job) await follow(job);
   } catch (error) {
     setStatus("down", "Not available");
+    for (const id of ["plan", "build"]) $(id).disabled = true;
     showFailure(error);
   }
 }
