@@ -10,6 +10,9 @@ const ROW = 46;
 const LEAST_WIDTH = 3;
 const DEPTH = 3;
 const PREVIEW = 160;
+/** Widths of a letter of the drawing, on the safe side. */
+const LETTER = 6.7;
+const BOLD_LETTER = 7.6;
 const SVG = "http://www.w3.org/2000/svg";
 
 const collection = decodeURIComponent(location.pathname.split("/")[2] ?? "");
@@ -57,7 +60,18 @@ async function load() {
   status = view.status;
   path = [];
   showState(view);
+  const again = chosen && [...reachable(roots)].find((item) => keyOf(item) === keyOf(chosen));
+  chosen = again ?? roots.find(isNode) ?? null;
   draw();
+  if (chosen) await showNode(chosen);
+}
+
+/** Everything that is here, from the top. */
+function* reachable(items) {
+  for (const item of items) {
+    yield item;
+    if (isNode(item) && item.members) yield* reachable(item.members);
+  }
 }
 
 // ---------------------------------------------------------------- the head
@@ -70,6 +84,7 @@ function showState({ status: s, more_documents: more }) {
       : [s.documents_behind > 0 ? `${plural(s.documents_behind, "document")} behind` : "upper layers behind", "badge warn"];
   $("verdict").textContent = text;
   $("verdict").className = className;
+  $("verdict").hidden = false;
   const facts = [`${plural(s.documents, "document")}`];
   if (s.built) {
     facts.push(plural(s.nodes, "node"), plural(s.levels, "level"));
@@ -225,8 +240,17 @@ function draw() {
   cells = [];
   place(items, 0, width, 0, cells);
   const rows = 1 + Math.max(...cells.map((cell) => cell.row));
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${rows * ROW}`, height: rows * ROW, role: "presentation" });
-  cells.forEach((cell, index) => picture.append(drawCell(cell, index)));
+  const picture = svg("svg", {
+    viewBox: `0 0 ${width} ${rows * ROW}`,
+    width: "100%",
+    height: rows * ROW,
+    preserveAspectRatio: "none",
+    role: "presentation",
+  });
+  const groups = cells.map(drawCell);
+  // The frame of what is chosen lies above its neighbours.
+  const isChosen = (group) => group.classList.contains("chosen");
+  picture.append(...groups.filter((group) => !isChosen(group)), ...groups.filter(isChosen));
   chart.replaceChildren(picture);
   showLegend();
 }
@@ -250,11 +274,18 @@ function drawCell(cell, index) {
   if (chosen) group.setAttribute("aria-selected", String(keyOf(item) === keyOf(chosen)));
   group.append(svg("title", {}, `${titleOf(item)}\n${item.text}`));
   group.append(svg("rect", { x: x + 0.5, y: row * ROW + 0.5, width: Math.max(1, width - 1), height: ROW - 1, rx: 4 }));
-  const letters = Math.floor((width - 14) / 6.6);
-  if (letters >= 5) {
-    const cut = (text) => (text.length > letters ? `${text.slice(0, Math.max(1, letters - 1))}…` : text);
-    const line = (text, dy, extra = {}) => svg("text", { x: x + 7, y: row * ROW + dy, ...extra }, cut(text));
-    group.append(line(titleOf(item), 18, { "font-weight": 600 }), line(item.text.replace(/\s+/g, " "), 35, { opacity: 0.85 }));
+  const room = width - 14;
+  if (room >= 5 * BOLD_LETTER) {
+    const cut = (text, letter) => {
+      const letters = Math.floor(room / letter);
+      return text.length > letters ? `${text.slice(0, letters - 1).trimEnd()}…` : text;
+    };
+    const line = (text, letter, dy, extra) =>
+      svg("text", { x: x + 7, y: row * ROW + dy, ...extra }, cut(text.replace(/\s+/g, " "), letter));
+    group.append(
+      line(titleOf(item), BOLD_LETTER, 18, { "font-weight": 600 }),
+      line(item.text, LETTER, 35, { opacity: 0.85 }),
+    );
   }
   cell.group = group;
   group.addEventListener("click", () => open(cell));
@@ -265,9 +296,10 @@ function drawCell(cell, index) {
 
 function showLegend() {
   const levels = [...new Set(cells.map((cell) => Math.min(5, levelOf(cell.item))))].sort((a, b) => b - a);
+  const deepest = Math.max(...cells.map((cell) => levelOf(cell.item)));
   const key = (className, text) => el("li", {}, el("span", { className: `swatch ${className}` }), text);
   $("legend").replaceChildren(
-    ...levels.map((level) => key(`lv${level}`, level === 0 ? "passages" : `level ${level}${level === 5 ? " and above" : ""}`)),
+    ...levels.map((level) => key(`lv${level}`, level === 0 ? "passages" : `level ${level}${level === 5 && deepest > 5 ? " and above" : ""}`)),
     ...(hits.size > 0 ? [key("hit", "found")] : []),
   );
 }
@@ -508,7 +540,9 @@ async function start() {
   try {
     await load();
     setStatus("ok", "Ready");
-    const query = new URLSearchParams(location.search).get("q");
+    const asked = new URLSearchParams(location.search);
+    if (asked.get("node")) await reveal({ node: asked.get("node") });
+    const query = asked.get("q");
     if (query) {
       $("q").value = query;
       await search(query);
@@ -517,6 +551,7 @@ async function start() {
     if (job) await follow(job);
   } catch (error) {
     setStatus("down", "Not available");
+    for (const id of ["plan", "build"]) $(id).disabled = true;
     showFailure(error);
   }
 }
