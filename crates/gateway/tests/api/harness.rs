@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 /// What a model that writes summaries says.
-const STORY: &str = "The captain sailed to the harbour with barrels of salt, and the keeper of the lighthouse told her of storms.";
+const STORY: &str =
+    "The captain sailed to the harbour with barrels of salt, and the keeper of the lighthouse told her of storms.";
 
 /// A gateway and what a test looks at from behind.
 pub struct Gateway {

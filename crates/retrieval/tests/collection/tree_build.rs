@@ -12,8 +12,8 @@ use std::{
 };
 
 use edgewise_retrieval::{
-    Collection, IngestOptions, RetrievalError, Silent, TreeBuildOptions, TreeControl, TreeHalt, TreeItem, TreeScopeView,
-    check,
+    Collection, IngestOptions, RetrievalError, Silent, TreeBuildOptions, TreeControl, TreeHalt, TreeItem,
+    TreeScopeView, check,
 };
 
 use crate::support::*;
