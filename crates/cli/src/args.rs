@@ -1,5 +1,6 @@
 //! Command line arguments. Nothing here does anything; see `commands`.
 
+mod eval_tree;
 mod feedback;
 mod measure;
 mod placement;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use edgewise_planner::{Objective, Route};
 use edgewise_types::{CollectionName, Money};
 
+pub(crate) use eval_tree::{EvalTree, Half};
 pub(crate) use feedback::Feedback;
 pub(crate) use measure::{
     Bench, BenchEngine, Eval, EvalChunking, EvalJudge, EvalPrediction, EvalRetrieval, EvalTraffic, Intervals,

@@ -82,6 +82,9 @@ pub enum EvaluationError {
     /// A simulation can't be set up as asked for.
     #[error("the simulation cannot be set up: {0}")]
     Simulation(String),
+    /// A summary tree could not be completed.
+    #[error("the summary tree could not be built to its end: {0}")]
+    Tree(String),
     /// The caller asked to stop; what was measured before is kept.
     #[error("interrupted")]
     Interrupted,

@@ -12,6 +12,8 @@
 //!
 //! A simulated day of questions ([`evaluate_traffic`]) says what knowing the cache is worth.
 //!
+//! [`evaluate_tree`] says what summaries are worth beside passages, [`evaluate_upkeep`] what keeping them up costs.
+//!
 //! Deliberately not here: how figures are shown, where models come from, and putting a choice in force.
 
 mod beir;
@@ -36,6 +38,7 @@ mod scratch;
 mod spread;
 mod systems;
 mod traffic;
+mod tree;
 
 pub use beir::{Dataset, LabelledQuery, Passage};
 pub use bootstrap::{Bootstrap, Estimate};
@@ -64,4 +67,9 @@ pub use systems::{System, SystemReport};
 pub use traffic::{
     CollectionShare, Machine, Matched, PolicyReport, Text, TrafficOptions, TrafficPolicy, TrafficReport,
     evaluate_traffic,
+};
+pub use tree::{
+    About, Compared, Drift, Edit, EditCost, Edited, Found, HopsReport, HopsSystem, Rouge, Stories, Story,
+    StoryQuestion, TreeEvaluation, TreeFigures, TreeOptions, TreeSystem, Twice, UpkeepOptions, UpkeepReport,
+    evaluate_hops, evaluate_tree, evaluate_upkeep,
 };

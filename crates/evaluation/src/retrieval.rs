@@ -184,8 +184,21 @@ fn blank(passage: &Passage) -> bool {
     passage.title.trim().is_empty() && passage.text.trim().is_empty()
 }
 
-/// A passage as Markdown.
+/// The passages of a set that have a text, with their names, as Markdown.
+pub(crate) fn markdown(dataset: &Dataset) -> impl Iterator<Item = (&str, String)> {
+    let passages = dataset.passages.iter().filter(|passage| !blank(passage));
+    passages.map(|passage| (passage.id.as_str(), markdown_of(passage)))
+}
+
 fn source(passage: &Passage) -> Source {
+    Source {
+        uri: passage.id.clone(),
+        content: SourceContent::Bytes(markdown_of(passage).into_bytes()),
+        media_type: Some("text/markdown".to_owned()),
+    }
+}
+
+fn markdown_of(passage: &Passage) -> String {
     let mut text = String::with_capacity(passage.title.len() + passage.text.len() + 16);
     let title = one_line(&passage.title);
     if !title.is_empty() {
@@ -195,11 +208,7 @@ fn source(passage: &Passage) -> Source {
     }
     escape(&one_line(&passage.text), &mut text);
     text.push('\n');
-    Source {
-        uri: passage.id.clone(),
-        content: SourceContent::Bytes(text.into_bytes()),
-        media_type: Some("text/markdown".to_owned()),
-    }
+    text
 }
 
 fn one_line(text: &str) -> String {

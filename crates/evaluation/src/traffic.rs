@@ -40,6 +40,8 @@ use edgewise_prompts::Prompts;
 use edgewise_types::{TokenPrice, Usage};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use engine::{SimulatedEngine, TokenMemo};
+
 pub use corpus::Text;
 pub use figures::{CollectionShare, Matched, PolicyReport, TrafficReport};
 pub use machine::Machine;
@@ -48,7 +50,7 @@ use crate::{Bootstrap, EvaluationError, Progress, spread::spread};
 use bound::Choices;
 use corpus::Corpus;
 use day::{Arrival, Day};
-use engine::{Clock, SimulatedEngine, TokenMemo};
+use engine::Clock;
 use figures::{Outcome, Run};
 
 /// What is simulated.

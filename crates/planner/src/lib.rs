@@ -74,3 +74,4 @@ pub use router::{
     BUCKETS, Corrections, FORMAT as ROUTER_FORMAT, Feedback, Head, ModelHead, Platt, Provenance, Router, RouterError,
     RouterFile, RouterInput, RouterReading, Scale, Sparse, kinds, ngrams, scale, word_hashes,
 };
+pub use tree::breadth as tree_breadth;

@@ -30,7 +30,7 @@ const NAMED_DOCUMENTS: usize = 20;
 
 /// How much of an answer lies in the whole, by kind. Priors: a global question is about all of it by definition; what is
 /// compared or put together is said in several places, and its subjects are told from afar; a fact is in one place.
-pub(crate) fn breadth(kind: &KindProbabilities) -> f32 {
+pub fn breadth(kind: &KindProbabilities) -> f32 {
     let breadth = kind.global + 0.5 * kind.comparison + 0.35 * kind.multi_hop + 0.3 * kind.conversation;
     (breadth + 0.1 * kind.local_fact).clamp(0.0, 1.0)
 }

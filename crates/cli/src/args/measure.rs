@@ -23,6 +23,9 @@ pub(crate) enum Eval {
     Judge(EvalJudge),
     /// What knowing the cache is worth: a simulated day of questions, under several ways to choose routes
     Traffic(EvalTraffic),
+    /// What a summary tree is worth: what contexts from it and from passages alone hold of people's answers about stories;
+    /// and what keeping it up costs
+    Tree(Box<super::EvalTree>),
     /// How far predictions of tokens, cost and time are off: real questions on the configured engine, cold and warm
     Prediction(EvalPrediction),
 }

@@ -7,6 +7,7 @@ mod prediction;
 mod routing;
 mod show;
 mod traffic;
+mod tree;
 
 use std::{path::Path, sync::Arc};
 
@@ -40,6 +41,7 @@ pub(crate) fn run(command: &Eval, app: &App) -> Result<(), CliError> {
         Eval::Routing(args) => routing::run(args, app),
         Eval::Judge(args) => judge::run(args, app),
         Eval::Traffic(args) => traffic::run(args, app),
+        Eval::Tree(args) => tree::run(args, app),
         Eval::Prediction(args) => prediction::run(args, app),
     }
 }

@@ -32,7 +32,7 @@ const ANSWERS: (u64, u64) = (40, 160);
 
 /// Time that stands still until it is set. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Clock(Arc<AtomicU64>);
+pub(crate) struct Clock(Arc<AtomicU64>);
 
 impl Clock {
     pub(super) fn now(&self) -> Duration {
@@ -49,7 +49,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A tokenizer that remembers what it encoded: every document goes into many prompts.
-pub(super) struct TokenMemo {
+pub(crate) struct TokenMemo {
     inner: Arc<dyn Tokenizer>,
     encoded: Mutex<HashMap<TextKey, Arc<[u32]>>>,
 }
@@ -58,7 +58,7 @@ pub(super) struct TokenMemo {
 type TextKey = (u64, usize);
 
 impl TokenMemo {
-    pub(super) fn new(inner: Arc<dyn Tokenizer>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Tokenizer>) -> Self {
         Self { inner, encoded: Mutex::default() }
     }
 
@@ -110,7 +110,7 @@ struct State {
 }
 
 /// The engine.
-pub(super) struct SimulatedEngine {
+pub(crate) struct SimulatedEngine {
     info: GeneratorInfo,
     memo: Arc<TokenMemo>,
     clock: Clock,
@@ -122,7 +122,7 @@ pub(super) struct SimulatedEngine {
 }
 
 impl SimulatedEngine {
-    pub(super) fn new(machine: &Machine, memo: Arc<TokenMemo>, clock: Clock, blind: bool) -> Result<Self, CacheError> {
+    pub(crate) fn new(machine: &Machine, memo: Arc<TokenMemo>, clock: Clock, blind: bool) -> Result<Self, CacheError> {
         let pages = machine.cache_tokens / machine.page_tokens.max(1);
         let share = |share: f64| (pages as f64 * share) as usize;
         let cache = KvCache::new(CacheOptions {
