@@ -97,7 +97,8 @@ impl Abstractive {
         let mut summariser = Self { generator, prompts, options, overhead: 0, fallback };
         summariser.overhead = summariser.encoded("", &[], None)?.len();
         let window = summariser.generator.info().context_window;
-        let room = window.saturating_sub(summariser.overhead + summariser.options.max_tokens);
+        // Once for the answer, once for what a second instruction adds.
+        let room = window.saturating_sub(summariser.overhead + 2 * summariser.options.max_tokens);
         if room < LEAST_ROOM || summariser.options.max_tokens == 0 {
             return Err(SummariseError::Limits(format!(
                 "the generator's window of {window} tokens has no room for a text and a summary of {} tokens: choose a \
