@@ -42,7 +42,7 @@ impl Default for Tree {
         Self {
             summariser: Summariser::Extractive,
             auto: false,
-            summary_tokens: 200,
+            summary_tokens: 130,
             max_calls: 0,
             max_tokens: 0,
             max_cost: String::new(),

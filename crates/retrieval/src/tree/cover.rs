@@ -6,6 +6,8 @@
 //! sooner where the question points. When no whole node can be replaced any more, what is left of the budget goes to the
 //! better half of one's members, which say more of that half than their summary does of all.
 //!
+//! What was taken before is left alone: a node above it makes way for its members, and nothing below it is taken.
+//!
 //! The result never has an item together with what is above or below it.
 //!
 //! Deliberately not here: what points where; see `search`.
@@ -14,7 +16,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use edgewise_catalog::{Below, NodeRow};
 
-use super::shape::Shape;
+use super::shape::{Shape, Taken};
 
 /// What the question gives a node that it does not point to at all, against one it points to most: 1 to 3.
 const UNPOINTED: f32 = 0.5;
@@ -31,16 +33,17 @@ pub(crate) trait Terrain {
     fn relevance(&self, item: Below) -> f32;
 }
 
-/// Items that cover what is below `tops` in at most `budget` tokens, in no particular order. Where not even the tops fit,
-/// those the question points to most.
+/// Items that cover what is below `tops`, but for what is `taken`, in at most `budget` tokens, in no particular order. Where
+/// not even the highest of them fit, those the question points to most.
 pub(crate) fn cover<T: Terrain>(
     shape: &Shape,
     served: &HashSet<NodeRow>,
     tops: &[NodeRow],
+    taken: &Taken,
     budget: usize,
     terrain: &mut T,
 ) -> Result<Vec<Below>, T::Error> {
-    let tops: Vec<Below> = tops.iter().map(|node| Below::Node(*node)).collect();
+    let tops = beside(shape, served, tops, taken);
     let mut cost: HashMap<Below, usize> = HashMap::new();
     let mut sizes: HashMap<Below, usize> = HashMap::new();
     learn(&tops, terrain, &mut cost)?;
@@ -106,6 +109,33 @@ pub(crate) fn cover<T: Terrain>(
         }
     }
     Ok(front.into_iter().collect())
+}
+
+/// The highest items below `tops` that are neither above nor below anything taken.
+fn beside(shape: &Shape, served: &HashSet<NodeRow>, tops: &[NodeRow], taken: &Taken) -> Vec<Below> {
+    let mut open: Vec<Below> = tops.iter().map(|node| Below::Node(*node)).collect();
+    let mut found: BTreeSet<Below> = BTreeSet::new();
+    let mut seen: HashSet<Below> = open.iter().copied().collect();
+    while let Some(item) = open.pop() {
+        if taken.has(item) {
+            continue;
+        }
+        if !taken.related(item) {
+            found.insert(item);
+            continue;
+        }
+        // Above something taken, or below it; then its members are too.
+        let Below::Node(node) = item else { continue };
+        for member in shape.place(node).map(|place| place.members.as_slice()).unwrap_or_default() {
+            let shown = !matches!(member, Below::Node(node) if !served.contains(node));
+            if shown && seen.insert(*member) {
+                open.push(*member);
+            }
+        }
+    }
+    // Members of several nodes: one may be below another that was kept whole.
+    let covered = |item: &Below| shape.above(*item).iter().any(|node| found.contains(&Below::Node(*node)));
+    found.iter().filter(|item| !covered(item)).copied().collect()
 }
 
 /// A node of more members than this is not taken apart in part.

@@ -11,6 +11,7 @@ mod lookup;
 mod options;
 mod plan;
 mod report;
+mod request;
 mod search;
 mod select;
 mod shape;
@@ -27,7 +28,7 @@ pub use report::{
     TreeBudget, TreeItem, TreeLeaf, TreeMethods, TreeNode, TreePlan, TreeProgress, TreeReport, TreeStage, TreeStatus,
     TreeView, TreeWork,
 };
-pub use search::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding};
+pub use request::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding};
 pub use view::TreeScopeView;
 
 pub(crate) use index::TreeIndex;

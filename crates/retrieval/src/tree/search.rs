@@ -6,7 +6,7 @@
 //!   down, keeping the nearest few of each layer; what was reached competes.
 //! - **Breadth** says how much the question is about the whole, 0 to 1. Up to 0.5 it takes back a prior against summaries
 //!   (see `select`). From 0.5 on, a growing share of the budget, all of it at 1, goes to nodes that together cover the scope
-//!   (see `cover`), whatever words the question has; the rest goes to what matches.
+//!   (see `cover`), whatever words the question has. What matches is taken first, with the other share.
 //! - **Focus**: a question about the whole of something names it, by a title perhaps. Where few documents of many match far
 //!   better than the others, these are the whole that is covered.
 //! - **Nothing stale.** A node is considered only if every chunk below it is live and in the scope, and its text is read
@@ -20,19 +20,18 @@ use std::{
 };
 
 use edgewise_catalog::{Below, NodeRow};
-use edgewise_types::{Chunk, ChunkId, DocumentId, Generation, NodeId, SummaryMethod};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use edgewise_types::{Chunk, ChunkId, DocumentId};
 
 use super::{
     TreeIndex,
     cover::{Terrain, cover},
     index::{key, row},
+    request::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding},
     select::{Candidate, Choice, select},
     shape::Taken,
 };
 use crate::{
-    Arm, ArmScore, Collection, Filter, RetrievalError, SearchRequest,
+    Arm, ArmScore, Collection, RetrievalError, SearchRequest,
     error::of,
     fusion::fuse,
     search::{Embedded, profile_fusion},
@@ -59,167 +58,6 @@ const FOCUS_MATCHES: usize = 3;
 
 /// Most nodes of a layer that a traversal goes on from.
 const MAX_BEAM: usize = 64;
-
-/// How the tree is searched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
-pub enum TreeMode {
-    /// All levels at once.
-    #[default]
-    Collapsed,
-    /// From the highest nodes down.
-    Traversal {
-        /// How many nodes of each layer are gone on from, 1 to 64.
-        beam: usize,
-    },
-}
-
-/// A search over chunks and summaries.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TreeSearchRequest {
-    /// Question in natural language.
-    pub query: String,
-    /// Most tokens of the texts that are returned, counted by the generator's tokenizer.
-    pub budget_tokens: usize,
-    /// How the tree is searched.
-    pub mode: TreeMode,
-    /// How much the question is about the whole: 0 for one fact in one place, 1 for a summary of everything.
-    pub breadth: f32,
-    /// Search only in documents that satisfy this. A node counts only if all its chunks are of such documents.
-    pub filter: Option<Filter>,
-    /// Search only in these documents. A node counts only if all its chunks are of these.
-    pub documents: Option<Vec<DocumentId>>,
-    /// Suppress texts that are like those before them, as [`SearchRequest::diversity`]; `None` goes by the breadth.
-    pub diversity: Option<f32>,
-    /// Whether a node may be returned together with what is above or below it.
-    pub allow_ancestors: bool,
-}
-
-impl TreeSearchRequest {
-    /// The collapsed tree among all documents, for a question that is neither about a detail nor about the whole.
-    pub fn new(query: impl Into<String>, budget_tokens: usize) -> Self {
-        Self {
-            query: query.into(),
-            budget_tokens,
-            mode: TreeMode::default(),
-            breadth: 0.5,
-            filter: None,
-            documents: None,
-            diversity: None,
-            allow_ancestors: false,
-        }
-    }
-}
-
-/// What was picked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Picked {
-    /// A chunk.
-    Chunk {
-        /// It.
-        chunk: Chunk,
-    },
-    /// A node, by its summary.
-    Node {
-        /// Its id.
-        node: NodeId,
-        /// How the summary came about.
-        method: SummaryMethod,
-    },
-}
-
-/// A text that was picked, and where it comes from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct TreePick {
-    /// What it is.
-    #[serde(flatten)]
-    pub picked: Picked,
-    /// Its level: 0 for chunks.
-    pub level: u32,
-    /// How well it matches the question, 0 to 1 among all that was considered. What was picked because it covers a part of
-    /// the whole may match little.
-    pub score: f32,
-    /// BM25 arm, if it came up there.
-    pub lexical: Option<ArmScore>,
-    /// Vector arm (cosine), if it came up there.
-    pub vector: Option<ArmScore>,
-    /// The text.
-    pub text: String,
-    /// Its length in the generator's tokens.
-    pub tokens: usize,
-    /// Every chunk it is of, by document in order of URI, then in order of the text.
-    pub leaves: Vec<ChunkId>,
-    /// The documents of these chunks, in order of URI.
-    pub documents: Vec<DocumentId>,
-    /// The document, if it is of one.
-    pub document: Option<DocumentId>,
-    /// Title of that document; empty above documents.
-    pub title: String,
-    /// URI of that document; empty above documents.
-    pub uri: String,
-}
-
-/// What a search over the tree found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct TreeResults {
-    /// The picks, best match first.
-    pub picks: Vec<TreePick>,
-    /// Tokens of all their texts together.
-    pub tokens: usize,
-    /// What there was of a tree.
-    pub standing: TreeStanding,
-    /// Embedding the query, in milliseconds.
-    pub embed_ms: f64,
-    /// Lexical arm, in milliseconds.
-    pub lexical_ms: f64,
-    /// Vector arm, in milliseconds.
-    pub vector_ms: f64,
-    /// Fusing, choosing and loading, in milliseconds.
-    pub select_ms: f64,
-    /// Generation of the collection that was searched.
-    pub generation: Generation,
-    /// What the caller should know about how the search was done, one sentence each; normally empty.
-    pub notes: Vec<String>,
-}
-
-/// What there is of a tree.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TreeStanding {
-    /// Grows with each change of the tree.
-    pub version: u64,
-    /// How many nodes there are.
-    pub nodes: usize,
-    /// How many documents have no tree, or one of a text they no longer have.
-    pub without: usize,
-    /// Whether the layers above documents are of the documents as they are.
-    pub collection_current: bool,
-}
-
-impl TreeStanding {
-    /// Whether there is a tree, and every document is in it as it is.
-    pub fn current(&self) -> bool {
-        self.nodes > 0 && self.without == 0 && self.collection_current
-    }
-
-    /// What is to be said of a tree that is not current.
-    pub fn note(&self, collection: &str) -> Option<String> {
-        if self.nodes == 0 {
-            return Some(format!("no summary tree: build one with `edgewise tree build {collection}`"));
-        }
-        if self.current() {
-            return None;
-        }
-        let what = match self.without {
-            0 => "its layers above documents are".to_owned(),
-            1 => "one document is not in it, and its layers above documents are".to_owned(),
-            n => format!("{n} documents are not in it, and its layers above documents are"),
-        };
-        Some(format!(
-            "the summary tree is out of date: {what} not used where they lack text: run `edgewise tree build {collection}`"
-        ))
-    }
-}
 
 impl Collection {
     /// What there is of a summary tree.
@@ -370,20 +208,6 @@ impl Field<'_> {
         pool.sort_by(|a, b| self.relevance[b].total_cmp(&self.relevance[a]).then(a.cmp(b)));
         let costs = self.tokens(&pool)?;
 
-        let share = (2.0 * request.breadth - 1.0).max(0.0);
-        let covering = (f64::from(share) * request.budget_tokens as f64) as usize;
-        let (mut taken, mut picked, mut used) = (Taken::default(), Vec::new(), 0);
-        let mut vectors = Vec::new();
-        if covering > 0 && !self.served.is_empty() {
-            let among = self.focus(&pool);
-            let tops = shape.highest(among.as_ref().unwrap_or(self.served));
-            for item in cover(shape, self.served, &tops, covering, self)? {
-                used += self.tokens(&[item])?.first().copied().flatten().unwrap_or(0);
-                taken.take(shape, item);
-                picked.push((item, self.relevance(item)));
-                vectors.extend(vector(self.tree, self.vectors, item));
-            }
-        }
         let candidates: Vec<Candidate> = pool
             .iter()
             .zip(costs)
@@ -396,14 +220,34 @@ impl Field<'_> {
                 })
             })
             .collect();
+        let covering = if self.served.is_empty() { 0.0 } else { (2.0 * request.breadth - 1.0).max(0.0) };
+        let budget = request.budget_tokens;
+        let matching = budget - (f64::from(covering) * budget as f64) as usize;
         let choice = Choice {
-            budget: request.budget_tokens.saturating_sub(used),
+            budget: matching,
             breadth: request.breadth,
             diversity: request.diversity.unwrap_or(DIVERSITY_BY_BREADTH * request.breadth),
             allow_ancestors: request.allow_ancestors,
         };
-        let chosen = select(shape, &candidates, choice, &mut taken, &vectors);
-        picked.extend(chosen.into_iter().map(|at| (candidates[at].item, candidates[at].relevance)));
+        let (mut taken, mut vectors) = (Taken::default(), Vec::new());
+        let mut picked = select(shape, &candidates, choice, &mut taken, &vectors);
+        let mut used: usize = picked.iter().map(|at| candidates[*at].tokens).sum();
+        let mut whole = Vec::new();
+        if matching < budget {
+            vectors.extend(picked.iter().filter_map(|at| candidates[*at].vector.clone()));
+            let among = self.focus(&pool);
+            let tops = shape.highest(among.as_ref().unwrap_or(self.served));
+            for item in cover(shape, self.served, &tops, &taken, budget - used, self)? {
+                used += self.tokens(&[item])?.first().copied().flatten().unwrap_or(0);
+                taken.take(shape, item);
+                whole.push((item, self.relevance(item)));
+                vectors.extend(vector(self.tree, self.vectors, item));
+            }
+            let rest = Choice { budget: budget - used, ..choice };
+            picked.extend(select(shape, &candidates, rest, &mut taken, &vectors));
+        }
+        let mut picked: Vec<(Below, f32)> =
+            picked.into_iter().map(|at| (candidates[at].item, candidates[at].relevance)).chain(whole).collect();
         picked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         Ok(picked)
     }

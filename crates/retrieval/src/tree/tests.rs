@@ -121,7 +121,7 @@ proptest! {
     fn a_cover_leaves_nothing_out_while_the_budget_reaches(wood in wood(), budget in 0usize..400) {
         let served: HashSet<NodeRow> = wood.nodes.iter().copied().collect();
         let tops = wood.shape.highest(&served);
-        let Ok(items) = cover(&wood.shape, &served, &tops, budget, &mut Ground(&wood));
+        let Ok(items) = cover(&wood.shape, &served, &tops, &Taken::default(), budget, &mut Ground(&wood));
         prop_assert!(wood.unrelated(&items), "{items:?}");
         prop_assert!(wood.sum(&items) <= budget);
         let roots: Vec<Below> = tops.into_iter().map(Below::Node).collect();
@@ -131,6 +131,15 @@ proptest! {
             // Only a node that is replaced in part gives up chunks, and never more than half of them.
             prop_assert!(2 * covered.len() >= all.len(), "{} of {}", covered.len(), all.len());
             prop_assert!(wood.sum(&items) >= wood.sum(&roots).min(1));
+        }
+        // Beside what was taken, it takes nothing above or below that.
+        for before in wood.tokens.keys().step_by(7) {
+            let mut taken = Taken::default();
+            taken.take(&wood.shape, *before);
+            let Ok(items) = cover(&wood.shape, &served, &wood.shape.highest(&served), &taken, budget, &mut Ground(&wood));
+            prop_assert!(wood.sum(&items) <= budget);
+            let both: Vec<Below> = items.iter().copied().chain([*before]).collect();
+            prop_assert!(wood.unrelated(&both), "{both:?}");
         }
         let everything: Vec<Below> = all.iter().copied().map(Below::Chunk).collect();
         if wood.sum(&wood.tokens.keys().copied().collect::<Vec<_>>()) <= budget {
