@@ -2,7 +2,7 @@
 
 use edgewise_types::{Chunk, ChunkId, NodeId};
 
-use super::search::{Picked, TreePick, owners};
+use super::{Picked, TreePick, search::owners};
 use crate::{Collection, RetrievalError, error::of};
 
 impl Collection {

@@ -6,6 +6,7 @@
 
 mod build;
 mod cover;
+mod found;
 mod index;
 mod lookup;
 mod options;
@@ -22,12 +23,12 @@ mod tests;
 mod view;
 mod watch;
 
+pub use found::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding};
 pub use options::{SummariserKind, TreeBuildOptions, TreeControl, TreeGenerator, TreeHalt};
 pub use report::{
     TreeBudget, TreeItem, TreeLeaf, TreeMethods, TreeNode, TreePlan, TreeProgress, TreeReport, TreeStage, TreeStatus,
     TreeView, TreeWork,
 };
-pub use search::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding};
 pub use view::TreeScopeView;
 
 pub(crate) use index::TreeIndex;

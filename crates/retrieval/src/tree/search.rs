@@ -6,9 +6,10 @@
 //!   down, keeping the nearest few of each layer; what was reached competes.
 //! - **Breadth** says how much the question is about the whole, 0 to 1. Up to 0.5 it takes back a prior against summaries
 //!   (see `select`). From 0.5 on, a growing share of the budget, all of it at 1, goes to nodes that together cover the scope
-//!   (see `cover`), whatever words the question has; the rest goes to what matches.
+//!   (see `cover`), whatever words the question has. What matches is taken first, with the other share.
+//! - **No budget is left unused** while there is text that fits: summaries that were taken give way to what they are of.
 //! - **Focus**: a question about the whole of something names it, by a title perhaps. Where few documents of many match far
-//!   better than the others, these are the whole that is covered.
+//!   better than the others, and have much of what the question says, these are the whole that is covered.
 //! - **Nothing stale.** A node is considered only if every chunk below it is live and in the scope, and its text is read
 //!   together with its chunks in one transaction: a summary of deleted text is never returned.
 //!
@@ -20,19 +21,17 @@ use std::{
 };
 
 use edgewise_catalog::{Below, NodeRow};
-use edgewise_types::{Chunk, ChunkId, DocumentId, Generation, NodeId, SummaryMethod};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use edgewise_types::{Chunk, ChunkId, DocumentId};
 
 use super::{
-    TreeIndex,
+    Picked, TreeIndex, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding,
     cover::{Terrain, cover},
     index::{key, row},
     select::{Candidate, Choice, select},
     shape::Taken,
 };
 use crate::{
-    Arm, ArmScore, Collection, Filter, RetrievalError, SearchRequest,
+    Arm, ArmScore, Collection, RetrievalError, SearchRequest,
     error::of,
     fusion::fuse,
     search::{Embedded, profile_fusion},
@@ -52,174 +51,16 @@ const DIVERSITY_BY_BREADTH: f32 = 0.3;
 
 /// Documents whose best matches reach this share of those of the best document are what a broad question is about, …
 const FOCUS_REACH: f32 = 0.75;
-/// … provided that they are at most one in this many of those that match at all.
+/// … provided that they are at most one in this many of those that match at all, …
 const FOCUS_SHARE: usize = 4;
+/// … and that one of them has this share of the words of the question, by their weight: a single rare word in common names
+/// nothing.
+const FOCUS_WORDS: f32 = 0.5;
 /// So many matches of a document count for it.
 const FOCUS_MATCHES: usize = 3;
 
 /// Most nodes of a layer that a traversal goes on from.
 const MAX_BEAM: usize = 64;
-
-/// How the tree is searched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
-pub enum TreeMode {
-    /// All levels at once.
-    #[default]
-    Collapsed,
-    /// From the highest nodes down.
-    Traversal {
-        /// How many nodes of each layer are gone on from, 1 to 64.
-        beam: usize,
-    },
-}
-
-/// A search over chunks and summaries.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TreeSearchRequest {
-    /// Question in natural language.
-    pub query: String,
-    /// Most tokens of the texts that are returned, counted by the generator's tokenizer.
-    pub budget_tokens: usize,
-    /// How the tree is searched.
-    pub mode: TreeMode,
-    /// How much the question is about the whole: 0 for one fact in one place, 1 for a summary of everything.
-    pub breadth: f32,
-    /// Search only in documents that satisfy this. A node counts only if all its chunks are of such documents.
-    pub filter: Option<Filter>,
-    /// Search only in these documents. A node counts only if all its chunks are of these.
-    pub documents: Option<Vec<DocumentId>>,
-    /// Suppress texts that are like those before them, as [`SearchRequest::diversity`]; `None` goes by the breadth.
-    pub diversity: Option<f32>,
-    /// Whether a node may be returned together with what is above or below it.
-    pub allow_ancestors: bool,
-}
-
-impl TreeSearchRequest {
-    /// The collapsed tree among all documents, for a question that is neither about a detail nor about the whole.
-    pub fn new(query: impl Into<String>, budget_tokens: usize) -> Self {
-        Self {
-            query: query.into(),
-            budget_tokens,
-            mode: TreeMode::default(),
-            breadth: 0.5,
-            filter: None,
-            documents: None,
-            diversity: None,
-            allow_ancestors: false,
-        }
-    }
-}
-
-/// What was picked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Picked {
-    /// A chunk.
-    Chunk {
-        /// It.
-        chunk: Chunk,
-    },
-    /// A node, by its summary.
-    Node {
-        /// Its id.
-        node: NodeId,
-        /// How the summary came about.
-        method: SummaryMethod,
-    },
-}
-
-/// A text that was picked, and where it comes from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct TreePick {
-    /// What it is.
-    #[serde(flatten)]
-    pub picked: Picked,
-    /// Its level: 0 for chunks.
-    pub level: u32,
-    /// How well it matches the question, 0 to 1 among all that was considered. What was picked because it covers a part of
-    /// the whole may match little.
-    pub score: f32,
-    /// BM25 arm, if it came up there.
-    pub lexical: Option<ArmScore>,
-    /// Vector arm (cosine), if it came up there.
-    pub vector: Option<ArmScore>,
-    /// The text.
-    pub text: String,
-    /// Its length in the generator's tokens.
-    pub tokens: usize,
-    /// Every chunk it is of, by document in order of URI, then in order of the text.
-    pub leaves: Vec<ChunkId>,
-    /// The documents of these chunks, in order of URI.
-    pub documents: Vec<DocumentId>,
-    /// The document, if it is of one.
-    pub document: Option<DocumentId>,
-    /// Title of that document; empty above documents.
-    pub title: String,
-    /// URI of that document; empty above documents.
-    pub uri: String,
-}
-
-/// What a search over the tree found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct TreeResults {
-    /// The picks, best match first.
-    pub picks: Vec<TreePick>,
-    /// Tokens of all their texts together.
-    pub tokens: usize,
-    /// What there was of a tree.
-    pub standing: TreeStanding,
-    /// Embedding the query, in milliseconds.
-    pub embed_ms: f64,
-    /// Lexical arm, in milliseconds.
-    pub lexical_ms: f64,
-    /// Vector arm, in milliseconds.
-    pub vector_ms: f64,
-    /// Fusing, choosing and loading, in milliseconds.
-    pub select_ms: f64,
-    /// Generation of the collection that was searched.
-    pub generation: Generation,
-    /// What the caller should know about how the search was done, one sentence each; normally empty.
-    pub notes: Vec<String>,
-}
-
-/// What there is of a tree.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TreeStanding {
-    /// Grows with each change of the tree.
-    pub version: u64,
-    /// How many nodes there are.
-    pub nodes: usize,
-    /// How many documents have no tree, or one of a text they no longer have.
-    pub without: usize,
-    /// Whether the layers above documents are of the documents as they are.
-    pub collection_current: bool,
-}
-
-impl TreeStanding {
-    /// Whether there is a tree, and every document is in it as it is.
-    pub fn current(&self) -> bool {
-        self.nodes > 0 && self.without == 0 && self.collection_current
-    }
-
-    /// What is to be said of a tree that is not current.
-    pub fn note(&self, collection: &str) -> Option<String> {
-        if self.nodes == 0 {
-            return Some(format!("no summary tree: build one with `edgewise tree build {collection}`"));
-        }
-        if self.current() {
-            return None;
-        }
-        let what = match self.without {
-            0 => "its layers above documents are".to_owned(),
-            1 => "one document is not in it, and its layers above documents are".to_owned(),
-            n => format!("{n} documents are not in it, and its layers above documents are"),
-        };
-        Some(format!(
-            "the summary tree is out of date: {what} not used where they lack text: run `edgewise tree build {collection}`"
-        ))
-    }
-}
 
 impl Collection {
     /// What there is of a summary tree.
@@ -264,6 +105,7 @@ impl Collection {
             vectors: &vectors,
             served: &served,
             query: &embedded,
+            asked: 0.0,
             relevance: HashMap::new(),
             lexical: HashMap::new(),
             vector: HashMap::new(),
@@ -296,6 +138,8 @@ struct Field<'s> {
     vectors: &'s VectorsGuard<'s>,
     served: &'s HashSet<NodeRow>,
     query: &'s Embedded,
+    /// What a text that has the words of the question scores in the lexical arm; 0 without that arm.
+    asked: f32,
     /// 0 to 1, of what came up in an arm.
     relevance: HashMap<Below, f32>,
     lexical: HashMap<Below, ArmScore>,
@@ -334,6 +178,7 @@ impl Field<'_> {
                 .lexical
                 .search(&index, Default::default(), &request.query, depth, Some(&wanted))
                 .map_err(fail)?;
+            self.asked = index.weight_of(&request.query).map_err(of(self.collection.name()))?;
             exhausted &= found.len() < depth;
             lexical_hits.extend(found.iter().map(|hit| (name(Below::Node(row(hit.chunk))), hit.score)));
         }
@@ -370,20 +215,6 @@ impl Field<'_> {
         pool.sort_by(|a, b| self.relevance[b].total_cmp(&self.relevance[a]).then(a.cmp(b)));
         let costs = self.tokens(&pool)?;
 
-        let share = (2.0 * request.breadth - 1.0).max(0.0);
-        let covering = (f64::from(share) * request.budget_tokens as f64) as usize;
-        let (mut taken, mut picked, mut used) = (Taken::default(), Vec::new(), 0);
-        let mut vectors = Vec::new();
-        if covering > 0 && !self.served.is_empty() {
-            let among = self.focus(&pool);
-            let tops = shape.highest(among.as_ref().unwrap_or(self.served));
-            for item in cover(shape, self.served, &tops, covering, self)? {
-                used += self.tokens(&[item])?.first().copied().flatten().unwrap_or(0);
-                taken.take(shape, item);
-                picked.push((item, self.relevance(item)));
-                vectors.extend(vector(self.tree, self.vectors, item));
-            }
-        }
         let candidates: Vec<Candidate> = pool
             .iter()
             .zip(costs)
@@ -396,14 +227,40 @@ impl Field<'_> {
                 })
             })
             .collect();
-        let choice = Choice {
-            budget: request.budget_tokens.saturating_sub(used),
+        let budget = request.budget_tokens;
+        // Squared, so that little goes to the whole before it is clear that the question is about it.
+        let share = if self.served.is_empty() { 0.0 } else { (2.0 * request.breadth - 1.0).max(0.0).powi(2) };
+        let whole = (f64::from(share) * budget as f64) as usize;
+        let tops = if whole > 0 {
+            let among = self.focus(&pool);
+            shape.highest(among.as_ref().unwrap_or(self.served))
+        } else {
+            Vec::new()
+        };
+        let choice = |budget| Choice {
+            budget,
             breadth: request.breadth,
             diversity: request.diversity.unwrap_or(DIVERSITY_BY_BREADTH * request.breadth),
             allow_ancestors: request.allow_ancestors,
         };
-        let chosen = select(shape, &candidates, choice, &mut taken, &vectors);
-        picked.extend(chosen.into_iter().map(|at| (candidates[at].item, candidates[at].relevance)));
+        let covered = if request.allow_ancestors {
+            // What matches is not in the way of what covers.
+            cover(shape, self.served, &tops, &[], whole, self)?
+        } else {
+            let matching = choice(budget.saturating_sub(whole));
+            let matching = select(shape, &candidates, matching, &mut Taken::default(), &[]);
+            let matching: Vec<Below> = matching.into_iter().map(|at| candidates[at].item).collect();
+            cover(shape, self.served, &tops, &matching, budget, self)?
+        };
+        let (mut taken, mut picked, mut used, mut vectors) = (Taken::default(), Vec::new(), 0, Vec::new());
+        for item in covered {
+            used += self.tokens(&[item])?.first().copied().flatten().unwrap_or(0);
+            taken.take(shape, item);
+            picked.push((item, self.relevance(item)));
+            vectors.extend(vector(self.tree, self.vectors, item));
+        }
+        let rest = select(shape, &candidates, choice(budget.saturating_sub(used)), &mut taken, &vectors);
+        picked.extend(rest.into_iter().map(|at| (candidates[at].item, candidates[at].relevance)));
         picked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         Ok(picked)
     }
@@ -411,13 +268,16 @@ impl Field<'_> {
     /// The nodes of the documents that a broad question is about, if it is about few of many.
     fn focus(&self, pool: &[Below]) -> Option<HashSet<NodeRow>> {
         let mut matches: HashMap<&DocumentId, Vec<f32>> = HashMap::new();
+        let mut named: HashSet<&DocumentId> = HashSet::new();
         for item in pool {
             let document = match item {
                 Below::Chunk(chunk) => self.chunks.get(chunk).map(|chunk| &chunk.document),
                 Below::Node(node) => self.tree.shape.place(*node).and_then(|place| place.document.as_ref()),
             };
-            if let Some(document) = document {
-                matches.entry(document).or_default().push(self.relevance(*item));
+            let Some(document) = document else { continue };
+            matches.entry(document).or_default().push(self.relevance(*item));
+            if self.lexical.get(item).is_some_and(|lexical| lexical.score >= FOCUS_WORDS * self.asked) {
+                named.insert(document);
             }
         }
         let strength = |scores: &Vec<f32>| {
@@ -428,7 +288,7 @@ impl Field<'_> {
         let most = matches.values().map(strength).fold(0.0, f32::max);
         let about: HashSet<&DocumentId> =
             matches.iter().filter(|(_, scores)| strength(scores) >= FOCUS_REACH * most).map(|(id, _)| *id).collect();
-        if about.is_empty() || about.len() * FOCUS_SHARE > matches.len() {
+        if about.len() * FOCUS_SHARE > matches.len() || about.is_disjoint(&named) {
             return None;
         }
         let of_them = |node: &&NodeRow| {
