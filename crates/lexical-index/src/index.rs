@@ -315,6 +315,14 @@ impl LexicalIndex {
         query::search(self, bm25, text, k, filter).map_err(|error| LexicalError::tantivy(&self.path, &error))
     }
 
+    /// What a text of average length scores for `text` that has each of its words once in the body: what scores of a search
+    /// can be measured by. 0 for a text without words.
+    pub fn weight_of(&self, text: &str) -> Result<f32, LexicalError> {
+        let weights =
+            query::weights(self, self.config.bm25, text).map_err(|error| LexicalError::tantivy(&self.path, &error))?;
+        Ok(weights.terms.iter().map(|(_, weight)| weight).sum())
+    }
+
     /// Starts an update. Waits for another thread's to end; takes the lock file unless this index holds it already.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! once would only share the same cores and model. A paused job gives its turn away.
 //!
 //! Invariants:
-//! - A job's record is in its collection's catalog before its work begins, and again at each change of its state and every
+//! - A job's record is in its collection's catalog as soon as no ingest holds it, and again at each change of its state and every
 //!   few seconds. A server that was killed, or stopped, takes up at its next start what was not over; a paused job stays
 //!   paused.
 //! - A job that is over never changes again, and is over exactly once.

@@ -5,10 +5,30 @@ use edgewise_retrieval::{IngestOptions, Silent, Source, SourceContent, TreeBuild
 use edgewise_test_support::ScriptedGenerator;
 use edgewise_types::DocumentId;
 
-use crate::fixture::{Fixture, candidate, forced, padded, query, tiny};
+use crate::fixture::{Fixture, candidate, forced, padded, query};
 
 const WHOLE: &str = "Give a summary of all documents: what are the main themes overall?";
 const DETAIL: &str = "When was the harbour founded, and by whom?";
+
+/// Stories of plain sentences, together far longer than what is placed of them.
+fn stories() -> Vec<(String, String)> {
+    let part = |story: usize, part: usize| {
+        let sentence = |n: usize| {
+            format!(
+                "Captain Reed{story} sailed to island {story}{part}{n} with {} barrels of salt.",
+                10 * part + n + 20
+            )
+        };
+        format!("## Part {part}\n\n{}", (1..5).map(sentence).collect::<Vec<_>>().join(" "))
+    };
+    let story = |n: usize| (1..6).map(|p| part(n, p)).collect::<Vec<_>>().join("\n\n");
+    (1..11).map(|n| (format!("story-{n:02}.md"), format!("# Story {n}\n\n{}\n", story(n)))).collect()
+}
+
+/// Room for a tenth of the stories.
+fn small() -> PlannerOptions {
+    PlannerOptions { passages_budget_tokens: 400, ..PlannerOptions::default() }
+}
 
 fn grown(reply: &'static str, options: PlannerOptions, documents: &[(String, String)]) -> Fixture {
     let fixture = Fixture::with(ScriptedGenerator::new(move |_| reply), options, documents);
@@ -39,8 +59,7 @@ fn without_a_tree_the_route_is_refused_and_says_how_to_build_one() {
 
 #[test]
 fn a_question_about_the_whole_reads_summaries_and_one_about_a_detail_its_passage() {
-    let options = PlannerOptions { passages_budget_tokens: 400, ..PlannerOptions::default() };
-    let fixture = grown("ok", options, &padded(3000));
+    let fixture = grown("ok", small(), &padded(3000));
     let whole = fixture.answer(&forced(WHOLE, Route::Tree)).unwrap();
     assert_eq!((whole.explanation.chosen, whole.turn.route), (Route::Tree, Route::Tree));
     let kind = whole.explanation.features.kind;
@@ -77,9 +96,7 @@ fn a_question_about_the_whole_reads_summaries_and_one_about_a_detail_its_passage
 
 #[test]
 fn what_a_summary_says_is_cited_from_the_document() {
-    // So little room that not all texts fit.
-    let small = || PlannerOptions { passages_budget_tokens: 150, ..PlannerOptions::default() };
-    let probe = grown("ok", small(), &tiny());
+    let probe = grown("ok", small(), &stories());
     let read = probe.answer(&forced(WHOLE, Route::Tree)).unwrap();
     let found = read.sources.iter().find(|source| source.summary.is_some());
     let source = found.unwrap_or_else(|| panic!("{:?} {:?}", read.explanation.features.kind, read.sources)).clone();
@@ -87,7 +104,7 @@ fn what_a_summary_says_is_cited_from_the_document() {
     // The model repeats a sentence of the summary, under its number.
     let sentence = summary.text.split_inclusive(['.', '!']).find(|s| s.split_whitespace().count() > 5).unwrap().trim();
     let reply: &'static str = format!("{} [{}].", sentence.trim_end_matches(['.', '!']), source.n).leak();
-    let fixture = grown(reply, small(), &tiny());
+    let fixture = grown(reply, small(), &stories());
     let answer = fixture.answer(&forced(WHOLE, Route::Tree)).unwrap();
     assert_eq!(answer.sources, read.sources, "the same tree");
     assert!(!answer.citations.is_empty(), "{answer:?}");
@@ -99,7 +116,7 @@ fn what_a_summary_says_is_cited_from_the_document() {
         assert!(leaves.iter().any(|leaf| leaf.document == citation.document && leaf.span.contains(citation.span)));
     }
     // Something that the summary's documents do not say is not cited from it.
-    let wrong = grown("The moon is made of 17 kinds of cheese [1].", small(), &tiny());
+    let wrong = grown("The moon is made of 17 kinds of cheese [1].", small(), &stories());
     assert!(wrong.answer(&forced(WHOLE, Route::Tree)).unwrap().citations.is_empty());
 }
 
@@ -123,7 +140,7 @@ fn an_outdated_tree_is_used_only_when_asked_for_and_never_for_what_changed() {
 
 #[test]
 fn a_conversation_goes_on_from_summaries_while_they_stand() {
-    let fixture = grown("ok", PlannerOptions::default(), &padded(1500));
+    let fixture = grown("ok", small(), &padded(3000));
     let one = fixture.answer(&forced(WHOLE, Route::Tree)).unwrap();
     let summaries = one.turn.sources.iter().filter(|source| source.kind == TurnSourceKind::Summary).count();
     assert!(summaries > 0 && one.turn.sources.iter().all(|s| s.node.is_some() == (s.kind == TurnSourceKind::Summary)));

@@ -3,10 +3,13 @@
 //! A question about the whole is answered by no passage, and often shares no word with any ("What is the plot?"). What is
 //! wanted is every part of the scope, as detailed as the budget allows. So the cover begins with the highest nodes, which
 //! leave nothing out, and replaces a node by its members while that fits: first where most is summarised in one text, and
-//! sooner where the question points. When no whole node can be replaced any more, what is left of the budget goes to the
-//! better half of one's members, which say more of that half than their summary does of all.
+//! sooner where the question points. When no whole node can be replaced any more, those of one's members that fit may still
+//! take its place, if what they say more of a part outweighs what is no longer said of the rest: a budget that is not used
+//! answers nothing.
 //!
-//! What was taken before is left alone: a node above it makes way for its members, and nothing below it is taken.
+//! What matches the question may have been taken before. It counts against the budget; nodes above it make way for their
+//! members, and nodes in it are replaced like any other: a summary that was taken for its match keeps its texts from being
+//! taken, and gives way to them where there is room.
 //!
 //! The result never has an item together with what is above or below it.
 //!
@@ -21,8 +24,11 @@ use super::shape::{Shape, Taken};
 /// What the question gives a node that it does not point to at all, against one it points to most: 1 to 3.
 const UNPOINTED: f32 = 0.5;
 
-/// Of a node's chunks, this share must stay covered when only some of its members take its place.
-const LEAST_SHARE: f64 = 0.5;
+/// What a part of a node's members is worth: its tokens times the root of the share of chunks that it covers. A prior: what
+/// a text holds of an answer grows with its length; what is left out is partly told by its neighbours.
+fn worth(tokens: usize, share: f64) -> f64 {
+    tokens as f64 * share.sqrt()
+}
 
 /// What the cover asks about items.
 pub(crate) trait Terrain {
@@ -33,29 +39,31 @@ pub(crate) trait Terrain {
     fn relevance(&self, item: Below) -> f32;
 }
 
-/// Items that cover what is below `tops`, but for what is `taken`, in at most `budget` tokens, in no particular order. Where
-/// not even the highest of them fit, those the question points to most.
+/// What was `taken`, which fits and of which nothing is above or below another, and items that cover what else is below
+/// `tops`, in at most `budget` tokens in all and in no particular order. Where not even the highest of them fit, those the
+/// question points to most.
 pub(crate) fn cover<T: Terrain>(
     shape: &Shape,
     served: &HashSet<NodeRow>,
     tops: &[NodeRow],
-    taken: &Taken,
+    taken: &[Below],
     budget: usize,
     terrain: &mut T,
 ) -> Result<Vec<Below>, T::Error> {
-    let tops = beside(shape, served, tops, taken);
     let mut cost: HashMap<Below, usize> = HashMap::new();
     let mut sizes: HashMap<Below, usize> = HashMap::new();
+    learn(taken, terrain, &mut cost)?;
+    let mut front: BTreeSet<Below> = taken.iter().copied().filter(|item| cost.contains_key(item)).collect();
+    let mut used: usize = front.iter().filter_map(|item| cost.get(item)).sum();
+    let tops = beside(shape, served, tops, taken);
     learn(&tops, terrain, &mut cost)?;
-    // Each with whether it is known that its members do not fit.
-    let mut front: BTreeSet<Below> = BTreeSet::new();
-    let mut used = 0;
     for item in by_relevance(tops, terrain) {
         if let Some(tokens) = cost.get(&item).filter(|tokens| used + **tokens <= budget) {
             used += tokens;
             front.insert(item);
         }
     }
+    // Those whose members do not all fit.
     let mut stuck: BTreeSet<Below> = BTreeSet::new();
     loop {
         let size =
@@ -68,7 +76,7 @@ pub(crate) fn cover<T: Terrain>(
             }
         }
         let Some((_, item)) = best else { break };
-        let room = budget - used + cost.get(&item).copied().unwrap_or(0);
+        let room = budget.saturating_sub(used) + cost.get(&item).copied().unwrap_or(0);
         let members = free_members(shape, served, item, &front);
         // Looking up what can't fit is a waste: no text is shorter than a token.
         let fits = members.len() <= room && {
@@ -86,7 +94,7 @@ pub(crate) fn cover<T: Terrain>(
     rest.sort_by(|a, b| terrain.relevance(*b).total_cmp(&terrain.relevance(*a)).then(a.cmp(b)));
     for item in rest {
         let own = cost.get(&item).copied().unwrap_or(0);
-        let room = budget - used + own;
+        let room = budget.saturating_sub(used) + own;
         let members = free_members(shape, served, item, &front);
         if members.len() > MANY_MEMBERS {
             continue;
@@ -104,7 +112,7 @@ pub(crate) fn cover<T: Terrain>(
             }
         }
         let kept = kept.iter().filter(|item| matches!(item, Below::Chunk(_))).count();
-        if spent > own && kept as f64 >= LEAST_SHARE * shape.chunks(item) as f64 {
+        if worth(spent, kept as f64 / shape.chunks(item).max(1) as f64) > worth(own, 1.0) {
             replace(&mut front, &mut used, item, &chosen, &cost);
         }
     }
@@ -112,7 +120,9 @@ pub(crate) fn cover<T: Terrain>(
 }
 
 /// The highest items below `tops` that are neither above nor below anything taken.
-fn beside(shape: &Shape, served: &HashSet<NodeRow>, tops: &[NodeRow], taken: &Taken) -> Vec<Below> {
+fn beside(shape: &Shape, served: &HashSet<NodeRow>, tops: &[NodeRow], items: &[Below]) -> Vec<Below> {
+    let mut taken = Taken::default();
+    items.iter().for_each(|item| taken.take(shape, *item));
     let mut open: Vec<Below> = tops.iter().map(|node| Below::Node(*node)).collect();
     let mut found: BTreeSet<Below> = BTreeSet::new();
     let mut seen: HashSet<Below> = open.iter().copied().collect();

@@ -2,10 +2,7 @@
 
 use edgewise_types::{Chunk, ChunkId, NodeId};
 
-use super::{
-    request::{Picked, TreePick},
-    search::owners,
-};
+use super::{Picked, TreePick, search::owners};
 use crate::{Collection, RetrievalError, error::of};
 
 impl Collection {

@@ -1,4 +1,4 @@
-//! The summary tree of a collection: building it and keeping it up, its state and nodes, and finding its nodes beside the
+//! The summary tree of a collection: building it and keeping it up, its state, its nodes, and finding them beside the
 //! chunks.
 //!
 //! Nodes and summaries are kept in the catalog; `edgewise_summary_tree` decides what they are. Deliberately not here:
@@ -6,12 +6,12 @@
 
 mod build;
 mod cover;
+mod found;
 mod index;
 mod lookup;
 mod options;
 mod plan;
 mod report;
-mod request;
 mod search;
 mod select;
 mod shape;
@@ -23,12 +23,12 @@ mod tests;
 mod view;
 mod watch;
 
+pub use found::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding};
 pub use options::{SummariserKind, TreeBuildOptions, TreeControl, TreeGenerator, TreeHalt};
 pub use report::{
     TreeBudget, TreeItem, TreeLeaf, TreeMethods, TreeNode, TreePlan, TreeProgress, TreeReport, TreeStage, TreeStatus,
     TreeView, TreeWork,
 };
-pub use request::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding};
 pub use view::TreeScopeView;
 
 pub(crate) use index::TreeIndex;

@@ -7,8 +7,9 @@
 //! - **Breadth** says how much the question is about the whole, 0 to 1. Up to 0.5 it takes back a prior against summaries
 //!   (see `select`). From 0.5 on, a growing share of the budget, all of it at 1, goes to nodes that together cover the scope
 //!   (see `cover`), whatever words the question has. What matches is taken first, with the other share.
+//! - **No budget is left unused** while there is text that fits: summaries that were taken give way to what they are of.
 //! - **Focus**: a question about the whole of something names it, by a title perhaps. Where few documents of many match far
-//!   better than the others, these are the whole that is covered.
+//!   better than the others, and have much of what the question says, these are the whole that is covered.
 //! - **Nothing stale.** A node is considered only if every chunk below it is live and in the scope, and its text is read
 //!   together with its chunks in one transaction: a summary of deleted text is never returned.
 //!
@@ -23,10 +24,9 @@ use edgewise_catalog::{Below, NodeRow};
 use edgewise_types::{Chunk, ChunkId, DocumentId};
 
 use super::{
-    TreeIndex,
+    Picked, TreeIndex, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding,
     cover::{Terrain, cover},
     index::{key, row},
-    request::{Picked, TreeMode, TreePick, TreeResults, TreeSearchRequest, TreeStanding},
     select::{Candidate, Choice, select},
     shape::Taken,
 };
@@ -51,8 +51,11 @@ const DIVERSITY_BY_BREADTH: f32 = 0.3;
 
 /// Documents whose best matches reach this share of those of the best document are what a broad question is about, …
 const FOCUS_REACH: f32 = 0.75;
-/// … provided that they are at most one in this many of those that match at all.
+/// … provided that they are at most one in this many of those that match at all, …
 const FOCUS_SHARE: usize = 4;
+/// … and that one of them has this share of the words of the question, by their weight: a single rare word in common names
+/// nothing.
+const FOCUS_WORDS: f32 = 0.5;
 /// So many matches of a document count for it.
 const FOCUS_MATCHES: usize = 3;
 
@@ -102,6 +105,7 @@ impl Collection {
             vectors: &vectors,
             served: &served,
             query: &embedded,
+            asked: 0.0,
             relevance: HashMap::new(),
             lexical: HashMap::new(),
             vector: HashMap::new(),
@@ -134,6 +138,8 @@ struct Field<'s> {
     vectors: &'s VectorsGuard<'s>,
     served: &'s HashSet<NodeRow>,
     query: &'s Embedded,
+    /// What a text that has the words of the question scores in the lexical arm; 0 without that arm.
+    asked: f32,
     /// 0 to 1, of what came up in an arm.
     relevance: HashMap<Below, f32>,
     lexical: HashMap<Below, ArmScore>,
@@ -172,6 +178,7 @@ impl Field<'_> {
                 .lexical
                 .search(&index, Default::default(), &request.query, depth, Some(&wanted))
                 .map_err(fail)?;
+            self.asked = index.weight_of(&request.query).map_err(of(self.collection.name()))?;
             exhausted &= found.len() < depth;
             lexical_hits.extend(found.iter().map(|hit| (name(Below::Node(row(hit.chunk))), hit.score)));
         }
@@ -220,34 +227,40 @@ impl Field<'_> {
                 })
             })
             .collect();
-        let covering = if self.served.is_empty() { 0.0 } else { (2.0 * request.breadth - 1.0).max(0.0) };
         let budget = request.budget_tokens;
-        let matching = budget - (f64::from(covering) * budget as f64) as usize;
-        let choice = Choice {
-            budget: matching,
+        // Squared, so that little goes to the whole before it is clear that the question is about it.
+        let share = if self.served.is_empty() { 0.0 } else { (2.0 * request.breadth - 1.0).max(0.0).powi(2) };
+        let whole = (f64::from(share) * budget as f64) as usize;
+        let tops = if whole > 0 {
+            let among = self.focus(&pool);
+            shape.highest(among.as_ref().unwrap_or(self.served))
+        } else {
+            Vec::new()
+        };
+        let choice = |budget| Choice {
+            budget,
             breadth: request.breadth,
             diversity: request.diversity.unwrap_or(DIVERSITY_BY_BREADTH * request.breadth),
             allow_ancestors: request.allow_ancestors,
         };
-        let (mut taken, mut vectors) = (Taken::default(), Vec::new());
-        let mut picked = select(shape, &candidates, choice, &mut taken, &vectors);
-        let mut used: usize = picked.iter().map(|at| candidates[*at].tokens).sum();
-        let mut whole = Vec::new();
-        if matching < budget {
-            vectors.extend(picked.iter().filter_map(|at| candidates[*at].vector.clone()));
-            let among = self.focus(&pool);
-            let tops = shape.highest(among.as_ref().unwrap_or(self.served));
-            for item in cover(shape, self.served, &tops, &taken, budget - used, self)? {
-                used += self.tokens(&[item])?.first().copied().flatten().unwrap_or(0);
-                taken.take(shape, item);
-                whole.push((item, self.relevance(item)));
-                vectors.extend(vector(self.tree, self.vectors, item));
-            }
-            let rest = Choice { budget: budget - used, ..choice };
-            picked.extend(select(shape, &candidates, rest, &mut taken, &vectors));
+        let covered = if request.allow_ancestors {
+            // What matches is not in the way of what covers.
+            cover(shape, self.served, &tops, &[], whole, self)?
+        } else {
+            let matching = choice(budget.saturating_sub(whole));
+            let matching = select(shape, &candidates, matching, &mut Taken::default(), &[]);
+            let matching: Vec<Below> = matching.into_iter().map(|at| candidates[at].item).collect();
+            cover(shape, self.served, &tops, &matching, budget, self)?
+        };
+        let (mut taken, mut picked, mut used, mut vectors) = (Taken::default(), Vec::new(), 0, Vec::new());
+        for item in covered {
+            used += self.tokens(&[item])?.first().copied().flatten().unwrap_or(0);
+            taken.take(shape, item);
+            picked.push((item, self.relevance(item)));
+            vectors.extend(vector(self.tree, self.vectors, item));
         }
-        let mut picked: Vec<(Below, f32)> =
-            picked.into_iter().map(|at| (candidates[at].item, candidates[at].relevance)).chain(whole).collect();
+        let rest = select(shape, &candidates, choice(budget.saturating_sub(used)), &mut taken, &vectors);
+        picked.extend(rest.into_iter().map(|at| (candidates[at].item, candidates[at].relevance)));
         picked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         Ok(picked)
     }
@@ -255,13 +268,16 @@ impl Field<'_> {
     /// The nodes of the documents that a broad question is about, if it is about few of many.
     fn focus(&self, pool: &[Below]) -> Option<HashSet<NodeRow>> {
         let mut matches: HashMap<&DocumentId, Vec<f32>> = HashMap::new();
+        let mut named: HashSet<&DocumentId> = HashSet::new();
         for item in pool {
             let document = match item {
                 Below::Chunk(chunk) => self.chunks.get(chunk).map(|chunk| &chunk.document),
                 Below::Node(node) => self.tree.shape.place(*node).and_then(|place| place.document.as_ref()),
             };
-            if let Some(document) = document {
-                matches.entry(document).or_default().push(self.relevance(*item));
+            let Some(document) = document else { continue };
+            matches.entry(document).or_default().push(self.relevance(*item));
+            if self.lexical.get(item).is_some_and(|lexical| lexical.score >= FOCUS_WORDS * self.asked) {
+                named.insert(document);
             }
         }
         let strength = |scores: &Vec<f32>| {
@@ -272,7 +288,7 @@ impl Field<'_> {
         let most = matches.values().map(strength).fold(0.0, f32::max);
         let about: HashSet<&DocumentId> =
             matches.iter().filter(|(_, scores)| strength(scores) >= FOCUS_REACH * most).map(|(id, _)| *id).collect();
-        if about.is_empty() || about.len() * FOCUS_SHARE > matches.len() {
+        if about.len() * FOCUS_SHARE > matches.len() || about.is_disjoint(&named) {
             return None;
         }
         let of_them = |node: &&NodeRow| {

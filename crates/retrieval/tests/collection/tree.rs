@@ -131,7 +131,8 @@ fn the_whole_is_told_by_summaries_and_a_detail_by_its_chunk() {
     assert!(collection.tree_standing().unwrap().current());
     let all: BTreeSet<ChunkId> = collection.chunk_documents().unwrap().into_iter().map(|(chunk, _)| chunk).collect();
     // So little that one summary of everything fits, then each document's, then all of the texts.
-    for (budget, expected) in [(7, vec![2]), (24, vec![1, 1, 0]), (500, vec![0; all.len()])] {
+    let note = collection.chunks_of(&DocumentId::from_uri("note.txt")).unwrap()[0].generator_tokens;
+    for (budget, expected) in [(7, vec![2]), (2 * 5 + note, vec![1, 1, 0]), (500, vec![0; all.len()])] {
         let results = find(&collection, "What is it all about?", budget, 1.0);
         let mut found = levels(&results);
         found.sort_by(|a, b| b.cmp(a));

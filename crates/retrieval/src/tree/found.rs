@@ -1,4 +1,4 @@
-//! What a search of chunks and summaries is given and gives: plain data.
+//! What a search over the tree is asked, and what it finds: plain data.
 
 use edgewise_types::{Chunk, ChunkId, DocumentId, Generation, NodeId, SummaryMethod};
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ pub struct TreeSearchRequest {
     pub filter: Option<Filter>,
     /// Search only in these documents. A node counts only if all its chunks are of these.
     pub documents: Option<Vec<DocumentId>>,
-    /// Suppress texts that are like those before them, as [`SearchRequest::diversity`]; `None` goes by the breadth.
+    /// Suppress texts that are like those before them, as [`crate::SearchRequest::diversity`]; `None` goes by the breadth.
     pub diversity: Option<f32>,
     /// Whether a node may be returned together with what is above or below it.
     pub allow_ancestors: bool,
@@ -150,6 +150,9 @@ impl TreeStanding {
 
     /// What is to be said of a tree that is not current.
     pub fn note(&self, collection: &str) -> Option<String> {
+        if self.nodes == 0 && self.without == 0 && self.collection_current {
+            return Some("the summary tree has no summaries: one passage is all there is".to_owned());
+        }
         if self.nodes == 0 {
             return Some(format!("no summary tree: build one with `edgewise tree build {collection}`"));
         }
