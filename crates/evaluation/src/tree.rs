@@ -294,8 +294,10 @@ impl Measuring {
     }
 }
 
+type Recall = fn(&Found) -> f64;
+
 /// What is reported of what was found, by name.
-const RECALLS: [(&str, fn(&Found) -> f64); 7] = [
+const RECALLS: [(&str, Recall); 7] = [
     ("rouge_1", |found| found.mean.one),
     ("rouge_2", |found| found.mean.two),
     ("rouge_l", |found| found.mean.l),

@@ -64,6 +64,9 @@ pub(super) struct Part {
     pub(super) tokens: usize,
 }
 
+/// A node's level, its text, and its members.
+pub(super) type NodeContent = (u32, String, Vec<String>);
+
 /// What a prompt would hold, in the order of the documents.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Context(pub(super) Vec<Part>);
@@ -144,7 +147,7 @@ impl Library {
     }
 
     /// Every node of the tree: what it says, at which level, and what its members are.
-    pub(super) fn nodes(&self) -> Result<BTreeMap<NodeId, (u32, String, Vec<String>)>, EvaluationError> {
+    pub(super) fn nodes(&self) -> Result<BTreeMap<NodeId, NodeContent>, EvaluationError> {
         let mut nodes = BTreeMap::new();
         let mut open = self.collection.tree(&TreeScopeView::All, usize::MAX, None)?.roots;
         while let Some(item) = open.pop() {

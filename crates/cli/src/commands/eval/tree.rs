@@ -140,11 +140,11 @@ fn shown(compared: &Compared, flat: bool, intervals: bool) -> String {
 fn show(report: &TreeEvaluation, intervals: bool) -> Result<(), CliError> {
     let build = &report.build;
     output::line(&format!(
-        "{}: {} in {} above the passages of {}, by {} ({} made, {} kept, {} fallbacks, {})",
+        "{}: {} in {} above the passages of {} stories, by {} ({} made, {} kept, {} fallbacks, {})",
         output::bold("summary tree"),
         plural(build.nodes, "node"),
         plural(build.levels as usize, "level"),
-        plural(report.stories, "story").replace("storys", "stories"),
+        count(report.stories),
         build.summariser,
         count(build.work.summaries_made),
         count(build.work.summaries_kept),
