@@ -110,7 +110,9 @@ impl Desk {
             (some, kind) => {
                 let place = some[self.rng.random_range(0..some.len())];
                 let kinds = [Edit::ParagraphChanged, Edit::ParagraphAdded, Edit::ParagraphDeleted];
-                (kinds[kind], place)
+                // It came from there: put in its own place it would change nothing.
+                let same = paragraphs[place].trim() == other;
+                (if same && kind == 0 { Edit::ParagraphDeleted } else { kinds[kind] }, place)
             }
         };
         match kind {

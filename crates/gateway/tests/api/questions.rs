@@ -164,7 +164,9 @@ async fn routes_are_explained_without_generating() {
     let explanation = gateway.post("/v1/routes/explain", &request).await.ok();
     let routes: Vec<&str> =
         explanation["candidates"].as_array().unwrap().iter().map(|c| c["route"].as_str().unwrap()).collect();
-    assert_eq!(routes.len(), 3, "{explanation}");
+    assert_eq!(routes.len(), 4, "{explanation}");
+    let tree = &explanation["candidates"][3];
+    assert_eq!((tree["route"].as_str(), tree["feasible"].as_bool()), (Some("tree"), Some(false)), "there is no tree");
     assert_eq!(explanation["chosen"], routes[0]);
     assert!(gateway.generator.requests().is_empty());
 }

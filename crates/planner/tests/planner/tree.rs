@@ -7,7 +7,7 @@ use edgewise_types::DocumentId;
 
 use crate::fixture::{Fixture, candidate, forced, padded, query};
 
-const WHOLE: &str = "Give a summary of all documents: what are the main themes overall?";
+const WHOLE: &str = "What are the main themes of the story as a whole?";
 const DETAIL: &str = "When was the harbour founded, and by whom?";
 
 /// Stories of plain sentences, together far longer than what is placed of them.

@@ -45,9 +45,9 @@ const POOL: usize = 64;
 /// Marks a node among chunk ids while both are in one ranking: ids count from 1 and never come near.
 const NODE_BIT: u64 = 1 << 63;
 
-/// Similar texts make way for different ones by this much for each unit of breadth: the whole is better told without
-/// repetition, and a detail is where it is, twice or not.
-const DIVERSITY_BY_BREADTH: f32 = 0.3;
+/// Similar texts make way for different ones by this much where all of a question is about the whole, which is better told
+/// without repetition. A detail is where it is, twice or not: up to a breadth of 0.5 nothing makes way.
+const DIVERSITY_OF_THE_WHOLE: f32 = 0.3;
 
 /// Documents whose best matches reach this share of those of the best document are what a broad question is about, …
 const FOCUS_REACH: f32 = 0.75;
@@ -240,7 +240,7 @@ impl Field<'_> {
         let choice = |budget| Choice {
             budget,
             breadth: request.breadth,
-            diversity: request.diversity.unwrap_or(DIVERSITY_BY_BREADTH * request.breadth),
+            diversity: request.diversity.unwrap_or(DIVERSITY_OF_THE_WHOLE * (2.0 * request.breadth - 1.0).max(0.0)),
             allow_ancestors: request.allow_ancestors,
         };
         let covered = if request.allow_ancestors {
