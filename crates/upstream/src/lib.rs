@@ -1,0 +1,1 @@
+//! A generator over OpenAI-compatible servers.
