@@ -183,7 +183,7 @@ fn choices(
         .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
     let planner_options = PlannerOptions { escalate: false, ..options.machine.planner.clone() };
     let prompts = Prompts::load(None).map_err(PlannerError::from)?;
-    let prices = price_book(&options.prices, 1.0)?;
+    let prices = PriceBook::flat(options.prices);
     let planner = Planner::new(Arc::new(engine), Arc::clone(embedder), prompts, prices, planner_options)?;
     let explained = spread(&asked, |(collection, question)| {
         let (collection, question) = corpus.question(*collection, *question);
@@ -199,13 +199,6 @@ fn choices(
     Ok(asked.into_iter().zip(explained).collect())
 }
 
-fn price_book(prices: &ModelPrices, factor: f64) -> Result<PriceBook, EvaluationError> {
-    let mut book = PriceBook::embedded().map_err(|error| EvaluationError::Simulation(error.to_string()))?;
-    book.models = Default::default();
-    book.default = scaled(prices, factor);
-    Ok(book)
-}
-
 /// Prices times `factor`, as far as whole nano-dollars go.
 fn scaled(prices: &ModelPrices, factor: f64) -> ModelPrices {
     let scale = |price: TokenPrice| {
@@ -218,6 +211,7 @@ fn scaled(prices: &ModelPrices, factor: f64) -> ModelPrices {
         cache_write_5m: scale(prices.cache_write_5m),
         cache_write_1h: scale(prices.cache_write_1h),
         output: scale(prices.output),
+        hour: prices.hour,
     }
 }
 
@@ -238,7 +232,7 @@ fn live(
     let engine = Arc::new(engine);
     let generator: Arc<dyn Generator> = Arc::clone(&engine) as Arc<dyn Generator>;
     let prompts = Prompts::load(None).map_err(PlannerError::from)?;
-    let prices = price_book(&options.prices, policy.factor())?;
+    let prices = PriceBook::flat(scaled(&options.prices, policy.factor()));
     let planner_options =
         // What a simulated engine says is no answer that could be judged.
         PlannerOptions {

@@ -53,6 +53,7 @@ impl Answering {
         query: Query,
         request_id: RequestId,
     ) -> Result<Self, ApiError> {
+        crate::budgets::admit(state.parts(), &query.tenant, query.key.as_deref(), Some(&collection))?;
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let parts = state.shared_parts();

@@ -67,6 +67,10 @@ pub enum ErrorKind {
     EmptyCollection,
     /// Too much work is queued already.
     Overloaded,
+    /// A budget of money is spent; see Retry-After for when it begins anew.
+    BudgetExhausted,
+    /// There is no budget of this name.
+    UnknownBudget,
     /// A failure inside the server.
     Internal,
     /// The server is loading or shutting down.
@@ -79,7 +83,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 25] = [
+    pub const ALL: [ErrorKind; 27] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
@@ -101,6 +105,8 @@ impl ErrorKind {
         Self::DoesNotFit,
         Self::EmptyCollection,
         Self::Overloaded,
+        Self::BudgetExhausted,
+        Self::UnknownBudget,
         Self::Internal,
         Self::Unavailable,
         Self::Timeout,
@@ -119,6 +125,7 @@ impl ErrorKind {
             | Self::UnknownPrefix
             | Self::UnknownRequest
             | Self::UnknownJob
+            | Self::UnknownBudget
             | Self::UnknownNode => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -127,7 +134,7 @@ impl ErrorKind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::DoesNotFit | Self::EmptyCollection => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::BudgetExhausted => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -141,6 +148,7 @@ impl ErrorKind {
         match self {
             Self::Internal => tracing::Level::ERROR,
             Self::Overloaded
+            | Self::BudgetExhausted
             | Self::DiskFull
             | Self::Timeout
             | Self::Conflict
@@ -175,6 +183,8 @@ impl ErrorKind {
             Self::DoesNotFit => "does_not_fit",
             Self::EmptyCollection => "empty_collection",
             Self::Overloaded => "overloaded",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::UnknownBudget => "unknown_budget",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",

@@ -73,7 +73,13 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<H
     responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"))
 )]
 pub(crate) async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let text = state.read(|parts| Ok(parts.metrics.render())).await?;
+    let text = state.read(|parts| {
+        if let Err(error) = crate::gauges::collections(&parts.collections) {
+            tracing::warn!(%error, "the state of the collections is missing in the metrics");
+        }
+        Ok(parts.metrics.render())
+    });
+    let text = text.await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    budget, cache, collections, dialect, documents, feedback, health, jobs, middleware, pages, query, reading, sse,
-    state::AppState, tree, upkeep, usage,
+    budget, budgets, cache, collections, dialect, documents, events, feedback, health, jobs, middleware, pages, query,
+    reading, requests, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -40,6 +40,8 @@ use crate::{
         sse::SourcesEvent,
         sse::TokenEvent,
         sse::UsageEvent,
+        events::MissedEvents,
+        edgewise_ledger::Alert,
         edgewise_planner::Citation,
         edgewise_planner::Escalated,
         edgewise_retrieval::TreeProgress,
@@ -79,6 +81,11 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::api::cancel))
         .routes(routes!(jobs::api::events))
         .routes(routes!(usage::usage))
+        .routes(routes!(requests::list))
+        .routes(routes!(requests::get))
+        .routes(routes!(events::events))
+        .routes(routes!(budgets::list))
+        .routes(routes!(budgets::get, budgets::put, budgets::delete))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))
         .routes(routes!(cache::get))

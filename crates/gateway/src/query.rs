@@ -199,6 +199,7 @@ impl QueryRequest {
             max_output_tokens: self.max_output_tokens,
             stop: self.stop,
             tenant: TenantId::local(),
+            key: None,
             history: self.history,
             escalate: self.escalate,
         };

@@ -8,12 +8,19 @@
 //!
 //! Deliberately not here: anything about HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa::ToSchema;
 
+use edgewise_ledger::Retention;
 use edgewise_planner::{Planner, ReadingMonitor};
 use edgewise_retrieval::Collections;
 use edgewise_telemetry::{
@@ -21,7 +28,7 @@ use edgewise_telemetry::{
     names::{self, labels},
 };
 
-use crate::{ApiError, Recorder, Trees, dialect::memory::Memory, jobs::Jobs, tree};
+use crate::{ApiError, Recorder, Trees, budgets, dialect::memory::Memory, events::Events, jobs::Jobs, tree};
 
 /// Limits and times of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +45,8 @@ pub struct GatewayOptions {
     pub max_concurrent_uploads: usize,
     /// How long running requests may finish after a shutdown was asked for.
     pub shutdown_grace: Duration,
+    /// How long records are kept.
+    pub retention: Retention,
     /// Host names this server answers for, besides `localhost` and every IP address.
     pub allowed_hosts: Vec<String>,
 }
@@ -57,6 +66,7 @@ impl From<&edgewise_settings::Server> for GatewayOptions {
             max_concurrent_requests: server.max_concurrent_requests,
             max_concurrent_uploads: 2,
             shutdown_grace: Duration::from_secs(server.shutdown_grace_s),
+            retention: Retention::default(),
             allowed_hosts: Vec::new(),
         }
     }
@@ -107,6 +117,9 @@ pub struct AppState {
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     memory: Memory,
+    events: Events,
+    /// Set when something is recorded or a budget is set, for the thread that watches budgets.
+    changed: Arc<AtomicBool>,
 }
 
 /// Short blocking calls, such as catalog reads, running at once; more wait.
@@ -118,6 +131,15 @@ impl AppState {
         crate::feedback::restore(&parts);
         metrics::gauge!(names::BUILD_INFO, labels::VERSION => parts.info.version.clone()).set(1.0);
         let lifecycle = Lifecycle::new();
+        let (events, changed) = (Events::new(), Arc::new(AtomicBool::new(false)));
+        parts.recorder.ledger.observe({
+            let (events, changed) = (events.clone(), Arc::clone(&changed));
+            move |record| {
+                changed.store(true, Ordering::Release);
+                events.request(record);
+            }
+        });
+        budgets::watch(&parts.recorder.ledger, parts.options.retention, Arc::clone(&changed), events.clone());
         let state = Self {
             jobs: Jobs::new(lifecycle.clone()),
             lifecycle,
@@ -125,6 +147,8 @@ impl AppState {
             uploads: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
             memory: Memory::default(),
+            events,
+            changed,
             parts: Arc::new(parts),
         };
         // Nobody waits for it: a job that is not taken up yet is one that waits.
@@ -138,6 +162,16 @@ impl AppState {
     /// Background work.
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// Where what happens is told.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// To be set when a budget is.
+    pub(crate) fn budgets_changed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.changed)
     }
 
     /// How far the server has come.
