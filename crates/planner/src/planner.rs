@@ -14,8 +14,8 @@ use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
 use edgewise_types::{Document, Timings};
 
 use crate::{
-    Answer, AnswerEvent, Budget, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, PlannerError,
-    PlannerOptions, Query, ReadingProfile, Route, answer, choose,
+    Answer, AnswerEvent, Budget, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, KindProbabilities,
+    PlannerError, PlannerOptions, Query, ReadingProfile, Route, answer, choose,
     compose::{self, Composed, Composer, Recap, SourceKind, Step},
     draft::{Draft, Drafter},
     escalate::{self, Spent},
@@ -180,6 +180,19 @@ impl Planner {
         Ok(planned.explanation)
     }
 
+    /// How likely the question is of each kind, judged as before an answer: by its words and by what is found for it.
+    /// Prices nothing and asks no model.
+    pub fn question_kind(&self, collection: &Collection, query: &Query) -> Result<KindProbabilities, PlannerError> {
+        let top_k = self.check(query)?;
+        let (scope, _) = scope(collection, query)?;
+        let results = search(collection, query, &query.question, top_k)?;
+        let mut features = features::measure(&results.hits, scope, self.generator.queue());
+        // The route of a question that is only judged is given: nothing is left for a model to be asked.
+        let query = Query { route: query.route.or(Some(Route::Tree)), ..query.clone() };
+        self.learn_features(&mut features, &query, &results)?;
+        Ok(features.kind)
+    }
+
     /// Answers a question. Blocks until the answer is complete; `sink` is told of the plan, of the sources and of each
     /// token. When it returns `Break`, the generation is cancelled and the result is [`PlannerError::Cancelled`].
     /// Everything that can be known before is refused without generating.
@@ -229,11 +242,7 @@ impl Planner {
 
         let search_started = Instant::now();
         let searched = history::search_text(query);
-        let results = collection.search(&SearchRequest {
-            documents: query.documents.clone(),
-            filter: query.filter.clone(),
-            ..SearchRequest::new(searched.as_ref(), (2 * top_k).max(MIN_HITS))
-        })?;
+        let results = search(collection, query, &searched, top_k)?;
         let search_ms = elapsed_ms(search_started);
 
         let mut features = features::measure(&results.hits, scope, self.generator.queue());
@@ -427,6 +436,15 @@ fn collection_ceiling(collection: &Collection) -> Result<Budget, PlannerError> {
 }
 
 /// The documents a query may draw on: how many, how long, and which, if it names them.
+/// The best passages for `text` in the scope of `query`.
+fn search(collection: &Collection, query: &Query, text: &str, top_k: usize) -> Result<SearchResults, PlannerError> {
+    Ok(collection.search(&SearchRequest {
+        documents: query.documents.clone(),
+        filter: query.filter.clone(),
+        ..SearchRequest::new(text, (2 * top_k).max(MIN_HITS))
+    })?)
+}
+
 fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Document>>), PlannerError> {
     let only = match (&query.filter, &query.documents) {
         (Some(filter), ids) => {
