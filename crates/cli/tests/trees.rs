@@ -291,7 +291,7 @@ fn the_whole_is_found_in_summaries_and_a_detail_in_its_passage() {
     };
     let budget = 600;
     let whole =
-        search(json!({"query": "What is this guide about, as a whole?", "budget_tokens": budget, "breadth": 1.0}));
+        search(json!({"query": "What is all of this about, as a whole?", "budget_tokens": budget, "breadth": 1.0}));
     let (summaries, picks) = nodes(&whole);
     assert!(summaries > 0 && whole["tokens"].as_u64().unwrap() <= budget, "{whole}");
     let detail = json!({"query": "How do I stop the server from writing prefixes to disk?", "budget_tokens": budget});
@@ -301,6 +301,9 @@ fn the_whole_is_found_in_summaries_and_a_detail_in_its_passage() {
     assert!(few < summaries && hits[0]["kind"] == "chunk", "{hits:?}");
     assert!(documents(&picks).len() > documents(&hits).len(), "the whole is told of more documents");
     // Without a breadth, the question decides.
-    let unsaid = |query: &Value| nodes(&search(json!({"query": query, "budget_tokens": budget}))).0;
-    assert!(unsaid(&json!("What is this guide about, as a whole?")) > unsaid(&detail["query"]));
+    let mut asked = json!({"query": "What is all of this about, as a whole?", "budget_tokens": budget});
+    let (unsaid, picks) = nodes(&search(asked.clone()));
+    asked["breadth"] = json!(0.0);
+    let (as_a_detail, _) = nodes(&search(asked));
+    assert!(unsaid > as_a_detail, "{unsaid} against {as_a_detail}: {picks:?}");
 }
