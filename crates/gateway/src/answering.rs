@@ -18,10 +18,12 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
 use edgewise_planner::{Answer, AnswerEvent, PlannerError, Query};
+use edgewise_retrieval::Collections;
 use edgewise_types::{CollectionName, Usage};
 
 use crate::{
     ApiError, ErrorKind,
+    caller::Caller,
     middleware::RequestId,
     record::Failure,
     state::{AppState, Parts, Phase},
@@ -49,34 +51,40 @@ impl Answering {
     /// Starts answering, or refuses when the server is at its limit.
     pub(crate) fn start(
         state: &AppState,
+        caller: &Caller,
         collection: CollectionName,
         query: Query,
         request_id: RequestId,
     ) -> Result<Self, ApiError> {
+        let collections = state.collections(caller)?;
+        let query = Query { tenant: caller.tenant.clone(), ..query };
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let parts = state.shared_parts();
         let span = tracing::Span::current();
         // Detached on purpose: the job reports through the channel and ends when that closes.
         drop(tokio::task::spawn_blocking(move || {
-            let last = span.in_scope(|| answer(&parts, &collection, &query, &request_id, &sender));
+            let last = span.in_scope(|| answer(&parts, &collections, &collection, &query, &request_id, &sender));
             // Free before the caller hears of the end, so that its next question finds the place.
             drop(slot);
             // Nobody may be listening any more; what was recorded is all that remains then.
             let _ = sender.send(last);
         }));
-        let stop = must_end(state);
+        let stop = must_end(state, caller);
         Ok(Self { progress, stop, ended: false })
     }
 }
 
-/// Resolves when an answer that begins now must end, with the reason: the time limit, or the end of the grace period.
-pub(crate) fn must_end(state: &AppState) -> Pin<Box<dyn Future<Output = ApiError> + Send>> {
+/// Resolves when an answer that begins now must end, with the reason: the time limit, the end of the grace period, or
+/// that of the caller's key. What was produced until then is recorded and charged.
+pub(crate) fn must_end(state: &AppState, caller: &Caller) -> Pin<Box<dyn Future<Output = ApiError> + Send>> {
     let limit = state.options().request_timeout;
     let cancelling = state.lifecycle().reached(Phase::Cancelling);
+    let ended = state.keys().ended(caller);
     Box::pin(async move {
         tokio::select! {
             () = cancelling => ApiError::shutting_down(),
+            error = ended => error,
             () = tokio::time::sleep(limit) => ApiError::new(
                 ErrorKind::Timeout,
                 format!("the answer took longer than {} s, which is this server's limit", limit.as_secs()),
@@ -119,6 +127,7 @@ impl Stream for Answering {
 /// The job: answers, records, and gives the last step to report.
 fn answer(
     parts: &Parts,
+    collections: &Collections,
     collection: &CollectionName,
     query: &Query,
     request_id: &RequestId,
@@ -130,7 +139,7 @@ fn answer(
     let mut first_token = None;
     let mut output_tokens = 0;
     let mut before = Usage::default();
-    let result = parts.collections.get(collection).map_err(PlannerError::from).and_then(|collection| {
+    let result = collections.get(collection).map_err(PlannerError::from).and_then(|collection| {
         parts.planner.answer(&collection, query, &mut |event| {
             match &event {
                 AnswerEvent::Plan(explanation) => planned = Some(explanation.clone()),

@@ -14,6 +14,7 @@ use edgewise_types::{CollectionName, DocumentId};
 
 use crate::{
     ApiError, ErrorBody, ErrorDetail,
+    caller::Caller,
     extract::{ApiJson, InCollection},
     state::{AppState, Parts},
 };
@@ -88,8 +89,9 @@ fn default_limit() -> usize {
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
 )]
-pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<CollectionList>, ApiError> {
-    let listing = state.read(|parts| Ok(parts.collections.list()?)).await?;
+pub(crate) async fn list(State(state): State<AppState>, caller: Caller) -> Result<Json<CollectionList>, ApiError> {
+    let collections = state.collections(&caller)?;
+    let listing = state.read(move |_| Ok(collections.list()?)).await?;
     let damaged = listing.damaged.into_iter().map(|(name, error)| {
         let error = ApiError::from(error);
         error.log();
@@ -116,17 +118,19 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<Collectio
 )]
 pub(crate) async fn create(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<CreateCollectionRequest>,
 ) -> Result<(StatusCode, Json<CollectionStats>), ApiError> {
     let name: CollectionName = request.name.parse()?;
+    let collections = state.collections(&caller)?;
     state
-        .read(move |parts| {
-            let status = match parts.collections.get(&name) {
+        .read(move |_| {
+            let status = match collections.get(&name) {
                 Ok(_) => StatusCode::OK,
                 Err(RetrievalError::UnknownCollection { .. }) => StatusCode::CREATED,
                 Err(error) => return Err(error.into()),
             };
-            let collection = parts.collections.get_or_create_default(&name)?;
+            let collection = collections.get_or_create_default(&name)?;
             Ok((status, Json(collection.stats()?)))
         })
         .await
@@ -146,9 +150,11 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
 ) -> Result<Json<CollectionStats>, ApiError> {
-    state.read(move |parts| Ok(Json(parts.collections.get(&name)?.stats()?))).await
+    let collections = state.collections(&caller)?;
+    state.read(move |_| Ok(Json(collections.get(&name)?.stats()?))).await
 }
 
 /// Delete a collection with everything in it.
@@ -166,11 +172,13 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
 ) -> Result<StatusCode, ApiError> {
+    let collections = state.collections(&caller)?;
     state
-        .read(move |parts| {
-            parts.collections.delete(&name)?;
+        .read(move |_| {
+            collections.delete(&name)?;
             Ok(StatusCode::NO_CONTENT)
         })
         .await
@@ -194,6 +202,7 @@ pub(crate) async fn delete(
 )]
 pub(crate) async fn search(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<CollectionSearchRequest>,
 ) -> Result<Json<SearchResults>, ApiError> {
@@ -204,8 +213,9 @@ pub(crate) async fn search(
     // A closed connection drops this future, and the guard with it.
     let gone = Arc::new(AtomicBool::new(false));
     let _guard = SetOnDrop(Arc::clone(&gone));
-    let search = move |parts: &Parts| {
-        let collection = parts.collections.get(&name)?;
+    let collections = state.collections(&caller)?;
+    let search = move |_: &Parts| {
+        let collection = collections.get(&name)?;
         Ok(Json(collection.search_until(&request, &|| gone.load(Ordering::Relaxed))?))
     };
     state.read(search).await

@@ -25,6 +25,7 @@ use edgewise_types::{CollectionName, Document, DocumentId, Span};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
+    caller::Caller,
     collections::parse_filter,
     extract::{ApiQuery, InCollection, InDocument, is_media_type, json_body, too_large},
     state::{AppState, Phase},
@@ -136,11 +137,13 @@ pub(crate) struct TextRange {
 )]
 pub(crate) async fn upload(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     request: Request,
 ) -> Result<Json<IngestReport>, ApiError> {
     // An unknown collection is refused before megabytes are read for it.
-    let collection = state.read(move |parts| Ok(parts.collections.get(&name)?)).await?;
+    let collections = state.collections(&caller)?;
+    let collection = state.read(move |_| Ok(collections.get(&name)?)).await?;
     let slot = state.upload_slot().await?;
     let limit = state.options().request_timeout;
     let (sources, passwords) = tokio::time::timeout(limit, read_sources(&state, request)).await.map_err(|_| {
@@ -165,7 +168,7 @@ pub(crate) async fn upload(
     if report.sources.iter().any(changed) {
         let shared = state.clone();
         // Writing the job down may wait for another write; the response does not.
-        drop(tokio::task::spawn_blocking(move || tree::after_ingest(&shared, &after)));
+        drop(tokio::task::spawn_blocking(move || tree::after_ingest(&shared, &caller.tenant, &after)));
     }
     Ok(Json(report))
 }
@@ -264,6 +267,7 @@ fn check_uri(uri: &str) -> Result<(), ApiError> {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiQuery(page): ApiQuery<Page>,
 ) -> Result<Json<DocumentList>, ApiError> {
@@ -272,9 +276,10 @@ pub(crate) async fn list(
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("limit must be between 1 and {MAX_PAGE}")));
     }
+    let collections = state.collections(&caller)?;
     state
-        .read(move |parts| {
-            let collection = parts.collections.get(&name)?;
+        .read(move |_| {
+            let collection = collections.get(&name)?;
             let (documents, total) = match filter {
                 None => (collection.documents(offset, limit)?, collection.stats()?.documents),
                 Some(filter) => {
@@ -305,9 +310,11 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
 ) -> Result<Json<Document>, ApiError> {
-    state.read(move |parts| Ok(Json(parts.collections.get(&name)?.document(&id)?))).await
+    let collections = state.collections(&caller)?;
+    state.read(move |_| Ok(Json(collections.get(&name)?.document(&id)?))).await
 }
 
 /// Normalised text of a document, or the part of it that a citation points to.
@@ -330,12 +337,14 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn text(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
     ApiQuery(range): ApiQuery<TextRange>,
 ) -> Result<Response, ApiError> {
+    let collections = state.collections(&caller)?;
     let text = state
-        .read(move |parts| {
-            let text = parts.collections.get(&name)?.document_text(&id)?;
+        .read(move |_| {
+            let text = collections.get(&name)?.document_text(&id)?;
             let (start, end) = (range.start.unwrap_or(0), range.end.unwrap_or(text.len()));
             // Not `Span::new`, which would turn an inverted range into an empty one.
             let part = Span { start, end }.slice(&text);
@@ -364,11 +373,13 @@ pub(crate) async fn text(
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
 ) -> Result<StatusCode, ApiError> {
+    let collections = state.collections(&caller)?;
     state
-        .read(move |parts| {
-            parts.collections.get(&name)?.delete_document(&id)?;
+        .read(move |_| {
+            collections.get(&name)?.delete_document(&id)?;
             Ok(StatusCode::NO_CONTENT)
         })
         .await

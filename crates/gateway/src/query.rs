@@ -16,6 +16,7 @@ use edgewise_types::{CollectionName, DocumentId, TenantId};
 use crate::{
     ApiError, ErrorBody,
     answering::{Answering, Progress},
+    caller::Caller,
     collections::{parse_filter, parse_ids},
     extract::ApiJson,
     middleware::RequestId,
@@ -184,7 +185,7 @@ impl From<ExplainRequest> for QueryRequest {
 
 impl QueryRequest {
     /// The planner's query; it checks the ranges.
-    fn into_query(self) -> Result<(CollectionName, Query), ApiError> {
+    fn into_query(self, tenant: TenantId) -> Result<(CollectionName, Query), ApiError> {
         let documents = parse_ids(self.documents)?;
         let query = Query {
             question: self.question,
@@ -198,7 +199,7 @@ impl QueryRequest {
             sampling: self.sampling,
             max_output_tokens: self.max_output_tokens,
             stop: self.stop,
-            tenant: TenantId::local(),
+            tenant,
             history: self.history,
             escalate: self.escalate,
         };
@@ -236,12 +237,13 @@ impl QueryRequest {
 )]
 pub(crate) async fn query(
     State(state): State<AppState>,
+    caller: Caller,
     request_id: RequestId,
     ApiJson(request): ApiJson<QueryRequest>,
 ) -> Result<Response, ApiError> {
     let stream = request.stream;
-    let (collection, query) = request.into_query()?;
-    let mut answering = Answering::start(&state, collection, query, request_id)?;
+    let (collection, query) = request.into_query(caller.tenant.clone())?;
+    let mut answering = Answering::start(&state, &caller, collection, query, request_id)?;
     if stream {
         return sse::respond(answering).await;
     }
@@ -276,14 +278,16 @@ pub(crate) async fn query(
 )]
 pub(crate) async fn explain(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<ExplainRequest>,
 ) -> Result<Json<Explanation>, ApiError> {
-    let (collection, query) = QueryRequest::from(request).into_query()?;
+    let (collection, query) = QueryRequest::from(request).into_query(caller.tenant.clone())?;
+    let collections = state.collections(&caller)?;
     // Composing prompts to price them is work of the size of an answer's preparation, hence the same limit.
     let slot = state.answer_slot()?;
     let explanation = state
         .blocking(slot, move |parts| {
-            let collection = parts.collections.get(&collection)?;
+            let collection = collections.get(&collection)?;
             Ok(parts.planner.explain(&collection, &query)?)
         })
         .await?;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa::ToSchema;
 
+use edgewise_access::AccessStore;
 use edgewise_planner::{Planner, ReadingMonitor};
 use edgewise_retrieval::Collections;
 use edgewise_telemetry::{
@@ -21,7 +22,9 @@ use edgewise_telemetry::{
     names::{self, labels},
 };
 
-use crate::{ApiError, Recorder, Trees, dialect::memory::Memory, jobs::Jobs, tree};
+use crate::{
+    ApiError, Recorder, Trees, caller::Caller, dialect::memory::Memory, jobs::Jobs, keys::Keys, tenants::Tenants, tree,
+};
 
 /// Limits and times of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,10 @@ pub struct GatewayOptions {
     pub shutdown_grace: Duration,
     /// Host names this server answers for, besides `localhost` and every IP address.
     pub allowed_hosts: Vec<String>,
+    /// Whether a key is needed even while none was made: wherever others than this machine's users can connect.
+    pub keys_required: bool,
+    /// Whether connections are encrypted by this server.
+    pub tls: bool,
 }
 
 impl Default for GatewayOptions {
@@ -58,6 +65,8 @@ impl From<&edgewise_settings::Server> for GatewayOptions {
             max_concurrent_uploads: 2,
             shutdown_grace: Duration::from_secs(server.shutdown_grace_s),
             allowed_hosts: Vec::new(),
+            keys_required: false,
+            tls: false,
         }
     }
 }
@@ -79,8 +88,11 @@ pub struct ServerInfo {
 /// What the server is made of.
 #[derive(Clone)]
 pub struct Parts {
-    /// The collections.
-    pub collections: Arc<Collections>,
+    /// The collections of the tenant `local`; those of others are in folders below its own. Handlers take theirs from
+    /// [`AppState::collections`].
+    pub local_collections: Arc<Collections>,
+    /// Keys, and who may do what.
+    pub access: Arc<AccessStore>,
     /// Answers questions.
     pub planner: Arc<Planner>,
     /// Records them.
@@ -107,6 +119,8 @@ pub struct AppState {
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     memory: Memory,
+    tenants: Tenants,
+    keys: Keys,
 }
 
 /// Short blocking calls, such as catalog reads, running at once; more wait.
@@ -125,6 +139,8 @@ impl AppState {
             uploads: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
             memory: Memory::default(),
+            tenants: Tenants::new(Arc::clone(&parts.local_collections)),
+            keys: Keys::watch(Arc::clone(&parts.access), parts.options.keys_required),
             parts: Arc::new(parts),
         };
         // Nobody waits for it: a job that is not taken up yet is one that waits.
@@ -138,6 +154,21 @@ impl AppState {
     /// Background work.
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// The collections of the caller's tenant.
+    pub(crate) fn collections(&self, caller: &Caller) -> Result<Arc<Collections>, ApiError> {
+        Ok(self.tenants.of(&caller.tenant)?)
+    }
+
+    /// The collections of every tenant.
+    pub(crate) fn tenants(&self) -> &Tenants {
+        &self.tenants
+    }
+
+    /// Who may do what.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// How far the server has come.

@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
+    caller::Caller,
     extract::ApiQuery,
     state::{AppState, Phase},
 };
@@ -58,10 +59,11 @@ pub(crate) struct Which {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(which): ApiQuery<Which>,
 ) -> Result<Json<JobList>, ApiError> {
     let collection = which.collection.map(|name| name.parse::<CollectionName>()).transpose()?;
-    let mut jobs = state.jobs().list();
+    let mut jobs = state.jobs().list(&caller.tenant);
     jobs.retain(|job| collection.as_ref().is_none_or(|name| job.collection == *name));
     Ok(Json(JobList { jobs }))
 }
@@ -77,13 +79,23 @@ pub(crate) async fn list(
         (status = 404, description = "No such job", body = ErrorBody),
     )
 )]
-pub(crate) async fn get(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    Ok(Json(state.jobs().get(&id)?.job()))
+pub(crate) async fn get(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Job>, ApiError> {
+    Ok(Json(state.jobs().get(&caller.tenant, &id)?.job()))
 }
 
 /// The job after `asked`, or a conflict where that came too late.
-fn asked(state: &AppState, id: &str, what: &str, ask: impl Fn(&super::Control) -> bool) -> Result<Json<Job>, ApiError> {
-    let control = state.jobs().get(id)?;
+fn asked(
+    state: &AppState,
+    caller: &Caller,
+    id: &str,
+    what: &str,
+    ask: impl Fn(&super::Control) -> bool,
+) -> Result<Json<Job>, ApiError> {
+    let control = state.jobs().get(&caller.tenant, id)?;
     let open = ask(&control);
     let job = control.job();
     if open {
@@ -105,8 +117,12 @@ fn asked(state: &AppState, id: &str, what: &str, ask: impl Fn(&super::Control) -
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn pause(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "paused", super::Control::pause)
+pub(crate) async fn pause(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "paused", super::Control::pause)
 }
 
 /// Let a paused job go on.
@@ -121,8 +137,12 @@ pub(crate) async fn pause(State(state): State<AppState>, Path(id): Path<String>)
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn resume(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "resumed", super::Control::resume)
+pub(crate) async fn resume(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "resumed", super::Control::resume)
 }
 
 /// End a background job. What it has done is kept.
@@ -139,8 +159,12 @@ pub(crate) async fn resume(State(state): State<AppState>, Path(id): Path<String>
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn cancel(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "cancelled", super::Control::cancel)
+pub(crate) async fn cancel(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "cancelled", super::Control::cancel)
 }
 
 /// Follow a background job.
@@ -157,8 +181,12 @@ pub(crate) async fn cancel(State(state): State<AppState>, Path(id): Path<String>
         (status = 404, description = "No such job", body = ErrorBody),
     )
 )]
-pub(crate) async fn events(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let mut job = state.jobs().get(&id)?.subscribe();
+pub(crate) async fn events(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let mut job = state.jobs().get(&caller.tenant, &id)?.subscribe();
     let ending = state.lifecycle().reached(Phase::Draining);
     let (sender, events) = mpsc::channel::<Result<sse::Event, Infallible>>(1);
     tokio::spawn(async move {

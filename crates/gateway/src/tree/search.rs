@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::{
     ApiError, ErrorBody,
+    caller::Caller,
     collections::{parse_filter, parse_ids},
     extract::{ApiJson, InCollection},
     state::{AppState, Parts},
@@ -69,18 +70,21 @@ fn default_budget() -> usize {
 )]
 pub(crate) async fn search(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<CollectionTreeSearchRequest>,
 ) -> Result<Json<TreeResults>, ApiError> {
     let CollectionTreeSearchRequest { query: text, budget_tokens, search, breadth, diversity, allow_ancestors, .. } =
         request;
     let (documents, filter) = (parse_ids(request.documents)?, parse_filter(request.filter.as_deref())?);
+    let collections = state.collections(&caller)?;
     let search = move |parts: &Parts| {
-        let collection = parts.collections.get(&name)?;
+        let collection = collections.get(&name)?;
         let breadth = match breadth {
             Some(breadth) => breadth,
             None => {
-                let query = Query { documents: documents.clone(), filter: filter.clone(), ..Query::new(text.clone()) };
+                let (documents, filter) = (documents.clone(), filter.clone());
+                let query = Query { documents, filter, tenant: caller.tenant, ..Query::new(text.clone()) };
                 tree_breadth(&parts.planner.question_kind(&collection, &query)?)
             }
         };

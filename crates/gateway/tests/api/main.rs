@@ -7,6 +7,8 @@ mod documents;
 mod errors;
 mod feedback;
 mod harness;
+mod isolation;
+mod keys;
 mod questions;
 mod server;
 mod surroundings;
