@@ -12,18 +12,23 @@
 //! crate run on scripted models.
 
 mod answering;
+mod batch;
 mod budget;
 mod cache;
 mod collections;
+mod conversations;
 mod dialect;
 mod documents;
 mod error;
+mod etag;
 mod extract;
 mod feedback;
 mod health;
+mod idempotency;
 mod jobs;
 mod middleware;
 mod openapi;
+mod page;
 mod pages;
 mod query;
 mod reading;
@@ -31,11 +36,15 @@ mod record;
 mod serve;
 mod sse;
 mod state;
+mod store;
 mod tree;
 mod upkeep;
 mod usage;
 
+pub use batch::{BatchFailure, BatchProgress, BatchRequest};
+pub use cache::{CachedPrefix, PrefixList, PrefixTtl, WarmReport, WarmRequest};
 pub use collections::{CollectionList, CollectionSearchRequest, CreateCollectionRequest, DamagedCollection};
+pub use conversations::{Conversation, ConversationDetail, ConversationList, ConversationRequest, ConversationTurn};
 pub use documents::{DocumentList, DocumentUpload};
 pub use error::{ApiError, ErrorBody, ErrorDetail, ErrorKind};
 pub use feedback::{FeedbackForgotten, FeedbackRequest, FeedbackStored, check_rating, learned};

@@ -13,7 +13,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -136,8 +136,10 @@ pub(crate) async fn rename(
 ) -> Result<Json<CollectionStats>, ApiError> {
     let to: CollectionName = request.name.parse()?;
     let slot = state.upload_slot().await?;
+    let turn = state.order().turn(name.as_str(), &HeaderMap::new()).await;
     state
         .blocking(slot, move |parts| {
+            let _turn = turn;
             parts.collections.rename(&name, &to)?;
             Ok(Json(parts.collections.get(&to)?.stats()?))
         })

@@ -11,7 +11,7 @@ use edgewise_types::CollectionName;
 use serde_json::Value;
 
 use crate::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, batch,
     jobs::{Control, Ended, Stop, Work, control::Turns},
     middleware::new_id,
     state::Lifecycle,
@@ -32,11 +32,15 @@ const REMEMBERED: usize = 20;
 pub(crate) struct Jobs {
     all: Arc<Mutex<BTreeMap<String, Control>>>,
     turns: Turns,
+    /// Of uploads, which would otherwise wait for hours behind a build.
+    uploads: Turns,
     lifecycle: Lifecycle,
 }
 
 /// A job to start.
 pub(crate) struct NewJob {
+    /// Its id, if it must be known beforehand.
+    pub(crate) id: Option<String>,
     /// Where.
     pub(crate) collection: Arc<Collection>,
     /// What it does.
@@ -47,7 +51,12 @@ pub(crate) struct NewJob {
 
 impl Jobs {
     pub(crate) fn new(lifecycle: Lifecycle) -> Self {
-        Self { all: Arc::default(), turns: Turns::default(), lifecycle }
+        Self { all: Arc::default(), turns: Turns::default(), uploads: Turns::default(), lifecycle }
+    }
+
+    /// The line that jobs of a kind stand in.
+    fn turns(&self, kind: &str) -> Turns {
+        if kind == batch::KIND { self.uploads.clone() } else { self.turns.clone() }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<String, Control>) -> T) -> T {
@@ -69,14 +78,14 @@ impl Jobs {
         })
     }
 
-    /// Starts a job, or refuses while another of its kind works on the collection. Blocks until it is on record.
+    /// Starts a job, or refuses while another build works on the collection. Blocks until it is on record.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`]; what writing to the collection can fail with.
     pub(crate) fn start(&self, new: NewJob, work: Work) -> Result<Job, ApiError> {
         let now = jiff::Timestamp::now();
         let job = Job {
-            id: new_id(),
+            id: new.id.unwrap_or_else(new_id),
             collection: new.collection.name().clone(),
             kind: new.kind.to_owned(),
             state: JobState::Queued,
@@ -110,7 +119,7 @@ impl Jobs {
     /// Lists jobs that were over before this server began.
     pub(crate) fn remember(&self, jobs: Vec<Job>) {
         for job in jobs {
-            let (control, _) = Control::new(job.clone(), self.turns.clone(), self.lifecycle.clone());
+            let (control, _) = Control::new(job.clone(), self.turns(&job.kind), self.lifecycle.clone());
             self.with(|all| {
                 all.entry(job.id).or_insert(control);
             });
@@ -118,10 +127,13 @@ impl Jobs {
     }
 
     fn register(&self, job: &Job) -> Result<mpsc::Receiver<()>, ApiError> {
-        let (control, changes) = Control::new(job.clone(), self.turns.clone(), self.lifecycle.clone());
+        let (control, changes) = Control::new(job.clone(), self.turns(&job.kind), self.lifecycle.clone());
         self.with(|all| {
-            let same =
-                |other: &Job| other.collection == job.collection && other.kind == job.kind && !other.state.ended();
+            // Any number of uploads may wait; another build would only do the same again.
+            let same = |other: &Job| {
+                let waits = other.collection == job.collection && other.kind == job.kind && !other.state.ended();
+                waits && job.kind != batch::KIND
+            };
             if let Some(other) = all.values().map(Control::job).find(same) {
                 let Job { id, kind, collection, state, .. } = other;
                 let message = format!("a {kind} job of collection `{collection}` is {state} already: {id}");

@@ -156,7 +156,7 @@ pub(crate) async fn build(
             let collection = shared.collections.get(&name)?;
             let work = work(parts, Arc::clone(&collection), request.clone());
             let request = serde_json::to_value(&request).map_err(|error| ApiError::internal(error.to_string()))?;
-            jobs.start(NewJob { collection, kind: KIND, request }, work)
+            jobs.start(NewJob { id: None, collection, kind: KIND, request }, work)
         })
         .await?;
     let mut response = (StatusCode::ACCEPTED, Json(&job)).into_response();
@@ -232,7 +232,8 @@ pub(crate) fn after_ingest(state: &AppState, collection: &Arc<Collection>) {
     }
     let work = work(parts, Arc::clone(collection), TreeBuildRequest::default());
     let request = serde_json::to_value(TreeBuildRequest::default()).unwrap_or_default();
-    let started = state.jobs().start(NewJob { collection: Arc::clone(collection), kind: KIND, request }, work);
+    let started =
+        state.jobs().start(NewJob { id: None, collection: Arc::clone(collection), kind: KIND, request }, work);
     match started {
         Ok(job) => tracing::info!(job = job.id, collection = %collection.name(), "building the summary tree"),
         Err(error) if error.kind() == ErrorKind::Conflict => {

@@ -7,6 +7,7 @@ mod documents;
 mod errors;
 mod feedback;
 mod harness;
+mod native;
 mod questions;
 mod server;
 mod surroundings;
