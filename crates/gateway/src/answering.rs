@@ -19,10 +19,12 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
 use edgewise_planner::{Answer, AnswerEvent, PlannerError, Query};
+use edgewise_retrieval::Collections;
 use edgewise_types::{CollectionName, Usage};
 
 use crate::{
     ApiError, ErrorKind,
+    caller::Caller,
     conversations::Keep,
     middleware::RequestId,
     record::Failure,
@@ -51,11 +53,14 @@ impl Answering {
     /// Starts answering, or refuses when the server is at its limit. `keep` is told of the answer.
     pub(crate) fn start(
         state: &AppState,
+        caller: &Caller,
         collection: CollectionName,
         query: Query,
         request_id: RequestId,
         keep: Option<Keep>,
     ) -> Result<Self, ApiError> {
+        let collections = state.collections(caller)?;
+        let query = Query { tenant: caller.tenant.clone(), ..query };
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let (parts, labels) = (state.shared_parts(), state.labels().clone());
@@ -64,7 +69,7 @@ impl Answering {
         drop(tokio::task::spawn_blocking(move || {
             let last = span.in_scope(|| {
                 let before = labels.newest(&parts);
-                let answered = answer(&parts, &collection, &query, &request_id, &sender);
+                let answered = answer(&parts, &collections, &collection, &query, &request_id, &sender);
                 let kept = answered.and_then(|answer| {
                     labels.answered(&parts, before, &query.tenant, &answer);
                     // The conversation's next question may come as soon as this one's end is told.
@@ -78,18 +83,21 @@ impl Answering {
             // Nobody may be listening any more; what was recorded is all that remains then.
             let _ = sender.send(last);
         }));
-        let stop = must_end(state);
+        let stop = must_end(state, caller);
         Ok(Self { progress, stop, ended: false })
     }
 }
 
-/// Resolves when an answer that begins now must end, with the reason: the time limit, or the end of the grace period.
-pub(crate) fn must_end(state: &AppState) -> Pin<Box<dyn Future<Output = ApiError> + Send>> {
+/// Resolves when an answer that begins now must end, with the reason: the time limit, the end of the grace period, or
+/// that of the caller's key. What was produced until then is recorded and charged.
+pub(crate) fn must_end(state: &AppState, caller: &Caller) -> Pin<Box<dyn Future<Output = ApiError> + Send>> {
     let limit = state.options().request_timeout;
     let cancelling = state.lifecycle().reached(Phase::Cancelling);
+    let ended = state.keys().ended(caller);
     Box::pin(async move {
         tokio::select! {
             () = cancelling => ApiError::shutting_down(),
+            error = ended => error,
             () = tokio::time::sleep(limit) => ApiError::new(
                 ErrorKind::Timeout,
                 format!("the answer took longer than {} s, which is this server's limit", limit.as_secs()),
@@ -132,6 +140,7 @@ impl Stream for Answering {
 /// The job: answers and records.
 fn answer(
     parts: &Parts,
+    collections: &Collections,
     collection: &CollectionName,
     query: &Query,
     request_id: &RequestId,
@@ -143,7 +152,7 @@ fn answer(
     let mut first_token = None;
     let mut output_tokens = 0;
     let mut before = Usage::default();
-    let result = parts.collections.get(collection).map_err(PlannerError::from).and_then(|collection| {
+    let result = collections.get(collection).map_err(PlannerError::from).and_then(|collection| {
         parts.planner.answer(&collection, query, &mut |event| {
             match &event {
                 AnswerEvent::Plan(explanation) => planned = Some(explanation.clone()),

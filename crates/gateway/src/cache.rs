@@ -27,6 +27,7 @@ use edgewise_types::{CollectionName, Money, TenantId, Timings, Usage};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind, RouteChoice,
+    caller::Caller,
     extract::{ApiJson, ApiPath, ApiQuery},
     middleware::RequestId,
     page::{self, PageParams},
@@ -37,6 +38,8 @@ use crate::{
 const ROUTE: &str = "warm";
 
 /// Pages, hits, misses by reason, evictions, and the prefixes that are kept, with the time they have left.
+///
+/// A tenant that is not the operator sees its own prefixes; figures of the whole cache are 0.
 #[utoipa::path(
     get,
     path = "/v1/cache",
@@ -46,15 +49,26 @@ const ROUTE: &str = "warm";
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
 )]
-pub(crate) async fn get(State(state): State<AppState>) -> Result<Json<CacheState>, ApiError> {
-    let tenant = TenantId::local();
-    state
-        .read(move |parts| {
-            let mut cache = parts.planner.cache();
-            cache.prefixes.retain(|prefix| prefix.tenant == tenant);
-            Ok(Json(cache))
-        })
-        .await
+pub(crate) async fn get(State(state): State<AppState>, caller: Caller) -> Result<Json<CacheState>, ApiError> {
+    state.read(move |parts| Ok(Json(visible(parts.planner.cache(), &caller)))).await
+}
+
+/// What a caller may see of the cache. The operator sees all of it; a tenant its own prefixes and what the pages are like,
+/// since every other figure moves with what others send.
+pub(crate) fn visible(cache: CacheState, caller: &Caller) -> CacheState {
+    if caller.is_operator() {
+        return cache;
+    }
+    let CacheState { page_tokens, page_bytes, mut prefixes, .. } = cache;
+    prefixes.retain(|prefix| prefix.tenant == caller.tenant);
+    let pages_retained = prefixes.iter().map(|prefix| prefix.pages).sum();
+    CacheState { page_tokens, page_bytes, pages_retained, prefixes, ..CacheState::default() }
+}
+
+/// Whether there is such a prefix and the caller may end it.
+pub(crate) fn owns(cache: &CacheState, caller: &Caller, id: u64) -> bool {
+    let own = |tenant: &TenantId| *tenant == caller.tenant || caller.is_operator();
+    cache.prefixes.iter().any(|prefix| prefix.id == id && own(&prefix.tenant))
 }
 
 /// A prefix the engine keeps.
@@ -92,15 +106,16 @@ pub struct PrefixList {
 )]
 pub(crate) async fn prefixes(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(asked): ApiQuery<PageParams>,
 ) -> Result<Json<PrefixList>, ApiError> {
-    let tenant = TenantId::local();
     let limit = page::limit(asked.limit, page::MAX_LIMIT)?;
     let wrong = |_| ApiError::new(ErrorKind::InvalidRequest, "this is not a cursor of this list");
     let after = asked.after::<1>()?.map(|[id]| id.parse::<u64>().map_err(wrong)).transpose()?;
     let labels = state.labels().clone();
     let list = move |parts: &Parts| {
-        let mut prefixes = own(parts, &tenant);
+        let mut prefixes = visible(parts.planner.cache(), &caller).prefixes;
+        prefixes.sort_by_key(|prefix| prefix.id);
         prefixes.retain(|prefix| after.is_none_or(|after| prefix.id > after));
         prefixes.truncate(limit + 1);
         let (prefixes, next) = page::cut(prefixes, limit, |prefix| page::cursor(&[&prefix.id.to_string()]));
@@ -108,14 +123,6 @@ pub(crate) async fn prefixes(
         Ok(Json(PrefixList { prefixes: prefixes.into_iter().map(labelled).collect(), next }))
     };
     state.read(list).await
-}
-
-/// A tenant's prefixes, oldest first.
-fn own(parts: &Parts, tenant: &TenantId) -> Vec<RetainedPrefix> {
-    let mut prefixes = parts.planner.cache().prefixes;
-    prefixes.retain(|prefix| prefix.tenant == *tenant);
-    prefixes.sort_by_key(|prefix| prefix.id);
-    prefixes
 }
 
 /// How long to keep a prefix after each use.
@@ -187,10 +194,12 @@ pub struct WarmReport {
 )]
 pub(crate) async fn warm(
     State(state): State<AppState>,
+    caller: Caller,
     id: RequestId,
     ApiJson(request): ApiJson<WarmRequest>,
 ) -> Result<Response, ApiError> {
-    let tenant = TenantId::local();
+    let collections = state.collections(&caller)?;
+    let tenant = caller.tenant;
     let name: CollectionName = request.collection.parse()?;
     let route = request.route.and_then(RouteChoice::forced).unwrap_or(Route::Full);
     let retention = Retention::from(request.ttl);
@@ -201,7 +210,7 @@ pub(crate) async fn warm(
     let _guard = SetOnDrop(Arc::clone(&gone));
     let report = state
         .blocking(slot, move |parts| {
-            let collection = parts.collections.get(&name)?;
+            let collection = collections.get(&name)?;
             let (before, at) = (labels.newest(parts), jiff::Timestamp::now());
             let started = std::time::Instant::now();
             let go_on = || !gone.load(Ordering::Relaxed);
@@ -210,7 +219,8 @@ pub(crate) async fn warm(
             let record = record(parts, &id, at, (&tenant, &name), &warmed, started.elapsed().as_secs_f64() * 1e3);
             parts.recorder.write(&RequestRecord { cost, ..record });
             labels.note(parts, before, &tenant, &name, &[warmed.tokens]);
-            let found = own(parts, &tenant).into_iter().find(|prefix| prefix.tokens == warmed.tokens);
+            let of = |prefix: &RetainedPrefix| prefix.tenant == tenant && prefix.tokens == warmed.tokens;
+            let found = parts.planner.cache().prefixes.into_iter().find(of);
             let prefix = found.map(|prefix| CachedPrefix { collection: labels.of(prefix.id), prefix });
             Ok(WarmReport { tokens: warmed.tokens, usage: warmed.usage, cost, prefix })
         })
@@ -275,18 +285,18 @@ impl Drop for SetOnDrop {
         (status = 404, description = "No such prefix", body = ErrorBody),
     )
 )]
-pub(crate) async fn release(State(state): State<AppState>, ApiPath(id): ApiPath<u64>) -> Result<StatusCode, ApiError> {
-    let tenant = TenantId::local();
+pub(crate) async fn release(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<u64>,
+) -> Result<StatusCode, ApiError> {
     state
-        .read(move |parts| {
-            let is_own = own(parts, &tenant).iter().any(|prefix| prefix.id == id);
-            match is_own && parts.planner.release_prefix(id) {
-                true => Ok(StatusCode::NO_CONTENT),
-                false => {
-                    let message = format!("no prefix {id} is kept: it may have expired");
-                    let error = ApiError::new(ErrorKind::UnknownPrefix, message);
-                    Err(error.hint("GET /v1/cache/prefixes lists what is kept"))
-                }
+        .read(move |parts| match owns(&parts.planner.cache(), &caller, id) && parts.planner.release_prefix(id) {
+            true => Ok(StatusCode::NO_CONTENT),
+            false => {
+                let message = format!("no prefix {id} is kept: it may have expired");
+                let error = ApiError::new(ErrorKind::UnknownPrefix, message);
+                Err(error.hint("GET /v1/cache/prefixes lists what is kept"))
             }
         })
         .await

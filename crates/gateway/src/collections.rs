@@ -19,6 +19,7 @@ use edgewise_types::{CollectionName, DocumentId};
 
 use crate::{
     ApiError, ErrorBody, ErrorDetail,
+    caller::Caller,
     etag::{self, IfMatch, IfNoneMatch, Tag},
     extract::{ApiJson, ApiQuery, InCollection},
     page::{self, PageParams},
@@ -105,18 +106,20 @@ fn default_limit() -> usize {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(asked): ApiQuery<PageParams>,
 ) -> Result<Json<CollectionList>, ApiError> {
     let limit = page::limit(asked.limit, PAGE)?;
     let after = asked.after::<1>()?.map(|[name]| name);
-    let read = move |parts: &Parts| {
-        let mut names = parts.collections.names()?;
+    let own = state.collections(&caller)?;
+    let read = move |_: &Parts| {
+        let mut names = own.names()?;
         names.retain(|name| after.as_deref().is_none_or(|after| name.as_str() > after));
         names.truncate(limit + 1);
         let (names, next) = page::cut(names, limit, |name| page::cursor(&[name.as_str()]));
         let (mut collections, mut damaged) = (Vec::new(), Vec::new());
         for name in names {
-            match parts.collections.get(&name).and_then(|collection| collection.stats()) {
+            match own.get(&name).and_then(|collection| collection.stats()) {
                 Ok(stats) => collections.push(stats),
                 // Deleted since its name was read.
                 Err(RetrievalError::UnknownCollection { .. }) => {}
@@ -152,21 +155,23 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn create(
     State(state): State<AppState>,
+    caller: Caller,
     headers: HeaderMap,
     ApiJson(request): ApiJson<CreateCollectionRequest>,
 ) -> Result<Response, ApiError> {
     let name: CollectionName = request.name.parse()?;
-    let turn = state.order().turn(name.as_str(), &headers).await;
+    let collections = state.collections(&caller)?;
+    let turn = state.order().turn(&caller.tenant, &name, &headers).await;
     state
-        .read(move |parts| {
+        .read(move |_| {
             let _turn = turn;
-            let (status, now) = match parts.collections.get(&name) {
+            let (status, now) = match collections.get(&name) {
                 Ok(collection) => (StatusCode::OK, Some(Tag::of_json(&collection.stats()?)?)),
                 Err(RetrievalError::UnknownCollection { .. }) => (StatusCode::CREATED, None),
                 Err(error) => return Err(error.into()),
             };
             etag::check(&headers, now.as_ref())?;
-            let stats = parts.collections.get_or_create_default(&name)?.stats()?;
+            let stats = collections.get_or_create_default(&name)?.stats()?;
             let tag = Tag::of_json(&stats)?;
             Ok(tag.respond(&HeaderMap::new(), (status, Json(stats))))
         })
@@ -188,10 +193,12 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    state.read(move |parts| etag::json(&headers, &parts.collections.get(&name)?.stats()?)).await
+    let collections = state.collections(&caller)?;
+    state.read(move |_| etag::json(&headers, &collections.get(&name)?.stats()?)).await
 }
 
 /// Delete a collection with everything in it.
@@ -210,17 +217,19 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let turn = state.order().turn(name.as_str(), &headers).await;
+    let collections = state.collections(&caller)?;
+    let turn = state.order().turn(&caller.tenant, &name, &headers).await;
     state
-        .read(move |parts| {
+        .read(move |_| {
             let _turn = turn;
             if etag::conditional(&headers) {
-                etag::check(&headers, Some(&Tag::of_json(&parts.collections.get(&name)?.stats()?)?))?;
+                etag::check(&headers, Some(&Tag::of_json(&collections.get(&name)?.stats()?)?))?;
             }
-            parts.collections.delete(&name)?;
+            collections.delete(&name)?;
             Ok(StatusCode::NO_CONTENT)
         })
         .await
@@ -244,6 +253,7 @@ pub(crate) async fn delete(
 )]
 pub(crate) async fn search(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<CollectionSearchRequest>,
 ) -> Result<Json<SearchResults>, ApiError> {
@@ -254,8 +264,9 @@ pub(crate) async fn search(
     // A closed connection drops this future, and the guard with it.
     let gone = Arc::new(AtomicBool::new(false));
     let _guard = SetOnDrop(Arc::clone(&gone));
-    let search = move |parts: &Parts| {
-        let collection = parts.collections.get(&name)?;
+    let collections = state.collections(&caller)?;
+    let search = move |_: &Parts| {
+        let collection = collections.get(&name)?;
         Ok(Json(collection.search_until(&request, &|| gone.load(Ordering::Relaxed))?))
     };
     state.read(search).await

@@ -29,6 +29,7 @@ use edgewise_types::{CollectionName, Money, TenantId, Timings, Usage};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
+    caller::Caller,
     extract::{ApiJson, ApiPath, ApiQuery},
     middleware::new_id,
     page::{self, PageParams},
@@ -175,15 +176,17 @@ fn unknown(id: &str) -> ApiError {
 )]
 pub(crate) async fn create(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<ConversationRequest>,
 ) -> Result<Response, ApiError> {
-    let tenant = TenantId::local();
+    let collections = state.collections(&caller)?;
+    let tenant = caller.tenant;
     let collection: CollectionName = request.collection.parse()?;
     let title = request.title.map(check_title).transpose()?;
     let (store, name) = (state.store(), collection.clone());
     let head = state
-        .read(move |parts| {
-            parts.collections.get(&name)?;
+        .read(move |_| {
+            collections.get(&name)?;
             let now = jiff::Timestamp::now();
             let id = format!("conv_{}{}", new_id(), new_id());
             let head = Head { id, collection, title, created: now, updated: now, turns: 0 };
@@ -222,9 +225,10 @@ fn check_title(title: String) -> Result<String, ApiError> {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(which): ApiQuery<Which>,
 ) -> Result<Json<ConversationList>, ApiError> {
-    let tenant = TenantId::local();
+    let tenant = caller.tenant;
     let collection = which.collection.map(|name| name.parse::<CollectionName>()).transpose()?;
     let limit = page::limit(which.limit, 100)?;
     let after = which.cursor.as_deref().map(page::parse::<2>).transpose()?.map(place).transpose()?;
@@ -256,10 +260,11 @@ fn place([updated, id]: [String; 2]) -> Result<Placed, ApiError> {
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     ApiPath(id): ApiPath<String>,
     ApiQuery(page): ApiQuery<PageParams>,
 ) -> Result<Json<ConversationDetail>, ApiError> {
-    let tenant = TenantId::local();
+    let tenant = caller.tenant;
     let limit = page.limit()?;
     let wrong = |_| ApiError::new(ErrorKind::InvalidRequest, "this is not a cursor of this list");
     let after = page.after::<1>()?.map(|[n]| n.parse::<usize>().map_err(wrong)).transpose()?.unwrap_or(0);
@@ -293,9 +298,10 @@ fn read_turn(stored: &Stored) -> Result<ConversationTurn, ApiError> {
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     ApiPath(id): ApiPath<String>,
 ) -> Result<StatusCode, ApiError> {
-    let (tenant, store) = (TenantId::local(), state.store());
+    let (tenant, store) = (caller.tenant, state.store());
     let delete = move |_: &crate::state::Parts| match store.delete_conversation(&tenant, &id)? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(unknown(&id)),

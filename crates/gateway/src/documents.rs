@@ -25,6 +25,7 @@ use edgewise_types::{CollectionName, Document, DocumentId, Span};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
+    caller::Caller,
     collections::parse_filter,
     etag::{self, IfMatch, IfNoneMatch, Tag},
     extract::{ApiQuery, InCollection, InDocument, is_media_type, json_body, too_large},
@@ -142,16 +143,18 @@ pub(crate) struct TextRange {
 )]
 pub(crate) async fn upload(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     request: Request,
 ) -> Result<Json<IngestReport>, ApiError> {
     // An unknown collection is refused before megabytes are read for it.
-    let collection = state.read(move |parts| Ok(parts.collections.get(&name)?)).await?;
     let headers = request.headers().clone();
     if etag::conditional(&headers) && !is_media_type(&headers, "application/json") {
         let message = "If-Match and If-None-Match go with one document, sent as JSON";
         return Err(ApiError::new(ErrorKind::InvalidRequest, message).hint("leave the header out for a form of files"));
     }
+    let collections = state.collections(&caller)?;
+    let collection = state.read(move |_| Ok(collections.get(&name)?)).await?;
     let slot = state.upload_slot().await?;
     let limit = state.options().request_timeout;
     let (sources, passwords) = tokio::time::timeout(limit, read_sources(&state, request)).await.map_err(|_| {
@@ -160,7 +163,7 @@ pub(crate) async fn upload(
     let cancel = CancelOnDrop(Arc::default());
     let options = IngestOptions { cancel: Some(Arc::clone(&cancel.0)), passwords, ..IngestOptions::default() };
     let after = Arc::clone(&collection);
-    let turn = state.order().turn(collection.name().as_str(), &headers).await;
+    let turn = state.order().turn(&caller.tenant, collection.name(), &headers).await;
     let ingest = state.blocking(slot, move |_| {
         let _turn = turn;
         if let (true, Some(source)) = (etag::conditional(&headers), sources.first()) {
@@ -188,7 +191,7 @@ pub(crate) async fn upload(
     if report.sources.iter().any(changed) {
         let shared = state.clone();
         // Writing the job down may wait for another write; the response does not.
-        drop(tokio::task::spawn_blocking(move || tree::after_ingest(&shared, &after)));
+        drop(tokio::task::spawn_blocking(move || tree::after_ingest(&shared, &caller.tenant, &after)));
     }
     Ok(Json(report))
 }
@@ -287,6 +290,7 @@ pub(crate) fn check_uri(uri: &str) -> Result<(), ApiError> {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiQuery(page): ApiQuery<Page>,
 ) -> Result<Json<DocumentList>, ApiError> {
@@ -298,9 +302,10 @@ pub(crate) async fn list(
         let message = "`offset` and `cursor` can't be sent together: leave out `offset`";
         return Err(ApiError::new(ErrorKind::InvalidRequest, message));
     }
+    let collections = state.collections(&caller)?;
     state
-        .read(move |parts| {
-            let collection = parts.collections.get(&name)?;
+        .read(move |_| {
+            let collection = collections.get(&name)?;
             let (documents, total) = match filter {
                 None => {
                     let documents = match &after {
@@ -341,10 +346,12 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    state.read(move |parts| etag::json(&headers, &parts.collections.get(&name)?.document(&id)?)).await
+    let collections = state.collections(&caller)?;
+    state.read(move |_| etag::json(&headers, &collections.get(&name)?.document(&id)?)).await
 }
 
 /// Normalised text of a document, or the part of it that a citation points to.
@@ -369,13 +376,15 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn text(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
     headers: HeaderMap,
     ApiQuery(range): ApiQuery<TextRange>,
 ) -> Result<Response, ApiError> {
+    let collections = state.collections(&caller)?;
     let text = state
-        .read(move |parts| {
-            let text = parts.collections.get(&name)?.document_text(&id)?;
+        .read(move |_| {
+            let text = collections.get(&name)?.document_text(&id)?;
             let (start, end) = (range.start.unwrap_or(0), range.end.unwrap_or(text.len()));
             // Not `Span::new`, which would turn an inverted range into an empty one.
             let part = Span { start, end }.slice(&text);
@@ -407,14 +416,16 @@ pub(crate) async fn text(
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let turn = state.order().turn(name.as_str(), &headers).await;
+    let collections = state.collections(&caller)?;
+    let turn = state.order().turn(&caller.tenant, &name, &headers).await;
     state
-        .read(move |parts| {
+        .read(move |_| {
             let _turn = turn;
-            let collection = parts.collections.get(&name)?;
+            let collection = collections.get(&name)?;
             if etag::conditional(&headers) {
                 etag::check(&headers, Some(&Tag::of_json(&collection.document(&id)?)?))?;
             }

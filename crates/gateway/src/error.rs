@@ -16,6 +16,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use edgewise_access::AccessError;
 use edgewise_model_api::ModelError;
 use edgewise_planner::PlannerError;
 use edgewise_retrieval::RetrievalError;
@@ -31,6 +32,10 @@ pub enum ErrorKind {
     InvalidRequest,
     /// A collection name or document id is not well-formed.
     InvalidName,
+    /// There is no key, or it does not work.
+    Unauthorized,
+    /// The key may not do this.
+    Forbidden,
     /// The request comes from a page of another site.
     CrossOrigin,
     /// No such path.
@@ -74,6 +79,8 @@ pub enum ErrorKind {
     EmptyCollection,
     /// Too much work is queued already.
     Overloaded,
+    /// The key has used what it may use for now.
+    LimitReached,
     /// A failure inside the server.
     Internal,
     /// The server is loading or shutting down.
@@ -90,6 +97,8 @@ impl ErrorKind {
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::CrossOrigin,
         Self::UnknownPath,
         Self::UnknownCollection,
@@ -111,6 +120,7 @@ impl ErrorKind {
         Self::DoesNotFit,
         Self::EmptyCollection,
         Self::Overloaded,
+        Self::LimitReached,
         Self::Internal,
         Self::Unavailable,
         Self::Timeout,
@@ -121,7 +131,8 @@ impl ErrorKind {
     pub fn status(self) -> StatusCode {
         match self {
             Self::MalformedRequest | Self::InvalidRequest | Self::InvalidName => StatusCode::BAD_REQUEST,
-            Self::CrossOrigin => StatusCode::FORBIDDEN,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::CrossOrigin | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::UnknownPath
             | Self::UnknownCollection
             | Self::UnknownModel
@@ -139,7 +150,7 @@ impl ErrorKind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::DoesNotFit | Self::EmptyCollection | Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::LimitReached => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -169,6 +180,8 @@ impl ErrorKind {
             Self::MalformedRequest => "malformed_request",
             Self::InvalidRequest => "invalid_request",
             Self::InvalidName => "invalid_name",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::CrossOrigin => "cross_origin",
             Self::UnknownPath => "unknown_path",
             Self::UnknownCollection => "unknown_collection",
@@ -190,6 +203,7 @@ impl ErrorKind {
             Self::DoesNotFit => "does_not_fit",
             Self::EmptyCollection => "empty_collection",
             Self::Overloaded => "overloaded",
+            Self::LimitReached => "limit_reached",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
@@ -306,6 +320,11 @@ impl IntoResponse for ApiError {
             let seconds = wait.as_secs().max(1);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.kind == ErrorKind::Unauthorized {
+            // RFC 9110, 11.6.1: a 401 says how to authenticate.
+            let scheme = HeaderValue::from_static("Bearer realm=\"edgewise\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
         response.extensions_mut().insert(Failed(self));
         response
     }
@@ -314,6 +333,17 @@ impl IntoResponse for ApiError {
 impl From<IdError> for ApiError {
     fn from(error: IdError) -> Self {
         Self::new(ErrorKind::InvalidName, error.to_string())
+    }
+}
+
+impl From<AccessError> for ApiError {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Invalid(message) => Self::new(ErrorKind::InvalidRequest, message),
+            AccessError::UnknownPrefix { .. } => Self::new(ErrorKind::UnknownPrefix, error.to_string()),
+            AccessError::DiskFull => Self::new(ErrorKind::DiskFull, error.to_string()),
+            _ => Self::internal(error.to_string()),
+        }
     }
 }
 

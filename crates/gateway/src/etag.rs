@@ -18,6 +18,8 @@ use serde::Serialize;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use utoipa::IntoParams;
 
+use edgewise_types::{CollectionName, TenantId};
+
 use crate::{ApiError, ErrorKind};
 
 /// Of a change that is made only to what the client has seen.
@@ -117,7 +119,10 @@ pub(crate) fn check(headers: &HeaderMap, now: Option<&Tag>) -> Result<(), ApiErr
 
 /// Who may write to a collection: any number of unconditional changes at once, or one conditional one. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Order(Arc<Mutex<HashMap<String, Arc<RwLock<()>>>>>);
+pub(crate) struct Order(Arc<Mutex<HashMap<Key, Arc<RwLock<()>>>>>);
+
+/// A collection of a tenant.
+type Key = (TenantId, CollectionName);
 
 /// Held while a change is made.
 #[derive(Debug)]
@@ -129,18 +134,18 @@ pub(crate) enum Turn {
 }
 
 impl Order {
-    fn lock(&self, name: &str) -> Arc<RwLock<()>> {
+    fn lock(&self, tenant: &TenantId, name: &CollectionName) -> Arc<RwLock<()>> {
         let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Collections come and go: locks that nobody holds are made again when they are needed.
         if locks.len() >= 1024 {
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         }
-        Arc::clone(locks.entry(name.to_owned()).or_default())
+        Arc::clone(locks.entry((tenant.clone(), name.clone())).or_default())
     }
 
-    /// Waits until a change of `name`, conditional if its headers say so, may be made.
-    pub(crate) async fn turn(&self, name: &str, headers: &HeaderMap) -> Turn {
-        let lock = self.lock(name);
+    /// Waits until a change of the collection, conditional if its headers say so, may be made.
+    pub(crate) async fn turn(&self, tenant: &TenantId, name: &CollectionName, headers: &HeaderMap) -> Turn {
+        let lock = self.lock(tenant, name);
         match conditional(headers) {
             true => Turn::Alone { _guard: lock.write_owned().await },
             false => Turn::Shared { _guard: lock.read_owned().await },
@@ -148,8 +153,8 @@ impl Order {
     }
 
     /// The same for a thread that may block, and an unconditional change.
-    pub(crate) fn turn_blocking<T>(&self, name: &str, act: impl FnOnce() -> T) -> T {
-        let lock = self.lock(name);
+    pub(crate) fn turn_blocking<T>(&self, tenant: &TenantId, name: &CollectionName, act: impl FnOnce() -> T) -> T {
+        let lock = self.lock(tenant, name);
         let _guard = lock.blocking_read();
         act()
     }
@@ -194,14 +199,15 @@ mod tests {
     #[tokio::test]
     async fn a_conditional_change_is_alone() {
         let order = Order::default();
+        let (tenant, guide, other) = (TenantId::local(), "guide".parse().unwrap(), "other".parse().unwrap());
         let conditional = headers("if-match", "*");
-        let first = order.turn("guide", &HeaderMap::new()).await;
-        let second = order.turn("guide", &HeaderMap::new()).await;
-        let waiting = order.turn("guide", &conditional);
+        let first = order.turn(&tenant, &guide, &HeaderMap::new()).await;
+        let second = order.turn(&tenant, &guide, &HeaderMap::new()).await;
+        let waiting = order.turn(&tenant, &guide, &conditional);
         tokio::pin!(waiting);
         let soon = std::time::Duration::from_millis(20);
         assert!(tokio::time::timeout(soon, waiting.as_mut()).await.is_err());
-        assert!(tokio::time::timeout(soon, order.turn("other", &conditional)).await.is_ok());
+        assert!(tokio::time::timeout(soon, order.turn(&tenant, &other, &conditional)).await.is_ok());
         drop((first, second));
         assert!(matches!(waiting.await, Turn::Alone { .. }));
     }

@@ -31,6 +31,7 @@ use edgewise_types::TenantId;
 
 use crate::{
     ApiError, ErrorKind,
+    caller::Caller,
     extract::{is_media_type, too_large},
     middleware::RequestId,
     state::AppState,
@@ -117,7 +118,9 @@ async fn keyed(
     next: Next,
 ) -> Result<Response, ApiError> {
     let key = check_key(key)?;
-    let tenant = TenantId::local();
+    let caller = request.extensions().get::<Caller>().cloned();
+    let caller = caller.ok_or_else(|| ApiError::internal("a keyed request has no caller"))?;
+    let tenant = caller.tenant;
     let (parts, body) = request.into_parts();
     let (limit, buffer) = match UPLOADS.contains(&path) {
         // Read here, before the handler takes its own place: no more uploads are in memory than may be.

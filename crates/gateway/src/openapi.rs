@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    batch, budget, cache, collections, conversations, dialect, documents, feedback, health, idempotency, jobs,
-    middleware, pages, query, reading, sse, state::AppState, tree, upkeep, usage,
+    batch, budget, cache, caller, collections, conversations, dialect, documents, feedback, health, idempotency, jobs, mcp,
+    middleware, pages, query, reading, session, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -23,7 +23,8 @@ use crate::{
         title = "Edgewise",
         description = "Answers questions over document collections and chooses, for every request, how much context \
                        to pay for. Errors have one shape, `ErrorBody`. Amounts of money are decimal strings in US \
-                       dollars; spans are bytes of a document's normalised text.",
+                       dollars; spans are bytes of a document's normalised text. A server with keys wants one in \
+                       `Authorization: Bearer`, in `x-api-key`, or the cookie of a session.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
@@ -34,6 +35,7 @@ use crate::{
         (name = "dialects", description = "The API in the forms of Anthropic and OpenAI"),
         (name = "tree", description = "Summary trees"),
         (name = "jobs", description = "Background work"),
+        (name = "session", description = "Signing in to the pages"),
         (name = "server", description = "Usage, probes, metrics and this document"),
     ),
     // The data of stream events, which no path can name as its body.
@@ -109,6 +111,7 @@ fn probes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::metrics))
         .routes(routes!(health::info))
         .routes(routes!(openapi))
+        .routes(routes!(session::whoami, session::sign_in, session::sign_out))
 }
 
 /// The OpenAPI document of this server.
@@ -125,15 +128,25 @@ async fn openapi(State(state): State<AppState>) -> Json<utoipa::openapi::OpenApi
 
 /// The complete service.
 pub fn router(state: AppState) -> Router {
+    // Tools are requests to everything else, with all its checks.
+    let mcp = mcp::service(&state, layered(state.clone(), None));
+    layered(state, Some(mcp))
+}
+
+/// The service, with the tools of the Model Context Protocol or without.
+fn layered(state: AppState, mcp: Option<mcp::McpService>) -> Router {
     let options = state.options();
     let api: Router<AppState> = api(options.max_body_bytes, options.max_upload_bytes).into();
     let probes: Router<AppState> = probes().into();
+    let mcp = mcp.map_or_else(Router::new, |mcp| Router::new().route_service(mcp::PATH, mcp));
     api.route_layer(from_fn_with_state(state.clone(), idempotency::once))
         .route_layer(from_fn_with_state(state.clone(), middleware::gate))
+        .merge(mcp)
         .merge(probes)
         .merge(pages::router())
         .fallback(middleware::unknown_path)
         .method_not_allowed_fallback(middleware::method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), caller::authenticate))
         .layer(from_fn(middleware::headers))
         .layer(from_fn_with_state(state.clone(), middleware::guard))
         .layer(CatchPanicLayer::custom(middleware::panicked))

@@ -16,7 +16,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Path, media type and content of everything the pages are made of.
-const FILES: [(&str, &str, &str); 8] = [
+const FILES: [(&str, &str, &str); 10] = [
     ("/", "text/html; charset=utf-8", include_str!("../assets/index.html")),
     ("/assets/app.js", "text/javascript; charset=utf-8", include_str!("../assets/app.js")),
     ("/assets/common.js", "text/javascript; charset=utf-8", include_str!("../assets/common.js")),
@@ -25,11 +25,12 @@ const FILES: [(&str, &str, &str); 8] = [
     ("/assets/tree.js", "text/javascript; charset=utf-8", include_str!("../assets/tree.js")),
     ("/assets/tree.css", "text/css; charset=utf-8", include_str!("../assets/tree.css")),
     ("/assets/app.css", "text/css; charset=utf-8", include_str!("../assets/app.css")),
+    ("/sign-in", "text/html; charset=utf-8", include_str!("../assets/sign-in.html")),
+    ("/assets/sign-in.js", "text/javascript; charset=utf-8", include_str!("../assets/sign-in.js")),
     ("/assets/icon.svg", "image/svg+xml", include_str!("../assets/icon.svg")),
 ];
 
-/// The paths of the pages; the only ones that are not in the OpenAPI document.
-#[cfg(test)]
+/// The paths of the pages; the only ones that are not in the OpenAPI document. They hold no data and need no key.
 pub(crate) fn paths() -> impl Iterator<Item = &'static str> {
     FILES.iter().map(|(path, _, _)| *path)
 }

@@ -16,6 +16,7 @@ use edgewise_types::{CollectionName, DocumentId, TenantId};
 use crate::{
     ApiError, ErrorBody, ErrorKind,
     answering::{Answering, Progress},
+    caller::Caller,
     collections::{parse_filter, parse_ids},
     conversations::{Continued, Keep},
     extract::ApiJson,
@@ -215,8 +216,8 @@ struct Asked {
 impl QueryRequest {
     /// The planner's query, which checks the ranges, with the history of its conversation. With `only_look`, nothing will be
     /// added to that.
-    async fn into_query(mut self, state: &AppState, only_look: bool) -> Result<Asked, ApiError> {
-        let tenant = TenantId::local();
+    async fn into_query(mut self, state: &AppState, caller: &Caller, only_look: bool) -> Result<Asked, ApiError> {
+        let tenant = caller.tenant.clone();
         let invalid = |message: &str| ApiError::new(ErrorKind::InvalidRequest, message);
         let named = self.collection.take().map(|name| name.parse::<CollectionName>()).transpose()?;
         let documents = parse_ids(self.documents)?;
@@ -293,12 +294,13 @@ impl QueryRequest {
 )]
 pub(crate) async fn query(
     State(state): State<AppState>,
+    caller: Caller,
     request_id: RequestId,
     ApiJson(request): ApiJson<QueryRequest>,
 ) -> Result<Response, ApiError> {
     let stream = request.stream;
-    let Asked { collection, query, keep } = request.into_query(&state, false).await?;
-    let mut answering = Answering::start(&state, collection, query, request_id, keep)?;
+    let Asked { collection, query, keep } = request.into_query(&state, &caller, false).await?;
+    let mut answering = Answering::start(&state, &caller, collection, query, request_id, keep)?;
     if stream {
         return sse::respond(answering).await;
     }
@@ -333,14 +335,16 @@ pub(crate) async fn query(
 )]
 pub(crate) async fn explain(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<ExplainRequest>,
 ) -> Result<Json<Explanation>, ApiError> {
-    let Asked { collection, query, .. } = QueryRequest::from(request).into_query(&state, true).await?;
+    let Asked { collection, query, .. } = QueryRequest::from(request).into_query(&state, &caller, true).await?;
+    let collections = state.collections(&caller)?;
     // Composing prompts to price them is work of the size of an answer's preparation, hence the same limit.
     let slot = state.answer_slot()?;
     let explanation = state
         .blocking(slot, move |parts| {
-            let collection = parts.collections.get(&collection)?;
+            let collection = collections.get(&collection)?;
             Ok(parts.planner.explain(&collection, &query)?)
         })
         .await?;

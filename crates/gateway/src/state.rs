@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa::ToSchema;
 
+use edgewise_access::AccessStore;
 use edgewise_planner::{Planner, ReadingMonitor};
 use edgewise_retrieval::Collections;
 use edgewise_telemetry::{
@@ -22,8 +23,18 @@ use edgewise_telemetry::{
 };
 
 use crate::{
-    ApiError, Recorder, Trees, batch, cache::Labels, conversations::Busy, dialect::memory::Memory, etag::Order,
-    idempotency::InFlight, jobs::Jobs, store::Store, tree,
+    ApiError, Recorder, Trees, batch,
+    cache::Labels,
+    caller::Caller,
+    conversations::Busy,
+    dialect::memory::Memory,
+    etag::Order,
+    idempotency::InFlight,
+    jobs::Jobs,
+    keys::Keys,
+    store::Store,
+    tenants::Tenants,
+    tree,
 };
 
 /// Limits and times of the server.
@@ -45,6 +56,10 @@ pub struct GatewayOptions {
     pub shutdown_grace: Duration,
     /// Host names this server answers for, besides `localhost` and every IP address.
     pub allowed_hosts: Vec<String>,
+    /// Whether a key is needed even while none was made: wherever others than this machine's users can connect.
+    pub keys_required: bool,
+    /// Whether connections are encrypted by this server.
+    pub tls: bool,
 }
 
 impl Default for GatewayOptions {
@@ -64,6 +79,8 @@ impl From<&edgewise_settings::Server> for GatewayOptions {
             max_concurrent_uploads: 2,
             shutdown_grace: Duration::from_secs(server.shutdown_grace_s),
             allowed_hosts: Vec::new(),
+            keys_required: false,
+            tls: false,
         }
     }
 }
@@ -85,8 +102,11 @@ pub struct ServerInfo {
 /// What the server is made of.
 #[derive(Clone)]
 pub struct Parts {
-    /// The collections.
-    pub collections: Arc<Collections>,
+    /// The collections of the tenant `local`; those of others are in folders below its own. Handlers take theirs from
+    /// [`AppState::collections`].
+    pub local_collections: Arc<Collections>,
+    /// Keys, and who may do what.
+    pub access: Arc<AccessStore>,
     /// Answers questions.
     pub planner: Arc<Planner>,
     /// Records them.
@@ -120,6 +140,8 @@ pub struct AppState {
     in_flight: InFlight,
     order: Order,
     labels: Labels,
+    tenants: Tenants,
+    keys: Keys,
 }
 
 /// Short blocking calls, such as catalog reads, running at once; more wait.
@@ -139,14 +161,16 @@ impl AppState {
             buffers: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
             memory: Memory::default(),
-            store: Arc::new(Store::of(parts.collections.root())),
+            store: Arc::new(Store::of(parts.local_collections.root())),
             busy: Busy::default(),
             in_flight: InFlight::default(),
             order: Order::default(),
             labels: Labels::default(),
+            tenants: Tenants::new(Arc::clone(&parts.local_collections)),
+            keys: Keys::watch(Arc::clone(&parts.access), parts.options.keys_required),
             parts: Arc::new(parts),
         };
-        let uploads = batch::leftovers(state.parts.collections.root());
+        let uploads = batch::leftovers(state.tenants());
         // Nobody waits for it: a job that is not taken up yet is one that waits.
         let shared = state.clone();
         let thread = std::thread::Builder::new().name("jobs".to_owned());
@@ -162,6 +186,21 @@ impl AppState {
     /// Background work.
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// The collections of the caller's tenant.
+    pub(crate) fn collections(&self, caller: &Caller) -> Result<Arc<Collections>, ApiError> {
+        Ok(self.tenants.of(&caller.tenant)?)
+    }
+
+    /// The collections of every tenant.
+    pub(crate) fn tenants(&self) -> &Tenants {
+        &self.tenants
+    }
+
+    /// Who may do what.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// How far the server has come.

@@ -76,6 +76,7 @@ pub const FIELDS: &[Field] = &[
     Field { key: "paths.prefixes", kind: Kind::Path { optional: true } },
     Field { key: "paths.profiles", kind: Kind::Path { optional: true } },
     Field { key: "paths.passwords", kind: Kind::Path { optional: true } },
+    Field { key: "paths.access", kind: Kind::Path { optional: true } },
     Field { key: "models.generator", kind: Kind::Text { optional: false } },
     Field { key: "models.embedder", kind: Kind::Text { optional: false } },
     Field { key: "retrieval.reranker", kind: Kind::Text { optional: true } },

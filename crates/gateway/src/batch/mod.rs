@@ -28,6 +28,7 @@ use utoipa::ToSchema;
 
 use crate::{
     ApiError, DocumentUpload, ErrorBody, ErrorKind,
+    caller::Caller,
     documents::check_uri,
     extract::{InCollection, is_media_type, too_large},
     jobs::NewJob,
@@ -38,7 +39,7 @@ use crate::{
 use staging::{Limits, Staging};
 
 pub(crate) use staging::leftovers;
-pub(crate) use work::take_up;
+pub(crate) use work::{completed, take_up};
 pub use work::{BatchFailure, BatchProgress};
 
 /// Kind of the jobs that ingest a batch.
@@ -94,13 +95,16 @@ pub(crate) struct BatchForm {
 )]
 pub(crate) async fn upload(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let collection = state.read(move |parts| Ok(parts.collections.get(&name)?)).await?;
+    let collections = state.collections(&caller)?;
+    let root = collections.root().to_owned();
+    let collection = state.read(move |_| Ok(collections.get(&name)?)).await?;
     let options = state.options();
     let limits = Limits { total: options.max_batch_bytes as u64, each: options.max_upload_bytes as u64 };
-    let mut staging = Staging::begin(state.parts().collections.root(), limits).await?;
+    let mut staging = Staging::begin(&root, limits).await?;
     let taken = ["multipart/form-data", "application/zip", "application/x-ndjson", "application/jsonl"];
     match taken.iter().position(|media_type| is_media_type(request.headers(), media_type)) {
         Some(0) => form(&mut staging, &state, request).await?,
@@ -116,8 +120,10 @@ pub(crate) async fn upload(
     let staged = staging.finish(&id, collection.name(), state.lifecycle()).await?;
     let what = BatchRequest { documents: staged.documents(), bytes: staged.bytes() };
     let request = serde_json::to_value(what).map_err(|error| ApiError::internal(error.to_string()))?;
-    let (jobs, work) = (state.jobs().clone(), work::work(state.clone(), collection.clone(), staged));
-    let job = state.read(move |_| jobs.start(NewJob { id: Some(id), collection, kind: KIND, request }, work)).await?;
+    let tenant = caller.tenant;
+    let (jobs, work) = (state.jobs().clone(), work::work(state.clone(), tenant.clone(), collection.clone(), staged));
+    let new = NewJob { id: Some(id), tenant, collection, kind: KIND, request };
+    let job = state.read(move |_| jobs.start(new, work)).await?;
     let mut response = (StatusCode::ACCEPTED, Json(&job)).into_response();
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)) {
         response.headers_mut().insert(header::LOCATION, location);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use edgewise_retrieval::{Source, SourceContent};
-use edgewise_types::CollectionName;
+use edgewise_types::{CollectionName, TenantId};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
@@ -21,6 +21,7 @@ use crate::{
     extract::too_large,
     middleware::new_id,
     state::{Lifecycle, Phase},
+    tenants::Tenants,
 };
 
 /// Folder of the batches, in the data folder. No collection name starts with an underscore.
@@ -343,10 +344,15 @@ impl Staged {
     }
 }
 
-/// Folders of batches that an earlier server left behind. To be called before any new one is begun.
-pub(crate) fn leftovers(data: &Path) -> Vec<PathBuf> {
-    let Ok(folders) = std::fs::read_dir(data.join(FOLDER)) else { return Vec::new() };
-    folders.flatten().map(|folder| folder.path()).filter(|path| path.is_dir()).collect()
+/// Folders of batches that an earlier server left behind, with whose they are. To be called before any new one is begun.
+pub(crate) fn leftovers(tenants: &Tenants) -> Vec<(TenantId, PathBuf)> {
+    let folders = |tenant: TenantId| {
+        let root = tenants.of(&tenant).map(|collections| collections.root().join(FOLDER));
+        let folders = root.ok().and_then(|root| std::fs::read_dir(root).ok()).into_iter().flatten().flatten();
+        let paths = folders.map(|folder| folder.path()).filter(|path| path.is_dir());
+        paths.map(move |path| (tenant.clone(), path)).collect::<Vec<_>>()
+    };
+    tenants.all().into_iter().flat_map(folders).collect()
 }
 
 /// The batch in a folder that was left behind; without a complete one, the folder is removed.

@@ -11,6 +11,7 @@ use std::{
 use edgewise_retrieval::{
     Collection, IngestOptions, IngestProgress, Job, JobState, Outcome, RetrievalError, SourceReport,
 };
+use edgewise_types::TenantId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -125,14 +126,14 @@ impl IngestProgress for Told<'_> {
 }
 
 /// The work of a job that ingests `staged`.
-pub(super) fn work(state: AppState, collection: Arc<Collection>, staged: Staged) -> Work {
+pub(super) fn work(state: AppState, tenant: TenantId, collection: Arc<Collection>, staged: Staged) -> Work {
     Box::new(move |control| {
         let cancel = Arc::new(AtomicBool::new(false));
         let progress = Mutex::new(BatchProgress::default());
         let told = Told { control, total: staged.documents(), progress, cancel: Arc::clone(&cancel) };
-        let ended = ingest(&state, &collection, &staged, &told);
+        let ended = ingest(&state, &tenant, &collection, &staged, &told);
         if told.with(|progress| progress.added + progress.changed) > 0 && ended.as_ref().is_ok_and(|whole| *whole) {
-            tree::after_ingest(&state, &collection);
+            tree::after_ingest(&state, &tenant, &collection);
         }
         match ended {
             Ok(true) => Ended::Done(told.detail()),
@@ -143,7 +144,13 @@ pub(super) fn work(state: AppState, collection: Arc<Collection>, staged: Staged)
 }
 
 /// Ingests all documents. False if it was told to end before.
-fn ingest(state: &AppState, collection: &Arc<Collection>, staged: &Staged, told: &Told<'_>) -> Result<bool, ApiError> {
+fn ingest(
+    state: &AppState,
+    tenant: &TenantId,
+    collection: &Arc<Collection>,
+    staged: &Staged,
+    told: &Told<'_>,
+) -> Result<bool, ApiError> {
     let options = IngestOptions { cancel: Some(Arc::clone(&told.cancel)), ..IngestOptions::default() };
     let mut from = 0;
     loop {
@@ -157,7 +164,7 @@ fn ingest(state: &AppState, collection: &Arc<Collection>, staged: &Staged, told:
         }
         from += sources.len();
         let order = state.order();
-        match order.turn_blocking(collection.name().as_str(), || collection.ingest(sources, &options, told)) {
+        match order.turn_blocking(tenant, collection.name(), || collection.ingest(sources, &options, told)) {
             Ok(_) => {}
             Err(RetrievalError::Cancelled) if told.control.stop().is_some() => return Ok(false),
             Err(error) => return Err(error.into()),
@@ -167,11 +174,11 @@ fn ingest(state: &AppState, collection: &Arc<Collection>, staged: &Staged, told:
 
 /// Goes on with the uploads in `folders` that an earlier server accepted and did not finish. For a thread of its own: it
 /// opens catalogs.
-pub(crate) fn take_up(state: &AppState, folders: Vec<PathBuf>) {
-    for folder in folders {
+pub(crate) fn take_up(state: &AppState, folders: Vec<(TenantId, PathBuf)>) {
+    for (tenant, folder) in folders {
         let Some(staged) = restore(folder, state.lifecycle()) else { continue };
-        let parts = state.shared_parts();
-        let jobs = edgewise_retrieval::jobs_of(parts.collections.root(), staged.collection());
+        let Ok(collections) = state.tenants().of(&tenant) else { continue };
+        let jobs = edgewise_retrieval::jobs_of(collections.root(), staged.collection());
         let known = jobs.ok().and_then(|jobs| jobs.into_iter().find(|job| job.id == staged.job()));
         let job = match known {
             // The folder goes with `staged`.
@@ -184,15 +191,23 @@ pub(crate) fn take_up(state: &AppState, folders: Vec<PathBuf>) {
             }
             None => unrecorded(&staged),
         };
-        let taken_up = parts.collections.get(staged.collection()).map_err(ApiError::from).and_then(|collection| {
-            let work = work(state.clone(), Arc::clone(&collection), staged);
-            state.jobs().take_up(&job, collection, work)
+        let taken_up = collections.get(staged.collection()).map_err(ApiError::from).and_then(|collection| {
+            let work = work(state.clone(), tenant.clone(), Arc::clone(&collection), staged);
+            state.jobs().take_up(&tenant, &job, collection, work)
         });
         match taken_up {
             Ok(()) => tracing::info!(job = job.id, collection = %job.collection, "going on with an upload"),
             Err(error) => error.log(),
         }
     }
+}
+
+/// Uploads among `open` that a server had completed when it was killed before it could say so: their files are gone, which
+/// they are only once all of them was ingested. To be called behind [`take_up`].
+pub(crate) fn completed(state: &AppState, tenant: &TenantId, open: &[Job]) -> Vec<Job> {
+    let left = open.iter().filter(|job| job.kind == KIND && state.jobs().get(tenant, &job.id).is_err());
+    let done = |job: &Job| Job { state: JobState::Done, finished_at: Some(job.updated_at), ..job.clone() };
+    left.map(done).collect()
 }
 
 /// The job of an upload that was accepted while its collection could not be written to.

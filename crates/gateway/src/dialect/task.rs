@@ -8,11 +8,12 @@ use utoipa::ToSchema;
 
 use edgewise_model_api::{FinishReason, Sampling};
 use edgewise_planner::{Answer, AnswerEvent, Budget, Citation, Objective, Query, Route};
-use edgewise_types::{CollectionName, DocumentId, Money, TenantId, Usage};
+use edgewise_types::{CollectionName, DocumentId, Money, Usage};
 
 use crate::{
     ApiError, RouteChoice,
     answering::{Answering, Progress},
+    caller::Caller,
     collections::{parse_filter, parse_ids},
     middleware::RequestId,
     state::AppState,
@@ -121,15 +122,15 @@ pub(crate) struct Asking {
     answering: Answering,
     ready: VecDeque<Event>,
     task: CollectionTask,
-    tenant: TenantId,
+    caller: Caller,
     state: AppState,
 }
 
 impl Task {
     /// Starts it, or refuses when the server is at its limit.
-    pub(crate) async fn start(self, state: &AppState, tenant: TenantId, id: RequestId) -> Result<Running, ApiError> {
+    pub(crate) async fn start(self, state: &AppState, caller: Caller, id: RequestId) -> Result<Running, ApiError> {
         match self {
-            Self::Engine(chat) => Ok(Running::Engine(Box::new(Chatting::start(state, *chat, tenant, &id).await?))),
+            Self::Engine(chat) => Ok(Running::Engine(Box::new(Chatting::start(state, *chat, &caller, &id).await?))),
             Self::Collection(task) => {
                 let CollectionOptions { route, objective, budget, top_k, documents, filter } = task.options.clone();
                 let query = Query {
@@ -142,15 +143,15 @@ impl Task {
                     sampling: task.sampling.clone(),
                     max_output_tokens: task.max_tokens,
                     stop: task.stop.clone(),
-                    history: memory::turns(state, &tenant, &task.collection, &task.exchanges),
+                    history: memory::turns(state, &caller.tenant, &task.collection, &task.exchanges),
                     escalate: task.stream.then_some(false),
-                    tenant: tenant.clone(),
+                    tenant: caller.tenant.clone(),
                     instructions: task.instructions.clone(),
                     ..Query::new(task.question.clone())
                 };
-                let answering = Answering::start(state, task.collection.clone(), query, id, None)?;
+                let answering = Answering::start(state, &caller, task.collection.clone(), query, id, None)?;
                 let (task, state) = (*task, state.clone());
-                Ok(Running::Collection(Box::new(Asking { answering, ready: VecDeque::new(), task, tenant, state })))
+                Ok(Running::Collection(Box::new(Asking { answering, ready: VecDeque::new(), task, caller, state })))
             }
         }
     }
@@ -252,7 +253,7 @@ impl Asking {
                 Progress::Done(answer) => {
                     let reason = end(answer.finish_reason);
                     let (usage, stop) = (answer.usage, answer.stop_sequence.clone());
-                    memory::keep(&self.state, &self.tenant, &self.task.collection, &self.task, &answer);
+                    memory::keep(&self.state, &self.caller.tenant, &self.task.collection, &self.task, &answer);
                     self.ready.push_back(Event::Cited(answer));
                     self.ready.push_back(Event::End { sample: 0, reason, stop, text: String::new(), usage });
                 }

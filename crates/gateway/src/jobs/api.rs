@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
+    caller::Caller,
     extract::{ApiPath, ApiQuery},
     page,
     state::{AppState, Phase},
@@ -69,12 +70,13 @@ pub(crate) struct Which {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(which): ApiQuery<Which>,
 ) -> Result<Json<JobList>, ApiError> {
     let collection = which.collection.map(|name| name.parse::<CollectionName>()).transpose()?;
     let limit = page::limit(which.limit, page::MAX_LIMIT)?;
     let after = which.cursor.as_deref().map(page::parse::<2>).transpose()?;
-    let mut jobs = state.jobs().list();
+    let mut jobs = state.jobs().list(&caller.tenant);
     jobs.retain(|job| collection.as_ref().is_none_or(|name| job.collection == *name));
     // Newest first: what comes later in the list is older. Times are compared as times.
     if let Some([at, id]) = &after {
@@ -98,13 +100,23 @@ pub(crate) async fn list(
         (status = 404, description = "No such job", body = ErrorBody),
     )
 )]
-pub(crate) async fn get(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Job>, ApiError> {
-    Ok(Json(state.jobs().get(&id)?.job()))
+pub(crate) async fn get(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<Job>, ApiError> {
+    Ok(Json(state.jobs().get(&caller.tenant, &id)?.job()))
 }
 
 /// The job after `asked`, or a conflict where that came too late.
-fn asked(state: &AppState, id: &str, what: &str, ask: impl Fn(&super::Control) -> bool) -> Result<Json<Job>, ApiError> {
-    let control = state.jobs().get(id)?;
+fn asked(
+    state: &AppState,
+    caller: &Caller,
+    id: &str,
+    what: &str,
+    ask: impl Fn(&super::Control) -> bool,
+) -> Result<Json<Job>, ApiError> {
+    let control = state.jobs().get(&caller.tenant, id)?;
     let open = ask(&control);
     let job = control.job();
     if open {
@@ -126,8 +138,12 @@ fn asked(state: &AppState, id: &str, what: &str, ask: impl Fn(&super::Control) -
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn pause(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "paused", super::Control::pause)
+pub(crate) async fn pause(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "paused", super::Control::pause)
 }
 
 /// Let a paused job go on.
@@ -142,8 +158,12 @@ pub(crate) async fn pause(State(state): State<AppState>, ApiPath(id): ApiPath<St
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn resume(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "resumed", super::Control::resume)
+pub(crate) async fn resume(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "resumed", super::Control::resume)
 }
 
 /// End a background job. What it has done is kept.
@@ -160,8 +180,12 @@ pub(crate) async fn resume(State(state): State<AppState>, ApiPath(id): ApiPath<S
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn cancel(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "cancelled", super::Control::cancel)
+pub(crate) async fn cancel(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "cancelled", super::Control::cancel)
 }
 
 /// Follow a background job.
@@ -178,8 +202,12 @@ pub(crate) async fn cancel(State(state): State<AppState>, ApiPath(id): ApiPath<S
         (status = 404, description = "No such job", body = ErrorBody),
     )
 )]
-pub(crate) async fn events(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Response, ApiError> {
-    let mut job = state.jobs().get(&id)?.subscribe();
+pub(crate) async fn events(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Response, ApiError> {
+    let mut job = state.jobs().get(&caller.tenant, &id)?.subscribe();
     let ending = state.lifecycle().reached(Phase::Draining);
     let (sender, events) = mpsc::channel::<Result<sse::Event, Infallible>>(1);
     tokio::spawn(async move {

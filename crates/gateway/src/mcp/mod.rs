@@ -93,7 +93,10 @@ pub trait Api: Send + Sync + 'static {
 }
 
 /// The service of the gateway's path.
-pub(crate) fn service(state: &AppState, router: axum::Router) -> StreamableHttpService<McpServer, LocalSessionManager> {
+pub(crate) type McpService = StreamableHttpService<McpServer, LocalSessionManager>;
+
+/// Serves the tools over `router`.
+pub(crate) fn service(state: &AppState, router: axum::Router) -> McpService {
     let api: Arc<dyn Api> = Arc::new(Inside::new(router));
     // Hosts and origins are checked by the middleware of all paths.
     let config = StreamableHttpServerConfig::default()

@@ -7,6 +7,8 @@ mod documents;
 mod errors;
 mod feedback;
 mod harness;
+mod isolation;
+mod keys;
 mod native;
 mod questions;
 mod server;
