@@ -12,20 +12,26 @@
 //! crate run on scripted models.
 
 mod answering;
+mod batch;
 mod budget;
 mod cache;
 mod caller;
 mod collections;
+mod conversations;
 mod dialect;
 mod documents;
 mod error;
+mod etag;
 mod extract;
 mod feedback;
 mod health;
+mod idempotency;
 mod jobs;
 mod keys;
+pub mod mcp;
 mod middleware;
 mod openapi;
+mod page;
 mod pages;
 mod permissions;
 mod query;
@@ -35,12 +41,16 @@ mod serve;
 mod session;
 mod sse;
 mod state;
+mod store;
 mod tenants;
 mod tree;
 mod upkeep;
 mod usage;
 
+pub use batch::{BatchFailure, BatchProgress, BatchRequest};
+pub use cache::{CachedPrefix, PrefixList, PrefixTtl, WarmReport, WarmRequest};
 pub use collections::{CollectionList, CollectionSearchRequest, CreateCollectionRequest, DamagedCollection};
+pub use conversations::{Conversation, ConversationDetail, ConversationList, ConversationRequest, ConversationTurn};
 pub use documents::{DocumentList, DocumentUpload};
 pub use error::{ApiError, ErrorBody, ErrorDetail, ErrorKind};
 pub use feedback::{FeedbackForgotten, FeedbackRequest, FeedbackStored, check_rating, learned};

@@ -9,6 +9,7 @@ mod feedback;
 mod harness;
 mod isolation;
 mod keys;
+mod native;
 mod questions;
 mod server;
 mod surroundings;
