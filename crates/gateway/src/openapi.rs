@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    budget, cache, collections, dialect, documents, feedback, health, jobs, middleware, pages, query, reading, sse,
-    state::AppState, tree, upkeep, usage,
+    budget, cache, collections, dialect, documents, feedback, health, jobs, middleware, pages, quality, query, reading,
+    sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -81,6 +81,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(usage::usage))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))
+        .routes(routes!(quality::get))
         .routes(routes!(cache::get))
         .routes(routes!(cache::release))
         .routes(routes!(dialect::anthropic::messages))
