@@ -249,7 +249,7 @@ const PAGES = [
   ["collections", "/collections"],
   ["collection", `/collections/${collection}`],
   ["tree", `/collections/${collection}/tree`],
-  ["signin", "/signin"],
+  ["signin", "/sign-in"],
 ];
 for (const theme of ["light", "dark"]) {
   const wide = await open(browser, base, { theme });

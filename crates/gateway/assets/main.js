@@ -7,11 +7,12 @@ import { ApiFailure, getJson, onSignInNeeded, send } from "./lib/api.js";
 import { $, el, svg } from "./lib/dom.js";
 import { connect, disconnect, on } from "./lib/live.js";
 import { failureBox } from "./lib/parts.js";
+import { forgetSession, rights, session } from "./lib/session.js";
 
 const PAGES = [
   { path: /^\/$/, name: "Overview", module: "overview", nav: "M3 3h6v8H3zM11 3h6v5h-6zM11 10h6v7h-6zM3 13h6v4H3z", href: "/" },
   { path: /^\/ask$/, name: "Ask", module: "ask", nav: "M4 4h12v9H9l-4 3.5V13H4z", href: "/ask" },
-  { path: /^\/requests$/, name: "Requests", module: "requests", nav: "M7 5h10M7 10h10M7 15h10M3 5h.5M3 10h.5M3 15h.5", href: "/requests" },
+  { path: /^\/requests$/, name: "Requests", module: "requests", watch: true, nav: "M7 5h10M7 10h10M7 15h10M3 5h.5M3 10h.5M3 15h.5", href: "/requests" },
   { path: /^\/requests\/([^/]+)$/, name: "Request", module: "request", under: "/requests" },
   { path: /^\/cache$/, name: "Cache", module: "cache", nav: "M3 3h8v14H3zM11 3h6v6h-6zM11 9h3v8h-3zM14 9h3v8h-3z", href: "/cache" },
   { path: /^\/cost$/, name: "Cost", module: "cost", nav: "M10 2.5v15M14 6c-.5-1.5-2-2-4-2-2.4 0-4 1-4 2.800C6 9 8 9.500 10 10s4 1 4 3.200C14 15 12.400 16 10 16c-2.300 0-4-.8-4.500-2.300", href: "/cost" },
@@ -19,7 +20,7 @@ const PAGES = [
   { path: /^\/collections$/, name: "Collections", module: "collections", nav: "M3 5h5l2 2h7v9H3z", href: "/collections" },
   { path: /^\/collections\/([^/]+)$/, name: "Collection", module: "collection", under: "/collections" },
   { path: /^\/collections\/([^/]+)\/tree$/, name: "Summary tree", module: "tree", under: "/collections" },
-  { path: /^\/signin$/, name: "Sign in", module: "signin", bare: true },
+  { path: /^\/sign-in$/, name: "Sign in", module: "signin", bare: true },
 ];
 
 let current = new AbortController();
@@ -34,10 +35,12 @@ function find(pathname) {
 }
 
 /** What a page may use; all of it ends with the page. */
-function contextOf(parameters) {
+function contextOf(parameters, who) {
   const { signal } = current;
   return {
     parameters,
+    /** What may be seen and done here. */
+    may: who && rights(who),
     signal,
     query: new URLSearchParams(location.search),
     go,
@@ -82,20 +85,17 @@ async function show({ focus }) {
   if (page.bare) {
     disconnect();
     connected = false;
-  } else if (!connected) {
-    connected = true;
-    connect(setLive);
-    showInfo();
   }
   const view = el("div", { class: `page page-${page.module}` });
   try {
-    const module = await import(`./pages/${page.module}.js`);
+    const [module, who] = await Promise.all([import(`./pages/${page.module}.js`), page.bare ? null : session()]);
     if (signal.aborted) return;
+    if (who) showWho(who);
     $("main").replaceChildren(view);
     if (focus) {
       scrollTo(0, 0);
     }
-    await module.mount(view, contextOf(parameters));
+    await module.mount(view, contextOf(parameters, who));
     if (focus && !signal.aborted && document.activeElement === document.body) view.querySelector("h1")?.focus();
   } catch (error) {
     if (signal.aborted) return;
@@ -143,13 +143,32 @@ async function showInfo() {
 }
 
 onSignInNeeded(() => {
-  if (location.pathname === "/signin") return;
-  go(`/signin?next=${encodeURIComponent(location.pathname + location.search)}`, { replace: true });
+  forgetSession();
+  if (location.pathname === "/sign-in") return;
+  go(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`, { replace: true });
 });
+
+function showWho(who) {
+  const may = rights(who);
+  if (!connected) {
+    connected = true;
+    // Whoever may not watch is told by looking now and then.
+    connect(setLive, may.watch);
+    showInfo();
+  }
+  $("signout").hidden = !who.keys_needed;
+  $("who").textContent = who.keys_needed ? `${who.tenant}${who.operator ? ", operator" : ""}` : "";
+  $("who").title = who.key ?? "";
+  for (const link of $("links").querySelectorAll("a")) {
+    const page = PAGES.find(({ href }) => href === link.getAttribute("href"));
+    link.parentElement.hidden = Boolean(page.watch) && !may.watch;
+  }
+}
 
 $("signout").addEventListener("click", async () => {
   await send("DELETE", "/v1/session");
-  go("/signin");
+  forgetSession();
+  go("/sign-in");
 });
 
 function closeMenu() {

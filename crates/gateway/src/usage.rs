@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use edgewise_ledger::{LedgerError, PredictionErrors, RequestRecord, Totals};
 
-use crate::{ApiError, ErrorBody, ErrorKind, extract::ApiQuery, state::AppState};
+use crate::{ApiError, ErrorBody, ErrorKind, caller::Caller, extract::ApiQuery, state::AppState};
 
 /// Most records of one report.
 const MAX_RECENT: usize = 1000;
@@ -65,8 +65,10 @@ impl From<LedgerError> for ApiError {
 )]
 pub(crate) async fn usage(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(params): ApiQuery<UsageParams>,
 ) -> Result<Json<UsageReport>, ApiError> {
+    caller.require_operator()?;
     if params.recent > MAX_RECENT {
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("recent must be between 0 and {MAX_RECENT}")));
     }
@@ -109,8 +111,10 @@ pub(crate) struct PredictionParams {
 )]
 pub(crate) async fn predictions(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(params): ApiQuery<PredictionParams>,
 ) -> Result<Json<PredictionReport>, ApiError> {
+    caller.require_operator()?;
     state
         .read(move |parts| Ok(Json(PredictionReport { routes: parts.recorder.ledger.predictions(params.since)? })))
         .await

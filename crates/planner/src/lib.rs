@@ -48,6 +48,7 @@ mod select;
 #[cfg(test)]
 mod testing;
 mod tree;
+mod warm;
 
 pub use api::{
     Answer, AnswerEvent, AnswerSentence, Budget, Candidate, Citation, CitationMethod, Drop, Escalated, Explanation,
@@ -75,3 +76,4 @@ pub use router::{
     RouterFile, RouterInput, RouterReading, Scale, Sparse, kinds, ngrams, scale, word_hashes,
 };
 pub use tree::breadth as tree_breadth;
+pub use warm::Warmed;

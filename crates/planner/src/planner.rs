@@ -37,6 +37,9 @@ const MIN_HITS: usize = 16;
 /// Most passages a query may ask for.
 const MAX_TOP_K: usize = 200;
 
+/// Longest instructions of a question, in bytes.
+const MAX_INSTRUCTIONS: usize = 16 << 10;
+
 /// Every route, narrowest first.
 pub(crate) const ROUTES: [Route; 4] = [Route::Passages, Route::Tree, Route::Documents, Route::Full];
 
@@ -393,6 +396,7 @@ impl Planner {
             turn: query.history.len() + 1,
             steps,
             recap,
+            instruction: query.instructions.as_deref(),
         };
         let base_tokens = composer.compose(SourceKind::Passages, &[])?.prompt.tokens.len();
         Ok(Drafter { collection, composer, options: &self.options, limits, profile: None, base_tokens })
@@ -409,6 +413,11 @@ impl Planner {
         if query.stop.iter().any(String::is_empty) {
             return invalid("a stop string is empty and would end every answer at once: remove it");
         }
+        if query.instructions.as_ref().is_some_and(|text| text.len() > MAX_INSTRUCTIONS) {
+            return Err(PlannerError::InvalidQuery(format!(
+                "the instructions are longer than {MAX_INSTRUCTIONS} bytes: shorten them"
+            )));
+        }
         if query.documents.as_ref().is_some_and(Vec::is_empty) {
             return invalid("the list of documents is empty: name at least one, or leave it out to ask all of them");
         }
@@ -421,13 +430,13 @@ impl Planner {
 }
 
 /// The ceiling that is stored with a collection.
-fn collection_ceiling(collection: &Collection) -> Result<Budget, PlannerError> {
+pub(crate) fn collection_ceiling(collection: &Collection) -> Result<Budget, PlannerError> {
     let edgewise_retrieval::Ceiling { max_cost, max_input_tokens, max_latency_ms } = collection.ceiling()?;
     Ok(Budget { max_cost, max_input_tokens, max_latency_ms })
 }
 
 /// The documents a query may draw on: how many, how long, and which, if it names them.
-fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Document>>), PlannerError> {
+pub(crate) fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Document>>), PlannerError> {
     let only = match (&query.filter, &query.documents) {
         (Some(filter), ids) => {
             let documents = collection.matching(filter, ids.as_deref())?;

@@ -22,10 +22,11 @@ function fallBack(state, text) {
   report(state, text);
 }
 
-/** Connects. `onState` hears ("ok" | "slow" | "down", words). */
-export function connect(onState) {
+/** Connects, if `allowed`. `onState` hears ("ok" | "slow" | "down", words). */
+export function connect(onState, allowed = true) {
   report = onState;
   source?.close();
+  if (!allowed) return fallBack("slow", "Refreshed every 5 s");
   source = new EventSource("/v1/events");
   source.addEventListener("open", () => {
     // What happened while the connection was gone was not told.
@@ -38,7 +39,8 @@ export function connect(onState) {
     // Closed for good: the answer was not a stream. Otherwise the browser tries again by itself.
     if (source.readyState === EventSource.CLOSED) {
       fallBack("slow", "Refreshed every 5 s");
-      setTimeout(() => connect(report), 30_000);
+      const mine = source;
+      setTimeout(() => source === mine && connect(report), 30_000);
     } else fallBack("down", "Reconnecting");
   });
   for (const kind of KINDS) source.addEventListener(kind, (event) => tell(kind, JSON.parse(event.data)));

@@ -4,7 +4,7 @@ import { ApiFailure } from "./api.js";
 import { datum, el, freshId, say } from "./dom.js";
 import { words } from "./format.js";
 
-const ROUTES = ["passages", "tree", "documents", "full", "stream", "chat"];
+const ROUTES = ["passages", "tree", "documents", "full", "stream", "chat", "warm"];
 /** The order in which routes are listed and stacked, everywhere. */
 export const routeOrder = (a, b) => {
   const rank = (name) => (ROUTES.includes(name) ? ROUTES.indexOf(name) : ROUTES.length);

@@ -193,7 +193,6 @@ export function treemap({ label, groups, height = 320, onChoose }) {
       const cells = squarify(group.items, 0, head, w, Math.max(0, h - head)).map((cell) => {
         const button = el("button", {
           type: "button",
-          "aria-label": cell.item.label,
           "aria-pressed": String(chosen === cell.item.key),
           title: cell.item.label,
           style: {
@@ -230,7 +229,6 @@ export function treemap({ label, groups, height = 320, onChoose }) {
       const entry = buttons.get(key);
       if (!entry) return;
       entry.button.style.setProperty("--left", String(share));
-      entry.button.setAttribute("aria-label", text);
       entry.button.title = text;
       fillButton(entry.button, { ...entry.item, lines }, entry.room);
     },

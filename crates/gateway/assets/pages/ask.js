@@ -208,7 +208,6 @@ export async function mount(view, context) {
     progress.textContent = `Answer complete, ${plural(cited, "citation")}.`;
     history = [...history, answer.turn];
     ui.onwardLabel.hidden = false;
-    ui.onward.checked = true;
   }
 
   async function ask() {

@@ -166,7 +166,8 @@ export async function mount(view, context) {
             .filter((p) => p.tenant === tenant)
             .map((p) => ({
               key: p.id,
-              size: p.tokens,
+              // A prefix that begins with another shares its pages.
+              size: Math.max(1, p.tokens - (list.find((other) => other.id === p.parent)?.tokens ?? 0)),
               title: nameOf(p),
               lines: linesOf(p, takenAt),
               label: labelOf(p, takenAt),
@@ -261,7 +262,7 @@ export async function mount(view, context) {
       "label",
       { class: "field" },
       el("span", {}, "What to read"),
-      el("select", { name: "route" }, el("option", { value: "full" }, "the whole collection"), el("option", { value: "documents" }, "its beginning")),
+      el("select", { name: "route" }, el("option", { value: "full" }, "all documents"), el("option", { value: "passages" }, "the instructions alone")),
     ),
     el(
       "label",
@@ -310,13 +311,14 @@ export async function mount(view, context) {
       return { ...(await usage(r, { interval: r.interval })), range: r };
     });
 
+  // Figures of the whole cache move with what others ask: they are the operator's.
+  const whole = context.may.operator;
   view.append(
     pageHead("Cache", { tools: [range.node] }),
-    top,
+    whole ? top : "",
     resident.node,
     el("div", { class: "cols" }, overRange.node, classes.node),
-    misses.node,
-    el("div", { class: "cols" }, evictions.node, tiers.node),
+    ...(whole ? [misses.node, el("div", { class: "cols" }, evictions.node, tiers.node)] : []),
     warming.node,
   );
   const soon = throttled(now, 2000);

@@ -94,7 +94,7 @@ export async function mount(view, context) {
         : [jobTable(all, { changed: () => work.refresh(), place: jobPlace }), jobPlace],
   });
 
-  view.append(pageHead("Collections"), list.node, making.node, work.node);
+  view.append(pageHead("Collections"), list.node, context.may.write ? making.node : "", work.node);
   const soon = throttled(() => list.refresh(), 2000);
   context.live("jobs", (job) => {
     soon();

@@ -65,7 +65,7 @@ export async function mount(view, context) {
   const by = el(
     "select",
     { "aria-label": "By", class: "by" },
-    DIMENSIONS.map(([key, name]) => el("option", { value: key, selected: key === dimension }, `by ${name.toLowerCase()}`)),
+    DIMENSIONS.filter(([key]) => key !== "tenant" || context.may.operator).map(([key, name]) => el("option", { value: key, selected: key === dimension }, `by ${name.toLowerCase()}`)),
   );
   by.addEventListener("change", () => {
     dimension = by.value;
@@ -251,10 +251,10 @@ export async function mount(view, context) {
     overDays.node,
     sums.node,
     el("div", { class: "cols" }, otherwise.node, cached.node),
-    budgets.node,
+    context.may.watch ? budgets.node : "",
   );
   const soon = throttled(refresh, 5000);
-  const soonBudgets = throttled(() => budgets.refresh(), 5000);
+  const soonBudgets = throttled(() => context.may.watch && budgets.refresh(), 5000);
   context.live("request", () => {
     soon();
     soonBudgets();
@@ -264,7 +264,7 @@ export async function mount(view, context) {
     soon.stop();
     soonBudgets.stop();
   });
-  await Promise.all([refresh(), budgets.refresh()]);
+  await Promise.all([refresh(), context.may.watch && budgets.refresh()]);
 }
 
 // ---------------------------------------------------------------- budgets

@@ -140,7 +140,7 @@ export async function mount(view, context) {
             }),
           ],
   });
-  const cost = chart("Cost against always reading all", "w6", ({ whole, range: r }) =>
+  const cost = chart("Cost against always reading all", "w6 quarter", ({ whole, range: r }) =>
     timeChart({
       label: `Cost, ${r.words}`,
       describe: "Two lines: what was paid, and what reading the whole scope for each request would have cost.",
@@ -160,7 +160,7 @@ export async function mount(view, context) {
       tools: cost.tools,
     }),
   );
-  const tokens = chart("Prompt tokens", "w6", ({ whole, range: r }) =>
+  const tokens = chart("Prompt tokens", "w6 quarter", ({ whole, range: r }) =>
     timeChart({
       label: `Prompt tokens, ${r.words}`,
       describe: "Stacked bars: tokens from the cache, tokens written to it, and tokens computed only once.",
@@ -176,7 +176,7 @@ export async function mount(view, context) {
       tools: tokens.tools,
     }),
   );
-  const speed = chart("Time to the first token", "w6", ({ whole, range: r }) =>
+  const speed = chart("Time to the first token", "w6 quarter", ({ whole, range: r }) =>
     timeChart({
       label: `Time to the first token, ${r.words}`,
       describe: "Three lines: half of the requests, 95 % and 99 % of them were at least this fast.",
@@ -194,7 +194,7 @@ export async function mount(view, context) {
   );
   const pages = panel({
     title: "Cache now",
-    className: "w6",
+    className: "w6 quarter",
     tools: el("a", { class: "button secondary small", href: "/cache" }, "Cache"),
     load: () => getJson("/v1/cache"),
     render: (c) => {
@@ -278,14 +278,14 @@ export async function mount(view, context) {
   view.append(
     pageHead("Overview", { tools: [range.node] }),
     top,
-    el("div", { class: "cols" }, routes.node, shares.node, cost.node, tokens.node, speed.node, pages.node),
-    recent.node,
+    el("div", { class: "cols" }, routes.node, shares.node, cost.node, tokens.node, speed.node, context.may.operator ? pages.node : ""),
+    context.may.watch ? recent.node : "",
   );
   const soon = throttled(() => {
     refresh();
-    recent.refresh();
+    if (context.may.watch) recent.refresh();
   }, 2000);
-  const soonPages = throttled(() => pages.refresh(), 2000);
+  const soonPages = throttled(() => context.may.operator && pages.refresh(), 2000);
   context.live("request", soon);
   context.live("cache", soonPages);
   context.signal.addEventListener("abort", () => {
@@ -294,5 +294,5 @@ export async function mount(view, context) {
   });
   // Time goes on without requests, too.
   context.every(60_000, refresh);
-  await Promise.all([refresh(), recent.refresh(), pages.refresh()]);
+  await Promise.all([refresh(), context.may.watch && recent.refresh(), context.may.operator && pages.refresh()]);
 }

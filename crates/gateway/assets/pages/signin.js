@@ -3,9 +3,10 @@
 import { ApiFailure, send } from "../lib/api.js";
 import { el } from "../lib/dom.js";
 import { failureBox } from "../lib/parts.js";
+import { forgetSession } from "../lib/session.js";
 
 /** Only ways back into these pages are followed. */
-const back = (next) => (next && /^\/(?!\/|signin)/.test(next) && !next.includes("\\") ? next : "/");
+const back = (next) => (next && /^\/(?!\/|sign-in)/.test(next) && !next.includes("\\") ? next : "/");
 
 export function mount(view, context) {
   const place = el("div", {});
@@ -25,6 +26,7 @@ export function mount(view, context) {
     try {
       await send("POST", "/v1/session", { key: key.value.trim() });
       key.value = "";
+      forgetSession();
       await context.go(back(context.query.get("next")), { replace: true });
     } catch (error) {
       if (!(error instanceof ApiFailure)) throw error;

@@ -219,6 +219,11 @@ export async function mount(view, context) {
     const top = path.at(-1);
     const items = top ? [top] : roots;
     $("hint").hidden = items.length === 0;
+    // An empty tree is no tree.
+    for (const [name, value] of Object.entries({ role: "tree", "aria-label": "Summary tree" })) {
+      if (items.length > 0) chart.setAttribute(name, value);
+      else chart.removeAttribute(name);
+    }
     drawCrumbs();
     if (items.length === 0) {
       $("legend").replaceChildren();

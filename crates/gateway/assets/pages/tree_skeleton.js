@@ -56,7 +56,7 @@ export function skeleton(collection) {
           ),
         ),
         el("nav", { class: "crumbs", id: "crumbs", "aria-label": "Above what is shown" }),
-        el("div", { id: "chart", class: "icicle", role: "tree", "aria-label": "Summary tree", tabindex: "-1" }),
+        el("div", { id: "chart", class: "icicle", tabindex: "-1" }),
         el("ul", { class: "legend", id: "legend" }),
         el(
           "p",

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::{
     ApiError, ErrorBody,
+    caller::Caller,
     collections::{parse_filter, parse_ids},
     extract::{ApiJson, InCollection},
     state::{AppState, Parts},
@@ -71,6 +72,7 @@ fn default_breadth() -> f32 {
 )]
 pub(crate) async fn search(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<CollectionTreeSearchRequest>,
 ) -> Result<Json<TreeResults>, ApiError> {
@@ -84,6 +86,7 @@ pub(crate) async fn search(
         allow_ancestors: request.allow_ancestors,
         ..TreeSearchRequest::new(query, budget_tokens)
     };
-    let search = move |parts: &Parts| Ok(Json(parts.collections.get(&name)?.search_tree(&request)?));
+    let collections = state.collections(&caller)?;
+    let search = move |_: &Parts| Ok(Json(collections.get(&name)?.search_tree(&request)?));
     state.read(search).await
 }

@@ -17,9 +17,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use edgewise_model_api::ModelError;
-use edgewise_types::TenantId;
 
-use crate::{ApiError, ErrorKind, extract::ApiJson, middleware::RequestId, state::AppState};
+use crate::{ApiError, ErrorKind, caller::Caller, extract::ApiJson, middleware::RequestId, state::AppState};
 
 pub(crate) use params::ChatRequest;
 pub(crate) use reply::Completion;
@@ -50,13 +49,14 @@ const MAX_INPUTS: usize = 2048;
 )]
 pub(crate) async fn completions(
     State(state): State<AppState>,
+    caller: Caller,
     id: RequestId,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let model = Model::parse(&state, &request.model)?;
     let (name, stream) = (request.model.clone(), request.stream.unwrap_or(false));
     let (task, reading) = request.into_task(&model)?;
-    let mut running = task.start(&state, TenantId::local(), id.clone()).await?;
+    let mut running = task.start(&state, caller, id.clone()).await?;
     let completion = reply::Builder::new(&id.0, name, reading);
     if stream {
         return reply::stream(running, completion).await;
@@ -282,9 +282,10 @@ pub(crate) struct ModelList {
     pub(crate) last_id: Option<String>,
 }
 
-async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
+async fn entries(state: &AppState, caller: &Caller) -> Result<Vec<ModelEntry>, ApiError> {
+    let collections = state.collections(caller)?;
     state
-        .read(|parts| {
+        .read(move |parts| {
             let generator = parts.planner.generator().info();
             let embedder = parts.planner.embedder().info();
             let about = |text: &str| text.to_owned();
@@ -292,7 +293,7 @@ async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
                 ModelEntry::new(generator.model.clone(), about("The generator, without a collection")),
                 ModelEntry::new(embedder.model.clone(), about("The embedder")),
             ];
-            for name in parts.collections.names()? {
+            for name in collections.names()? {
                 entries.push(ModelEntry::new(model_of(&name), format!("The collection {name}")));
             }
             Ok(entries)
@@ -310,8 +311,8 @@ async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
         (status = "5XX", description = "Failure inside the server, loading, or shutting down", body = Object),
     )
 )]
-pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<ModelList>, ApiError> {
-    let data = entries(&state).await?;
+pub(crate) async fn models(State(state): State<AppState>, caller: Caller) -> Result<Json<ModelList>, ApiError> {
+    let data = entries(&state, &caller).await?;
     let id = |entry: Option<&ModelEntry>| entry.map(|entry| entry.id.clone());
     let (first_id, last_id) = (id(data.first()), id(data.last()));
     Ok(Json(ModelList { object: "list", data, has_more: false, first_id, last_id }))
@@ -331,9 +332,10 @@ pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<ModelLi
 )]
 pub(crate) async fn model(
     State(state): State<AppState>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<ModelEntry>, ApiError> {
-    let found = entries(&state).await?.into_iter().find(|entry| entry.id == name);
+    let found = entries(&state, &caller).await?.into_iter().find(|entry| entry.id == name);
     found.map(Json).ok_or_else(|| {
         ApiError::new(ErrorKind::UnknownModel, format!("there is no model `{name}`")).hint("GET /v1/models lists them")
     })
