@@ -34,6 +34,7 @@ mod openapi;
 mod page;
 mod pages;
 mod permissions;
+mod quality;
 mod query;
 mod reading;
 mod record;
@@ -57,6 +58,7 @@ pub use feedback::{FeedbackForgotten, FeedbackRequest, FeedbackStored, check_rat
 pub use health::{Health, Readiness};
 pub use jobs::JobList;
 pub use openapi::router;
+pub use quality::{KeptEvaluation, QUALITY_FOLDER, QualityReport, keep_evaluation};
 pub use query::{ExplainRequest, QueryRequest, RouteChoice};
 pub use reading::ReadingReport;
 pub use record::{Failure, Recorder};

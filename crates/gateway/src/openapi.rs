@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    batch, budget, cache, caller, collections, conversations, dialect, documents, feedback, health, idempotency, jobs, mcp,
-    middleware, pages, query, reading, session, sse, state::AppState, tree, upkeep, usage,
+    batch, budget, cache, caller, collections, conversations, dialect, documents, feedback, health, idempotency, jobs,
+    mcp, middleware, pages, quality, query, reading, session, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -89,6 +89,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(usage::usage))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))
+        .routes(routes!(quality::get))
         .routes(routes!(cache::get))
         .routes(routes!(cache::prefixes, cache::warm))
         .routes(routes!(cache::release))

@@ -197,6 +197,9 @@ pub(crate) struct EvalRetrieval {
     /// Write every ranking to this folder, in the run format of TREC
     #[arg(long, value_name = "DIR")]
     pub(crate) runs: Option<PathBuf>,
+    /// Keep the figures in the data folder, in place of earlier ones, for the page Quality
+    #[arg(long)]
+    pub(crate) save: bool,
     #[command(flatten)]
     pub(crate) intervals: Intervals,
 }

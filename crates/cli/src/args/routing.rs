@@ -38,6 +38,9 @@ pub(crate) struct EvalRouting {
     /// Look at the hits of BM25 alone, without embedding anything
     #[arg(long)]
     pub(crate) lexical_only: bool,
+    /// Keep the figures in the data folder, in place of earlier ones, for the page Quality
+    #[arg(long)]
+    pub(crate) save: bool,
     #[command(flatten)]
     pub(crate) intervals: Intervals,
 }

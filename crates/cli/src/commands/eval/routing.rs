@@ -10,7 +10,7 @@ use edgewise_evaluation::{
 };
 use edgewise_planner::{QuestionKind, Router};
 
-use super::{bar, bootstrap, embedder, profile};
+use super::{bar, bootstrap, embedder, keep, profile};
 use crate::{
     app::App,
     args::EvalRouting,
@@ -61,6 +61,9 @@ pub(super) fn run(args: &EvalRouting, app: &App) -> Result<(), CliError> {
         let mut text = serde_json::to_string(&file)?;
         text.push('\n');
         fs::write(path, text).map_err(io_error("cannot write", path))?;
+    }
+    if args.save {
+        keep("routing", "routing", &report, app)?;
     }
     if args.intervals.json {
         return match &pre_route {
