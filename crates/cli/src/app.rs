@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use edgewise_access::AccessStore;
 use edgewise_engine::{EngineOptions, LocalGenerator, Placement};
 use edgewise_gateway::{Recorder, Whose};
 use edgewise_ledger::{Durability, Ledger, LedgerOptions, PriceBook, Retention};
@@ -151,6 +152,11 @@ impl App {
         let tokenizer_name = self.settings.models.generator.clone();
         let models = RetrievalModels { embedder, tokenizer, tokenizer_name, reranker };
         Ok(Collections::open(&self.settings.paths.data, models)?)
+    }
+
+    /// Keys, and who may do what.
+    pub(crate) fn access(&self) -> Result<Arc<AccessStore>, CliError> {
+        Ok(Arc::new(AccessStore::open(&self.settings.paths.access, jiff::Timestamp::now())?))
     }
 
     /// The prompt templates.

@@ -20,9 +20,9 @@ use edgewise_model_api::CacheState;
 use edgewise_retrieval::Job;
 
 use crate::{
-    ApiError, ErrorBody,
+    ApiError, ErrorBody, cache,
+    caller::Caller,
     state::{AppState, Phase},
-    whose,
 };
 
 /// Events that a slow listener may be behind.
@@ -74,7 +74,8 @@ pub struct MissedEvents {
 ///
 /// Events: `request`, a request as it is recorded (RequestRecord); `cache`, the engine's cache without its prefixes, when it
 /// has changed, at most every two seconds (CacheState); `jobs`, a job that has changed (Job); `alert`, a share of a budget is
-/// spent (Alert); `missed`, events were left out because they were read too slowly (MissedEvents). A tenant hears of its own.
+/// spent (Alert); `missed`, events were left out because they were read too slowly (MissedEvents). Everybody hears of
+/// the own tenant's; the operator of everybody's requests and alerts.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -84,10 +85,10 @@ pub struct MissedEvents {
         (status = 503, description = "Loading or shutting down", body = ErrorBody),
     )
 )]
-pub(crate) async fn events(State(state): State<AppState>) -> Result<Response, ApiError> {
+pub(crate) async fn events(State(state): State<AppState>, caller: Caller) -> Result<Response, ApiError> {
     let happened = state.events().0.subscribe();
     let (sender, events) = mpsc::channel::<Result<sse::Event, Infallible>>(64);
-    tokio::spawn(follow(state, happened, sender));
+    tokio::spawn(follow(state, caller, happened, sender));
     let stream = Sse::new(ReceiverStream::new(events)).keep_alive(sse::KeepAlive::new().interval(KEEP_ALIVE));
     let mut response = stream.into_response();
     response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -96,10 +97,11 @@ pub(crate) async fn events(State(state): State<AppState>) -> Result<Response, Ap
 
 async fn follow(
     state: AppState,
+    caller: Caller,
     mut happened: broadcast::Receiver<Happened>,
     sender: mpsc::Sender<Result<sse::Event, Infallible>>,
 ) {
-    let whose = whose::visible(None);
+    let whose = caller.shown(None);
     let mine = |tenant: &str| whose.as_deref().is_none_or(|whose| whose == tenant);
     let ending = state.lifecycle().reached(Phase::Draining);
     tokio::pin!(ending);
@@ -120,7 +122,7 @@ async fn follow(
                 // The state that this task holds has a sender.
                 Err(broadcast::error::RecvError::Closed) => return,
             },
-            _ = look.tick() => seen.changes(&state).await,
+            _ = look.tick() => seen.changes(&state, &caller).await,
         };
         for event in events {
             if sender.send(Ok(event)).await.is_err() {
@@ -138,16 +140,18 @@ struct Seen {
 }
 
 impl Seen {
-    async fn changes(&mut self, state: &AppState) -> Vec<sse::Event> {
+    async fn changes(&mut self, state: &AppState, caller: &Caller) -> Vec<sse::Event> {
         let mut events = Vec::new();
-        if let Ok(mut cache) = state.read(|parts| Ok(parts.planner.cache())).await {
+        let asker = caller.clone();
+        if let Ok(mut cache) = state.read(move |parts| Ok(cache::visible(parts.planner.cache(), &asker))).await {
             cache.prefixes.clear();
             if self.cache.as_ref() != Some(&cache) {
                 events.push(crate::sse::event("cache", &cache));
                 self.cache = Some(cache);
             }
         }
-        let jobs: HashMap<String, Job> = state.jobs().list().into_iter().map(|job| (job.id.clone(), job)).collect();
+        let jobs = state.jobs().list(&caller.tenant).into_iter();
+        let jobs: HashMap<String, Job> = jobs.map(|job| (job.id.clone(), job)).collect();
         let changed = jobs.values().filter(|job| self.jobs.get(&job.id) != Some(*job));
         events.extend(changed.map(|job| crate::sse::event("jobs", job)));
         self.jobs = jobs;

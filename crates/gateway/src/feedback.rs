@@ -11,10 +11,10 @@ use utoipa::ToSchema;
 
 use edgewise_ledger::{Decided, Ledger, LedgerError, Rating};
 use edgewise_planner::{Corrections, Explanation, Feedback};
-use edgewise_types::TenantId;
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
+    caller::Caller,
     extract::ApiJson,
     state::{AppState, Parts},
 };
@@ -124,6 +124,7 @@ pub(crate) fn decided(request_id: &str, explanation: &Explanation) -> Option<Dec
 )]
 pub(crate) async fn rate(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<FeedbackRequest>,
 ) -> Result<Json<FeedbackStored>, ApiError> {
     let rating = check_rating(request.rating, request.good, request.comment.as_deref())
@@ -132,7 +133,7 @@ pub(crate) async fn rate(
         .read(move |parts| {
             let ledger = &parts.recorder.ledger;
             let rated = ledger.rate(&Rating {
-                tenant: &TenantId::local(),
+                tenant: &caller.tenant,
                 request: &request.request_id,
                 rating,
                 comment: request.comment.as_deref(),
@@ -154,7 +155,8 @@ pub(crate) async fn rate(
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
 )]
-pub(crate) async fn forget(State(state): State<AppState>) -> Result<Json<FeedbackForgotten>, ApiError> {
+pub(crate) async fn forget(State(state): State<AppState>, caller: Caller) -> Result<Json<FeedbackForgotten>, ApiError> {
+    caller.require_operator()?;
     state
         .read(|parts| {
             let forgotten = parts.recorder.ledger.forget_ratings()?;

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::{
     ApiError, ServerInfo,
+    caller::Caller,
     state::{AppState, Phase},
 };
 
@@ -72,11 +73,11 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<H
     tag = "server",
     responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"))
 )]
-pub(crate) async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let text = state.read(|parts| {
-        if let Err(error) = crate::gauges::collections(&parts.collections) {
-            tracing::warn!(%error, "the state of the collections is missing in the metrics");
-        }
+pub(crate) async fn metrics(State(state): State<AppState>, caller: Caller) -> Result<Response, ApiError> {
+    caller.require_operator()?;
+    let tenants = state.tenants().clone();
+    let text = state.read(move |parts| {
+        crate::gauges::collections(&tenants);
         Ok(parts.metrics.render())
     });
     let text = text.await?;

@@ -9,7 +9,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use edgewise_ledger::{RequestPage, RequestQuery, RequestRecord, UsageFilter};
 
-use crate::{ApiError, ErrorBody, ErrorKind, detail::RequestDetail, extract::ApiQuery, state::AppState, whose};
+use crate::{
+    ApiError, ErrorBody, ErrorKind, caller::Caller, detail::RequestDetail, extract::ApiQuery, state::AppState,
+};
 
 /// Most requests of a page.
 const MAX_PAGE: usize = 500;
@@ -34,7 +36,7 @@ pub(crate) struct RequestParams {
     model: Option<String>,
     /// Only those with this key.
     key: Option<String>,
-    /// Only work for this: `answer`, `summary`, `embedding`.
+    /// Only work for this: `answer`, `summary`, `embedding`, `warming`.
     work: Option<String>,
     /// Only this tenant's; an operator may ask for any, others see their own in any case.
     tenant: Option<String>,
@@ -70,6 +72,7 @@ fn default_limit() -> usize {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(params): ApiQuery<RequestParams>,
 ) -> Result<Json<RequestPage>, ApiError> {
     let RequestParams { q, route, status, collection, model, key, work, tenant, from, to, limit, cursor } = params;
@@ -79,7 +82,7 @@ pub(crate) async fn list(
     if q.as_ref().is_some_and(|q| q.len() > MAX_TEXT) {
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("q must have at most {MAX_TEXT} bytes")));
     }
-    let filter = UsageFilter { tenant: whose::visible(tenant), key, collection, model, route, status, work };
+    let filter = UsageFilter { tenant: caller.shown(tenant), key, collection, model, route, status, work };
     let query = RequestQuery { filter, from, to, text: q, limit, cursor };
     state.read(move |parts| Ok(Json(parts.recorder.ledger.requests(&query)?))).await
 }
@@ -109,10 +112,11 @@ pub struct RequestView {
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<RequestView>, ApiError> {
     let Path(id) = id.map_err(|rejection| ApiError::new(ErrorKind::InvalidName, rejection.body_text()))?;
-    let tenant = whose::visible(None);
+    let tenant = caller.shown(None);
     state
         .read(move |parts| {
             let Some((record, detail)) = parts.recorder.ledger.request(&id, tenant.as_deref())? else {

@@ -14,7 +14,7 @@ use edgewise_ledger::{
     UsageGroup, UsageQuery,
 };
 
-use crate::{ApiError, ErrorBody, ErrorKind, extract::ApiQuery, state::AppState, whose};
+use crate::{ApiError, ErrorBody, ErrorKind, caller::Caller, extract::ApiQuery, state::AppState};
 
 /// Most records of one report.
 const MAX_RECENT: usize = 1000;
@@ -79,7 +79,7 @@ pub(crate) struct UsageParams {
     route: Option<String>,
     /// Only of requests that ended this way.
     status: Option<String>,
-    /// Only of work for this: `answer`, `summary`, `embedding`.
+    /// Only of work for this: `answer`, `summary`, `embedding`, `warming`.
     work: Option<String>,
     /// `json`, or `csv` for the groups alone.
     #[serde(default)]
@@ -124,7 +124,7 @@ fn invalid(message: impl Into<String>) -> ApiError {
 }
 
 impl UsageParams {
-    fn query(&self) -> Result<UsageQuery, ApiError> {
+    fn query(&self, caller: &Caller) -> Result<UsageQuery, ApiError> {
         if self.since.is_some() && self.from.is_some() {
             return Err(invalid("since and from mean the same: give one of them"));
         }
@@ -148,7 +148,7 @@ impl UsageParams {
             by,
             interval: interval.map_err(|error| invalid(format!("interval: {error}")))?,
             filter: UsageFilter {
-                tenant: whose::visible(self.tenant.clone()),
+                tenant: caller.shown(self.tenant.clone()),
                 key,
                 collection,
                 model,
@@ -163,7 +163,8 @@ impl UsageParams {
 /// Tokens and cost so far, by any dimensions and steps of time, and the newest requests.
 ///
 /// Sums are exact, to the last nano-dollar, in every grouping. Records are kept for a while (`ledger.keep_days`), sums by hour
-/// for good. Work that is no question is counted too: summaries (`work` is `summary`) and vectors (`embedding`).
+/// for good. Work that is no question is counted too: summaries (`work` is `summary`), vectors (`embedding`) and
+/// prompts computed ahead (`warming`).
 #[utoipa::path(
     get,
     path = "/v1/usage",
@@ -180,12 +181,13 @@ impl UsageParams {
 )]
 pub(crate) async fn usage(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(params): ApiQuery<UsageParams>,
 ) -> Result<Response, ApiError> {
     if params.recent > MAX_RECENT {
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("recent must be between 0 and {MAX_RECENT}")));
     }
-    let query = params.query()?;
+    let query = params.query(&caller)?;
     if params.format == Format::Csv {
         let text = state
             .read(move |parts| {
@@ -255,8 +257,10 @@ pub(crate) struct PredictionParams {
 )]
 pub(crate) async fn predictions(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(params): ApiQuery<PredictionParams>,
 ) -> Result<Json<PredictionReport>, ApiError> {
+    caller.require_operator()?;
     state
         .read(move |parts| Ok(Json(PredictionReport { routes: parts.recorder.ledger.predictions(params.since)? })))
         .await

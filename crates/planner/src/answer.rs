@@ -39,6 +39,7 @@ struct Heard {
     /// Why not more were.
     miss: Option<MissReason>,
     reason: FinishReason,
+    stop: Option<String>,
     usage: Usage,
     timings: GenerationTimings,
     /// When its first token came, since the request began.
@@ -168,6 +169,7 @@ pub(crate) fn carry_out(
         finish_reason: heard.reason,
         // A second prompt goes on from the first: what the first did not find is what there was to be missed.
         miss: first_miss.or(heard.miss),
+        stop_sequence: heard.stop.clone(),
         model: planner.generator.info().model.clone(),
         cost,
         usage,
@@ -225,7 +227,7 @@ impl Request<'_> {
                     raw.push_str(&text);
                     tell(sink, AnswerEvent::Token(text))?;
                 }
-                NextEvent::Event(GenerationEvent::Finished { reason, text, usage, timings, .. }) => {
+                NextEvent::Event(GenerationEvent::Finished { reason, stop, text, usage, timings, .. }) => {
                     raw.push_str(&text);
                     if !text.is_empty() {
                         tell(sink, AnswerEvent::Token(text))?;
@@ -233,7 +235,7 @@ impl Request<'_> {
                     // An answer without a token: the engine's word that it ends is what came first.
                     let ttft_ms = ttft_ms.unwrap_or_else(|| elapsed_ms(self.started));
                     let (cached, miss) = found;
-                    return Ok(Heard { raw, logprobs, cached, miss, reason, usage, timings, ttft_ms });
+                    return Ok(Heard { raw, logprobs, cached, miss, reason, stop, usage, timings, ttft_ms });
                 }
                 NextEvent::Event(GenerationEvent::Failed(error)) => return Err(error.into()),
                 NextEvent::NotYet => tell(sink, AnswerEvent::Waiting)?,
@@ -314,6 +316,7 @@ fn second_explanation(first: &Explanation, wider: &Wider, continues: usize) -> E
     };
     Explanation {
         chosen: wider.route,
+        escalated_from: Some(first.chosen),
         forced: false,
         candidates: wider.candidates.clone(),
         dropped: wider.dropped.clone(),

@@ -50,6 +50,8 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// Largest document upload, bytes.
     pub max_upload_bytes: usize,
+    /// Largest upload of many documents, packed and unpacked, bytes.
+    pub max_batch_bytes: usize,
     /// Time limit of an answer or an upload, seconds.
     pub request_timeout_s: u64,
     /// How long streams may finish after a shutdown was asked for, seconds.
@@ -65,6 +67,7 @@ impl Default for Server {
             port: 8080,
             max_body_bytes: 2 << 20,
             max_upload_bytes: 64 << 20,
+            max_batch_bytes: 1 << 30,
             request_timeout_s: 300,
             shutdown_grace_s: 10,
             max_concurrent_requests: 64,
@@ -85,7 +88,7 @@ pub(crate) fn parse_host(host: &str) -> Option<IpAddr> {
     if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() }
 }
 
-/// Where things are on disk. In a loaded configuration `models`, `ledger`, `prefixes` and `profiles` are never empty and no
+/// Where things are on disk. In a loaded configuration `models`, `ledger`, `prefixes`, `profiles` and `access` are never empty and no
 /// path starts with `~`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +111,8 @@ pub struct Paths {
     pub passwords: PathBuf,
     /// Price file; empty means the built-in one. See [`Paths::prices_file`].
     pub prices: PathBuf,
+    /// SQLite file of the API keys.
+    pub access: PathBuf,
 }
 
 impl Default for Paths {
@@ -122,6 +127,7 @@ impl Default for Paths {
             profiles: PathBuf::new(),
             passwords: PathBuf::new(),
             prices: PathBuf::new(),
+            access: PathBuf::new(),
         }
     }
 }
@@ -149,8 +155,8 @@ impl Paths {
 
     /// Fills in the empty paths that have a computed default, and expands `~/`.
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
-        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices } = self;
-        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices] {
+        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices, access } = self;
+        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices, access] {
             *path = expanded(path, lookup)?;
         }
         if self.models.as_os_str().is_empty() {
@@ -159,6 +165,9 @@ impl Paths {
         if self.ledger.as_os_str().is_empty() {
             // No collection name starts with an underscore, so the ledger can never be in a collection's place.
             self.ledger = self.data.join("_ledger.sqlite");
+        }
+        if self.access.as_os_str().is_empty() {
+            self.access = self.data.join("_access.sqlite");
         }
         if self.prefixes.as_os_str().is_empty() {
             self.prefixes = self.data.join("_prefixes");

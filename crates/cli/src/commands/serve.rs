@@ -54,7 +54,8 @@ pub(crate) fn serve(
     };
     let state = AppState::new(Parts {
         trees,
-        collections: stack.collections,
+        local_collections: stack.collections,
+        access: app.access()?,
         planner: stack.planner,
         recorder: stack.recorder,
         reading,

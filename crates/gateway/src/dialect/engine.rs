@@ -18,9 +18,9 @@ use edgewise_model_api::{
     Boundary, ChatMessage, Constraint, FinishReason, GenerateRequest, GenerationEvent, GenerationStream, Generator,
     ModelError, Prompt, Retention, Sampling, prompt_usage,
 };
-use edgewise_types::{TenantId, Usage};
+use edgewise_types::Usage;
 
-use crate::{ApiError, Recorder, answering, middleware::RequestId, state::AppState};
+use crate::{ApiError, Recorder, answering, budgets, caller::Caller, middleware::RequestId, state::AppState};
 
 use super::task::{EndReason, Event};
 
@@ -130,19 +130,14 @@ pub(crate) struct Chatting {
 
 impl Chatting {
     /// Starts it, or refuses when the server or the engine is at its limit.
-    pub(crate) async fn start(
-        state: &AppState,
-        chat: Chat,
-        tenant: TenantId,
-        id: &RequestId,
-    ) -> Result<Self, ApiError> {
-        crate::budgets::admit(state.parts(), &tenant, None, None)?;
+    pub(crate) async fn start(state: &AppState, chat: Chat, caller: &Caller, id: &RequestId) -> Result<Self, ApiError> {
+        budgets::admit(state.parts(), caller, None)?;
         let slot = state.answer_slot()?;
         let at = jiff::Timestamp::now();
         let started = Instant::now();
         let (marks, samples, warm_only) = (chat.marks.len(), chat.samples.max(1), chat.warm_only);
         let chars = chat.messages.iter().flat_map(|m| &m.parts).map(|part| part.text.chars().count()).sum();
-        let asker = tenant.clone();
+        let asker = caller.tenant.clone();
         let (slot, stream, prepared) = state
             .read(move |parts| {
                 let generator = parts.planner.generator();
@@ -163,14 +158,15 @@ impl Chatting {
         let too_short = prepared.prompt.boundaries.iter().filter(|boundary| boundary.at < min).count();
         let record_id = format!("{}-{}", at.as_microsecond(), id.0);
         let record = RequestRecord {
+            key: caller.key_name(),
             forced: true,
             status: RequestStatus::Cancelled,
             question_chars: chars,
-            ..RequestRecord::begun(record_id, at, tenant, &state.parts().recorder.model, ROUTE)
+            ..RequestRecord::begun(record_id, at, caller.tenant.clone(), &state.parts().recorder.model, ROUTE)
         };
         Ok(Self {
             stream,
-            stop: answering::must_end(state),
+            stop: answering::must_end(state, caller),
             account: Account {
                 recorder: state.parts().recorder.clone(),
                 record,
@@ -222,7 +218,7 @@ impl Chatting {
                         return Some(Event::Text { sample, text, logprob: Some(logprob) });
                     }
                 }
-                Some(GenerationEvent::Finished { sample, reason, text, usage, timings }) => {
+                Some(GenerationEvent::Finished { sample, reason, stop, text, usage, timings }) => {
                     let reason = match reason {
                         FinishReason::EndOfTurn => EndReason::EndOfTurn,
                         FinishReason::Stop => EndReason::Stop,
@@ -235,7 +231,7 @@ impl Chatting {
                     self.account.record.timings.decode_ms =
                         timings.decode_ms.max(self.account.record.timings.decode_ms);
                     self.account.finished(&usage).await;
-                    return Some(Event::End { sample, reason, text, usage });
+                    return Some(Event::End { sample, reason, stop, text, usage });
                 }
                 Some(GenerationEvent::Failed(error)) => return Some(self.fail(error.into()).await),
                 None => return Some(self.fail(ApiError::internal("the engine ended a stream without a result")).await),

@@ -19,10 +19,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use edgewise_model_api::ModelError;
-use edgewise_types::TenantId;
 
 use crate::{
-    ApiError, ErrorKind, Whose, budgets,
+    ApiError, ErrorKind, budgets,
+    caller::Caller,
     extract::ApiJson,
     middleware::{RequestId, new_id},
     state::AppState,
@@ -57,13 +57,14 @@ const MAX_INPUTS: usize = 2048;
 )]
 pub(crate) async fn completions(
     State(state): State<AppState>,
+    caller: Caller,
     id: RequestId,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let model = Model::parse(&state, &request.model)?;
     let (name, stream) = (request.model.clone(), request.stream.unwrap_or(false));
     let (task, reading) = request.into_task(&model)?;
-    let mut running = task.start(&state, TenantId::local(), id.clone()).await?;
+    let mut running = task.start(&state, caller, id.clone()).await?;
     let completion = reply::Builder::new(&id.0, name, reading);
     if stream {
         return reply::stream(running, completion).await;
@@ -160,6 +161,7 @@ pub(crate) struct EmbeddingsUsage {
 )]
 pub(crate) async fn embeddings(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<EmbeddingsRequest>,
 ) -> Result<Json<EmbeddingsReply>, ApiError> {
     let info = state.parts().planner.embedder().info().clone();
@@ -172,8 +174,8 @@ pub(crate) async fn embeddings(
     }
     let texts = read_inputs(&request.input)?;
     let format = request.encoding_format.unwrap_or_default();
-    let whose = Whose { tenant: TenantId::local(), key: None, collection: None };
-    budgets::admit(state.parts(), &whose.tenant, whose.key.as_deref(), None)?;
+    let whose = caller.pays(None);
+    budgets::admit(state.parts(), &caller, None)?;
     let slot = state.answer_slot()?;
     let (vectors, tokens) = state
         .blocking(slot, move |parts| {
@@ -294,9 +296,10 @@ pub(crate) struct ModelList {
     pub(crate) last_id: Option<String>,
 }
 
-async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
+async fn entries(state: &AppState, caller: &Caller) -> Result<Vec<ModelEntry>, ApiError> {
+    let collections = state.collections(caller)?;
     state
-        .read(|parts| {
+        .read(move |parts| {
             let generator = parts.planner.generator().info();
             let embedder = parts.planner.embedder().info();
             let about = |text: &str| text.to_owned();
@@ -304,7 +307,7 @@ async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
                 ModelEntry::new(generator.model.clone(), about("The generator, without a collection")),
                 ModelEntry::new(embedder.model.clone(), about("The embedder")),
             ];
-            for name in parts.collections.names()? {
+            for name in collections.names()? {
                 entries.push(ModelEntry::new(model_of(&name), format!("The collection {name}")));
             }
             Ok(entries)
@@ -322,8 +325,8 @@ async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
         (status = "5XX", description = "Failure inside the server, loading, or shutting down", body = Object),
     )
 )]
-pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<ModelList>, ApiError> {
-    let data = entries(&state).await?;
+pub(crate) async fn models(State(state): State<AppState>, caller: Caller) -> Result<Json<ModelList>, ApiError> {
+    let data = entries(&state, &caller).await?;
     let id = |entry: Option<&ModelEntry>| entry.map(|entry| entry.id.clone());
     let (first_id, last_id) = (id(data.first()), id(data.last()));
     Ok(Json(ModelList { object: "list", data, has_more: false, first_id, last_id }))
@@ -343,9 +346,10 @@ pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<ModelLi
 )]
 pub(crate) async fn model(
     State(state): State<AppState>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<ModelEntry>, ApiError> {
-    let found = entries(&state).await?.into_iter().find(|entry| entry.id == name);
+    let found = entries(&state, &caller).await?.into_iter().find(|entry| entry.id == name);
     found.map(Json).ok_or_else(|| {
         ApiError::new(ErrorKind::UnknownModel, format!("there is no model `{name}`")).hint("GET /v1/models lists them")
     })
