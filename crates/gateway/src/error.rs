@@ -93,7 +93,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 28] = [
+    pub const ALL: [ErrorKind; 31] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,

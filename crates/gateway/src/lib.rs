@@ -56,7 +56,7 @@ pub use error::{ApiError, ErrorBody, ErrorDetail, ErrorKind};
 pub use feedback::{FeedbackForgotten, FeedbackRequest, FeedbackStored, check_rating, learned};
 pub use health::{Health, Readiness};
 pub use jobs::JobList;
-pub use openapi::router;
+pub use openapi::{operator_router, router};
 pub use query::{ExplainRequest, QueryRequest, RouteChoice};
 pub use reading::ReadingReport;
 pub use record::{Failure, Recorder};

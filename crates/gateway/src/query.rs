@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use edgewise_model_api::Sampling;
 use edgewise_planner::{Answer, Budget, Explanation, Objective, Query, Route, Turn};
-use edgewise_types::{CollectionName, DocumentId, TenantId};
+use edgewise_types::{CollectionName, DocumentId};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,

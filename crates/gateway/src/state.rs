@@ -23,18 +23,8 @@ use edgewise_telemetry::{
 };
 
 use crate::{
-    ApiError, Recorder, Trees, batch,
-    cache::Labels,
-    caller::Caller,
-    conversations::Busy,
-    dialect::memory::Memory,
-    etag::Order,
-    idempotency::InFlight,
-    jobs::Jobs,
-    keys::Keys,
-    store::Store,
-    tenants::Tenants,
-    tree,
+    ApiError, Recorder, Trees, batch, cache::Labels, caller::Caller, conversations::Busy, dialect::memory::Memory,
+    etag::Order, idempotency::InFlight, jobs::Jobs, keys::Keys, store::Store, tenants::Tenants, tree,
 };
 
 /// Limits and times of the server.

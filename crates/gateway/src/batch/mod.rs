@@ -39,8 +39,8 @@ use crate::{
 use staging::{Limits, Staging};
 
 pub(crate) use staging::leftovers;
-pub(crate) use work::{completed, take_up};
 pub use work::{BatchFailure, BatchProgress};
+pub(crate) use work::{completed, take_up};
 
 /// Kind of the jobs that ingest a batch.
 pub(crate) const KIND: &str = "upload";

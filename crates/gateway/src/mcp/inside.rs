@@ -27,7 +27,13 @@ impl Inside {
         Self { router }
     }
 
-    fn send(&self, credentials: &Credentials, method: Method, path: String, body: Option<Value>) -> ApiCall<Response<Body>> {
+    fn send(
+        &self,
+        credentials: &Credentials,
+        method: Method,
+        path: String,
+        body: Option<Value>,
+    ) -> ApiCall<Response<Body>> {
         let router = self.router.clone();
         let headers = credentials.0.clone();
         Box::pin(async move {

@@ -133,7 +133,8 @@ impl McpServer {
         Parameters(input): Parameters<AskInput>,
         context: RequestContext<RoleServer>,
     ) -> Outcome<AskOutput> {
-        let mut body = json!({"collection": collection(&input.collection)?, "question": input.question, "stream": true});
+        let mut body =
+            json!({"collection": collection(&input.collection)?, "question": input.question, "stream": true});
         let optional = [
             ("route", input.route.map(Value::from)),
             ("filter", input.filter.map(Value::from)),
@@ -166,7 +167,10 @@ impl McpServer {
     }
 
     /// List the collections there are, or the documents of one.
-    #[tool(name = "list", annotations(title = "List collections or documents", read_only_hint = true, open_world_hint = false))]
+    #[tool(
+        name = "list",
+        annotations(title = "List collections or documents", read_only_hint = true, open_world_hint = false)
+    )]
     async fn list(
         &self,
         Parameters(input): Parameters<ListInput>,
