@@ -18,6 +18,7 @@ mod cache;
 mod caller;
 mod collections;
 mod conversations;
+mod describe;
 mod dialect;
 mod documents;
 mod error;

@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    batch, budget, cache, caller, collections, conversations, dialect, documents, feedback, health, idempotency, jobs,
-    mcp, middleware, pages, query, reading, session, sse, state::AppState, tree, upkeep, usage,
+    ApiError, batch, budget, cache, caller, collections, conversations, describe, dialect, documents, feedback, health,
+    idempotency, jobs, mcp, middleware, pages, query, reading, session, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -121,9 +121,14 @@ fn probes() -> OpenApiRouter<AppState> {
     tag = "server",
     responses((status = 200, description = "This document", content_type = "application/json"))
 )]
-async fn openapi(State(state): State<AppState>) -> Json<utoipa::openapi::OpenApi> {
+async fn openapi(State(state): State<AppState>) -> Result<Json<serde_json::Value>, ApiError> {
     let options = state.options();
-    Json(api(options.max_body_bytes, options.max_upload_bytes).merge(probes()).into_openapi())
+    let document = api(options.max_body_bytes, options.max_upload_bytes).merge(probes()).into_openapi();
+    let document = serde_json::to_value(document).map_err(|error| ApiError::internal(error.to_string()));
+    document.map(|mut document| {
+        describe::complete(&mut document);
+        Json(document)
+    })
 }
 
 /// The complete service.
