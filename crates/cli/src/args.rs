@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Quickstart(Quickstart),
     /// Serve the REST API and the dashboard
     Serve(Serve),
+    /// Give a model tools over standard input and output (Model Context Protocol): search, ask, list, read
+    Mcp(Mcp),
     /// Ingest files and folders into a collection
     Ingest(Ingest),
     /// Ask a question of a collection
@@ -144,6 +146,14 @@ pub(crate) struct Place {
     /// Use the server at this address, such as http://127.0.0.1:8080
     #[arg(long, value_name = "URL")]
     pub(crate) server: Option<String>,
+}
+
+/// Arguments of `mcp`.
+#[derive(Debug, Args)]
+pub(crate) struct Mcp {
+    /// Where the work is done.
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 /// Arguments of `ingest`.

@@ -61,6 +61,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
     match &cli.command {
         Command::Quickstart(args) => commands::quickstart::run(args, &app),
         Command::Serve(args) => commands::serve::run(args, &app),
+        Command::Mcp(args) => commands::mcp::run(args, &app),
         Command::Ingest(args) => commands::ingest::run(args, &app),
         Command::Query(args) => commands::query::run(args, &app),
         Command::Chat(args) => commands::chat::run(args, &app),

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use edgewise_gateway::{AppState, GatewayOptions, Parts, ServerInfo, Trees};
+use edgewise_planner::ReadingMonitor;
 use edgewise_retrieval::TreeGenerator;
 
 use crate::{
@@ -41,32 +42,11 @@ pub(crate) fn serve(
     runtime: tokio::runtime::Runtime,
     listener: tokio::net::TcpListener,
 ) -> Result<(), CliError> {
-    let metrics = edgewise_telemetry::install_metrics()?;
     let address = listener.local_addr()?;
     let url = format!("http://{address}");
-    let settings = app.settings();
     let reading = Arc::new(app.reading_monitor(&stack));
     let watch = Watch::start(app, &stack, Arc::clone(&reading))?;
-    let trees = Trees {
-        generator: Some(TreeGenerator { generator: Arc::clone(&stack.generator), prompts: app.prompts()? }),
-        recorder: stack.recorder.clone(),
-        settings: settings.tree.clone(),
-    };
-    let state = AppState::new(Parts {
-        trees,
-        local_collections: stack.collections,
-        access: app.access()?,
-        planner: stack.planner,
-        recorder: stack.recorder,
-        reading,
-        metrics,
-        options: GatewayOptions { retention: app.retention(), ..GatewayOptions::from(&settings.server) },
-        info: ServerInfo {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            generator: settings.models.generator.clone(),
-            embedder: settings.models.embedder.clone(),
-        },
-    });
+    let state = state(app, stack, reading)?;
     let announcement = ServerFile::announce(app.data_root(), &url)?;
     let banner = format!(
         "serving on {}\n  dashboard  {url}/\n  API        {url}/v1/query, described at {url}/openapi.json\n{}",
@@ -85,6 +65,32 @@ pub(crate) fn serve(
     runtime.shutdown_timeout(LAST_JOBS);
     output::note("stopped");
     Ok(())
+}
+
+/// The gateway over these models.
+pub(crate) fn state(app: &App, stack: Stack, reading: Arc<ReadingMonitor>) -> Result<AppState, CliError> {
+    let settings = app.settings();
+    let metrics = edgewise_telemetry::install_metrics()?;
+    let trees = Trees {
+        generator: Some(TreeGenerator { generator: Arc::clone(&stack.generator), prompts: app.prompts()? }),
+        recorder: stack.recorder.clone(),
+        settings: settings.tree.clone(),
+    };
+    Ok(AppState::new(Parts {
+        trees,
+        local_collections: stack.collections,
+        access: app.access()?,
+        planner: stack.planner,
+        recorder: stack.recorder,
+        reading,
+        metrics,
+        options: GatewayOptions { retention: app.retention(), ..GatewayOptions::from(&settings.server) },
+        info: ServerInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generator: settings.models.generator.clone(),
+            embedder: settings.models.embedder.clone(),
+        },
+    }))
 }
 
 /// Completes at Ctrl-C or SIGTERM.
