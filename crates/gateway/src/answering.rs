@@ -60,7 +60,9 @@ impl Answering {
         keep: Option<Keep>,
     ) -> Result<Self, ApiError> {
         let collections = state.collections(caller)?;
-        let query = Query { tenant: caller.tenant.clone(), ..query };
+        let key = caller.key.as_ref().map(ToString::to_string);
+        crate::budgets::admit(state.parts(), &caller.tenant, key.as_deref(), Some(&collection))?;
+        let query = Query { tenant: caller.tenant.clone(), key, ..query };
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let (parts, labels) = (state.shared_parts(), state.labels().clone());

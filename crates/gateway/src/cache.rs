@@ -20,7 +20,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use edgewise_ledger::{Prediction, RequestRecord, RequestStatus};
+use edgewise_ledger::RequestRecord;
 use edgewise_model_api::{CacheState, RetainedPrefix, Retention};
 use edgewise_planner::{Answer, Route, Warmed};
 use edgewise_types::{CollectionName, Money, TenantId, Timings, Usage};
@@ -199,8 +199,9 @@ pub(crate) async fn warm(
     ApiJson(request): ApiJson<WarmRequest>,
 ) -> Result<Response, ApiError> {
     let collections = state.collections(&caller)?;
-    let tenant = caller.tenant;
+    let (tenant, key) = (caller.tenant, caller.key.map(|key| key.to_string()));
     let name: CollectionName = request.collection.parse()?;
+    crate::budgets::admit(state.parts(), &tenant, key.as_deref(), Some(&name))?;
     let route = request.route.and_then(RouteChoice::forced).unwrap_or(Route::Full);
     let retention = Retention::from(request.ttl);
     let slot = state.answer_slot()?;
@@ -215,9 +216,10 @@ pub(crate) async fn warm(
             let started = std::time::Instant::now();
             let go_on = || !gone.load(Ordering::Relaxed);
             let warmed = parts.planner.warm(&collection, route, retention, &tenant, &go_on)?;
-            let cost = parts.recorder.prices.cost(&parts.recorder.model, &warmed.usage);
-            let record = record(parts, &id, at, (&tenant, &name), &warmed, started.elapsed().as_secs_f64() * 1e3);
-            parts.recorder.write(&RequestRecord { cost, ..record });
+            let total_ms = started.elapsed().as_secs_f64() * 1e3;
+            let cost = parts.recorder.prices.of(&parts.recorder.model, at).cost_of(&warmed.usage, total_ms);
+            let record = record(parts, &id, at, (&tenant, &name), &warmed, total_ms);
+            parts.recorder.write(&RequestRecord { cost, key, ..record });
             labels.note(parts, before, &tenant, &name, &[warmed.tokens]);
             let of = |prefix: &RetainedPrefix| prefix.tenant == tenant && prefix.tokens == warmed.tokens;
             let found = parts.planner.cache().prefixes.into_iter().find(of);
@@ -245,22 +247,14 @@ fn record(
         total_ms,
         ..Timings::default()
     };
+    let id = format!("{}-{}", at.as_microsecond(), id.0);
     RequestRecord {
-        id: format!("{}-{}", at.as_microsecond(), id.0),
-        at,
-        tenant: tenant.clone(),
         collection: Some(collection.clone()),
-        model: parts.recorder.model.clone(),
         template_hash: parts.recorder.template_hash.to_string(),
-        route: ROUTE.to_owned(),
         forced: true,
-        status: RequestStatus::Answered,
         usage: warmed.usage,
-        cost: Money::ZERO,
-        full_cost: None,
-        predicted: Prediction::default(),
         timings,
-        question_chars: 0,
+        ..RequestRecord::begun(id, at, tenant.clone(), &parts.recorder.model, ROUTE)
     }
 }
 

@@ -81,6 +81,10 @@ pub enum ErrorKind {
     Overloaded,
     /// The key has used what it may use for now.
     LimitReached,
+    /// A budget of money is spent; see Retry-After for when it begins anew.
+    BudgetExhausted,
+    /// There is no budget of this name.
+    UnknownBudget,
     /// A failure inside the server.
     Internal,
     /// The server is loading or shutting down.
@@ -93,7 +97,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 31] = [
+    pub const ALL: [ErrorKind; 33] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
@@ -121,6 +125,8 @@ impl ErrorKind {
         Self::EmptyCollection,
         Self::Overloaded,
         Self::LimitReached,
+        Self::BudgetExhausted,
+        Self::UnknownBudget,
         Self::Internal,
         Self::Unavailable,
         Self::Timeout,
@@ -141,6 +147,7 @@ impl ErrorKind {
             | Self::UnknownRequest
             | Self::UnknownJob
             | Self::UnknownConversation
+            | Self::UnknownBudget
             | Self::UnknownNode => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -150,7 +157,7 @@ impl ErrorKind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::DoesNotFit | Self::EmptyCollection | Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Overloaded | Self::LimitReached => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::LimitReached | Self::BudgetExhausted => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -164,6 +171,7 @@ impl ErrorKind {
         match self {
             Self::Internal => tracing::Level::ERROR,
             Self::Overloaded
+            | Self::BudgetExhausted
             | Self::DiskFull
             | Self::Timeout
             | Self::Conflict
@@ -204,6 +212,8 @@ impl ErrorKind {
             Self::EmptyCollection => "empty_collection",
             Self::Overloaded => "overloaded",
             Self::LimitReached => "limit_reached",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::UnknownBudget => "unknown_budget",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",

@@ -75,7 +75,13 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<H
 )]
 pub(crate) async fn metrics(State(state): State<AppState>, caller: Caller) -> Result<Response, ApiError> {
     caller.require_operator()?;
-    let text = state.read(|parts| Ok(parts.metrics.render())).await?;
+    let text = state.read(|parts| {
+        if let Err(error) = crate::gauges::collections(&parts.local_collections) {
+            tracing::warn!(%error, "the state of the collections is missing in the metrics");
+        }
+        Ok(parts.metrics.render())
+    });
+    let text = text.await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -13,8 +13,9 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    ApiError, batch, budget, cache, caller, collections, conversations, describe, dialect, documents, feedback, health,
-    idempotency, jobs, mcp, middleware, pages, query, reading, session, sse, state::AppState, tree, upkeep, usage,
+    ApiError, batch, budget, budgets, cache, caller, collections, conversations, describe, dialect, documents, events,
+    feedback, health, idempotency, jobs, mcp, middleware, pages, quality, query, reading, requests, session, sse,
+    state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -45,6 +46,8 @@ use crate::{
         sse::UsageEvent,
         batch::BatchProgress,
         batch::BatchRequest,
+        events::MissedEvents,
+        edgewise_ledger::Alert,
         edgewise_planner::Citation,
         edgewise_planner::Escalated,
         edgewise_retrieval::TreeProgress,
@@ -87,8 +90,14 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::api::cancel))
         .routes(routes!(jobs::api::events))
         .routes(routes!(usage::usage))
+        .routes(routes!(requests::list))
+        .routes(routes!(requests::get))
+        .routes(routes!(events::events))
+        .routes(routes!(budgets::list))
+        .routes(routes!(budgets::get, budgets::put, budgets::delete))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))
+        .routes(routes!(quality::get))
         .routes(routes!(cache::get))
         .routes(routes!(cache::prefixes, cache::warm))
         .routes(routes!(cache::release))
