@@ -209,10 +209,15 @@ impl Request<'_> {
     /// Passes a generation on to `sink` until it ends.
     fn listen(&self, mut stream: GenerationStream, sink: &mut Sink<'_>) -> Result<Heard, PlannerError> {
         let (mut raw, mut logprobs, mut cached, mut ttft_ms) = (String::new(), Vec::new(), 0, None);
+        let mut phases = edgewise_telemetry::Phases::queued();
         loop {
             match stream.next_within(PATIENCE) {
-                NextEvent::Event(GenerationEvent::Started { cached_tokens, .. }) => cached = cached_tokens,
+                NextEvent::Event(GenerationEvent::Started { cached_tokens, .. }) => {
+                    phases.started(cached_tokens);
+                    cached = cached_tokens;
+                }
                 NextEvent::Event(GenerationEvent::Token { text, logprob, .. }) => {
+                    phases.token();
                     ttft_ms.get_or_insert_with(|| elapsed_ms(self.started));
                     logprobs.push(logprob);
                     raw.push_str(&text);

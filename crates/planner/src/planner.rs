@@ -197,6 +197,7 @@ impl Planner {
     }
 
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
+        let _span = tracing::info_span!("plan").entered();
         let (started, begun) = (Instant::now(), self.now());
         let top_k = self.check(query)?;
         let max_output = query.max_output_tokens.unwrap_or(self.options.default_max_output_tokens);
@@ -229,11 +230,12 @@ impl Planner {
 
         let search_started = Instant::now();
         let searched = history::search_text(query);
-        let results = collection.search(&SearchRequest {
+        let search = SearchRequest {
             documents: query.documents.clone(),
             filter: query.filter.clone(),
             ..SearchRequest::new(searched.as_ref(), (2 * top_k).max(MIN_HITS))
-        })?;
+        };
+        let results = tracing::info_span!("retrieve").in_scope(|| collection.search(&search))?;
         let search_ms = elapsed_ms(search_started);
 
         let mut features = features::measure(&results.hits, scope, self.generator.queue());
@@ -247,6 +249,7 @@ impl Planner {
         let material = Material { limits, scope, only, hits, features, top_k, tree, profile };
         let planning_ms = self.observed.planning_ms().unwrap_or_else(|| self.since_ms(begun));
         let pricing = self.pricing(collection, query, &material, planning_ms, Spent::default());
+        let composing = tracing::info_span!("compose").entered();
         let mut variants = Vec::new();
         for route in ROUTES {
             let draft = |limits| {
@@ -256,6 +259,7 @@ impl Planner {
             variants.push(Variant { draft, note, without: steps.len(), turns: 0 });
         }
         variants.extend(self.continued(collection, query, &material, &steps, &pricing)?);
+        drop(composing);
 
         let (mut priced, mut prefixes) = (Vec::new(), Vec::new());
         for variant in &variants {
