@@ -178,15 +178,20 @@ fn answer(
     });
     match result {
         Ok(answer) => {
-            parts.recorder.answered(&request_id.0, at, query, &answer);
-            parts.reading.answered(at, &answer);
+            tracing::info_span!("record").in_scope(|| {
+                parts.recorder.answered(&request_id.0, at, query, &answer);
+                parts.reading.answered(at, &answer);
+            });
+            if edgewise_telemetry::log_texts() {
+                tracing::info!(question = query.question, answer = answer.text, "answered");
+            }
             Ok(Box::new(answer))
         }
         Err(error) => {
             if let (Some(explanation), Some(ttft)) = (&planned, first_token) {
                 let total = started.elapsed();
                 let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
-                parts.recorder.failed(&request_id.0, at, query, &failure);
+                tracing::info_span!("record").in_scope(|| parts.recorder.failed(&request_id.0, at, query, &failure));
             }
             Err(error.into())
         }

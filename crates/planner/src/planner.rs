@@ -251,6 +251,7 @@ impl Planner {
     }
 
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
+        let _span = tracing::info_span!("plan").entered();
         self.decide(collection, query, &self.prepare(collection, query)?)
     }
 
@@ -385,6 +386,8 @@ impl Planner {
         let material = Material { limits, scope, only, hits, features, top_k, tree, profile };
         let planning_ms = self.observed.planning_ms().unwrap_or_else(|| self.since_ms(begun));
         let pricing = self.pricing(collection, query, &material, planning_ms, Spent::default());
+        let composing = tracing::info_span!("compose").entered();
+        let composing = tracing::info_span!("compose").entered();
         let mut variants = Vec::new();
         for route in ROUTES {
             let draft = |limits| {
@@ -394,6 +397,8 @@ impl Planner {
             variants.push(Variant { draft, note, without: steps.len(), turns: 0 });
         }
         variants.extend(self.continued(collection, query, &material, &steps, &pricing)?);
+        drop(composing);
+        drop(composing);
 
         let searched = (searched != query.question).then(|| searched.into_owned());
         Ok(Prepared {
@@ -522,11 +527,12 @@ pub(crate) fn collection_ceiling(collection: &Collection) -> Result<Budget, Plan
 
 /// The best passages for `text` in the scope of `query`.
 fn search(collection: &Collection, query: &Query, text: &str, top_k: usize) -> Result<SearchResults, PlannerError> {
-    Ok(collection.search(&SearchRequest {
+    let request = SearchRequest {
         documents: query.documents.clone(),
         filter: query.filter.clone(),
         ..SearchRequest::new(text, (2 * top_k).max(MIN_HITS))
-    })?)
+    };
+    Ok(tracing::info_span!("retrieve").in_scope(|| collection.search(&request))?)
 }
 
 /// The documents a query may draw on: how many, how long, and which, if it names them.

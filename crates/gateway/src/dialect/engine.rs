@@ -125,6 +125,7 @@ pub(crate) struct Chatting {
     marked: Marked,
     window_bound: bool,
     warm_only: bool,
+    phases: edgewise_telemetry::Phases,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -183,6 +184,7 @@ impl Chatting {
             marked: Marked { marks, too_short, min_tokens: min },
             window_bound: prepared.window_bound,
             warm_only,
+            phases: edgewise_telemetry::Phases::queued(),
             _slot: slot,
         })
     }
@@ -205,11 +207,13 @@ impl Chatting {
             };
             match event {
                 Some(GenerationEvent::Started { cached_tokens, miss }) => {
+                    self.phases.started(cached_tokens);
                     self.account.cached = Some(cached_tokens);
                     self.account.record.miss = miss.map(|miss| miss.name().to_owned());
                     return Some(Event::Start(self.account.usage_so_far()));
                 }
                 Some(GenerationEvent::Token { sample, text, logprob, .. }) => {
+                    self.phases.token();
                     if self.account.output_tokens == 0 {
                         self.account.record.timings.ttft_ms = self.account.elapsed_ms();
                     }
