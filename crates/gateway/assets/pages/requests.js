@@ -6,8 +6,9 @@ import { count, duration, hitRate, money, percent, plural, promptTokens, when, w
 import { actionButton, emptyBox, failureBox, loadingBox, pageHead, routeName, statusBadge, table } from "../lib/parts.js";
 
 const PAGE = 50;
-const FILTERS = ["q", "route", "status", "collection", "tenant", "from", "to"];
-const ROUTES = ["passages", "tree", "documents", "full", "stream", "chat"];
+const FILTERS = ["q", "work", "route", "status", "collection", "tenant", "key", "from", "to"];
+const ROUTES = ["passages", "tree", "documents", "full", "stream", "chat", "warm"];
+const WORK = ["answer", "summary", "embedding"];
 const STATES = ["answered", "unanswerable", "cancelled", "failed"];
 
 const columns = [
@@ -53,11 +54,13 @@ export async function mount(view, context) {
   const form = el(
     "form",
     { class: "panel form-row", role: "search", "aria-label": "Which requests" },
-    input("q", "Search", { type: "search", className: "grow", placeholder: "Text of a question, an id, a key …" }),
+    input("q", "Search", { type: "search", className: "grow", placeholder: "Text of a question, or an id …" }),
+    select("work", "Work", WORK),
     select("route", "Route", ROUTES),
     select("status", "Outcome", STATES),
     input("collection", "Collection", { type: "text", autocomplete: "off" }),
     input("tenant", "Tenant", { type: "text", autocomplete: "off" }),
+    input("key", "Key", { type: "text", autocomplete: "off", placeholder: "ewk_…" }),
     input("from", "From", { type: "datetime-local" }),
     input("to", "To", { type: "datetime-local" }),
     el("button", { type: "submit" }, "Search"),
