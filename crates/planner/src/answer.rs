@@ -308,6 +308,7 @@ fn second_explanation(first: &Explanation, wider: &Wider, continues: usize) -> E
     };
     Explanation {
         chosen: wider.route,
+        escalated_from: Some(first.chosen),
         forced: false,
         candidates: wider.candidates.clone(),
         dropped: wider.dropped.clone(),

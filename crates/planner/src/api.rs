@@ -273,6 +273,9 @@ pub struct Explanation {
     pub generation: Generation,
     /// The route taken.
     pub chosen: Route,
+    /// The route whose answer seemed not to be in its sources, where this one was taken after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalated_from: Option<Route>,
     /// Whether the caller asked for it.
     pub forced: bool,
     /// What was optimised.

@@ -38,6 +38,7 @@ mod observed;
 mod options;
 mod place;
 mod planner;
+mod prepared;
 mod pricing;
 mod profile;
 mod quality;
@@ -66,6 +67,7 @@ pub use monitor::{
 pub use options::{EffectiveWindow, PlannerOptions};
 pub use place::{arrange, edges};
 pub use planner::Planner;
+pub use prepared::Prepared;
 pub use profile::{
     CurvePoint, EFFECTIVE_SHARE, Interval, Measurement, Observation, PositionCurve, ProfileStore, ProfileStoreError,
     ReadingCell, ReadingCurve, ReadingLength, ReadingProfile, ReadingTask,
