@@ -72,7 +72,10 @@ async function show({ focus }) {
   current = new AbortController();
   const { signal } = current;
   const found = find(location.pathname);
-  if (!found) return location.reload();
+  if (!found) {
+    const home = new ApiFailure({ message: `There is no page at ${location.pathname}.`, hint: "The pages are listed at the side." });
+    return $("main").replaceChildren(failureBox(home));
+  }
   const { page, parameters } = found;
   document.title = `${page.name} · Edgewise`;
   document.querySelector(".shell").classList.toggle("bare", Boolean(page.bare));

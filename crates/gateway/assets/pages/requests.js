@@ -31,9 +31,14 @@ const columns = [
   { title: "All read", n: true, cell: (r) => money(r.full_cost) },
   { title: "First token", n: true, cell: (r) => duration(r.timings.ttft_ms) },
   { title: "Total", n: true, cell: (r) => duration(r.timings.total_ms) },
-  { title: "Key", className: "text mono", cell: (r) => r.key ?? "–" },
-  { title: "Tenant", className: "text", cell: (r) => r.tenant },
 ];
+/** Shown only where they tell requests apart. */
+const telling = [
+  { title: "Work", cell: (r) => r.work ?? "answer", of: (r) => r.work ?? "answer" },
+  { title: "Key", className: "text mono", cell: (r) => r.key ?? "–", of: (r) => r.key ?? "" },
+  { title: "Tenant", className: "text", cell: (r) => r.tenant, of: (r) => r.tenant },
+];
+const differ = (column, rows) => new Set(rows.map(column.of)).size > 1;
 
 export async function mount(view, context) {
   const asked = Object.fromEntries(FILTERS.map((name) => [name, context.query.get(name) ?? ""]));
@@ -100,7 +105,7 @@ export async function mount(view, context) {
         label: "Requests",
         href: (r) => `/requests/${encodeURIComponent(r.id)}`,
         fresh,
-        columns,
+        columns: [...columns, ...telling.filter((column) => differ(column, requests))],
         rows: requests,
       }),
       more || "",
