@@ -7,6 +7,7 @@ mod placement;
 mod probe;
 mod routing;
 mod tree;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ pub(crate) use routing::EvalRouting;
 pub(crate) use tree::{
     SummariserArg, Tree, TreeBuild, TreeDelete, TreePlanArgs, TreeShow, TreeStatusArgs, TreeWhat, document_of,
 };
+pub(crate) use usage::{BudgetSet, Budgets, Usage, UsageCommand};
 
 /// Answers questions about your documents, choosing for each how much context to pay for.
 #[derive(Debug, Parser)]
@@ -88,7 +90,7 @@ pub(crate) enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(Config),
-    /// Show tokens, cost and recent requests
+    /// Show tokens, cost and recent requests, and set budgets
     Usage(Usage),
     /// Rate an answer, so that later ones are routed better
     Feedback(Feedback),
@@ -531,18 +533,4 @@ pub(crate) enum Config {
     Show,
     /// List every environment variable
     Env,
-}
-
-/// Arguments of `usage`.
-#[derive(Debug, Args)]
-pub(crate) struct Usage {
-    /// Requests to list
-    #[arg(long, default_value_t = 10)]
-    pub(crate) recent: usize,
-    /// Show how far predictions of tokens, cost and time were off, instead
-    #[arg(long)]
-    pub(crate) predictions: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }

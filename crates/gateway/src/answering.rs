@@ -23,7 +23,7 @@ use edgewise_retrieval::Collections;
 use edgewise_types::{CollectionName, Usage};
 
 use crate::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, budgets,
     caller::Caller,
     conversations::Keep,
     middleware::RequestId,
@@ -60,7 +60,8 @@ impl Answering {
         keep: Option<Keep>,
     ) -> Result<Self, ApiError> {
         let collections = state.collections(caller)?;
-        let query = Query { tenant: caller.tenant.clone(), ..query };
+        let query = Query { tenant: caller.tenant.clone(), key: caller.key_name(), ..query };
+        budgets::admit(state.parts(), caller, Some(&collection))?;
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let (parts, labels) = (state.shared_parts(), state.labels().clone());

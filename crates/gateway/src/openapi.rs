@@ -13,8 +13,9 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    batch, budget, cache, caller, collections, conversations, dialect, documents, feedback, health, idempotency, jobs,
-    mcp, middleware, pages, quality, query, reading, session, sse, state::AppState, tree, upkeep, usage,
+    batch, budget, budgets, cache, caller, collections, conversations, dialect, documents, events, feedback, health,
+    idempotency, jobs, mcp, middleware, pages, quality, query, reading, requests, session, sse, state::AppState, tree,
+    upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -43,6 +44,8 @@ use crate::{
         sse::SourcesEvent,
         sse::TokenEvent,
         sse::UsageEvent,
+        events::MissedEvents,
+        edgewise_ledger::Alert,
         batch::BatchProgress,
         batch::BatchRequest,
         edgewise_planner::Citation,
@@ -87,6 +90,11 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::api::cancel))
         .routes(routes!(jobs::api::events))
         .routes(routes!(usage::usage))
+        .routes(routes!(requests::list))
+        .routes(routes!(requests::get))
+        .routes(routes!(events::events))
+        .routes(routes!(budgets::list))
+        .routes(routes!(budgets::get, budgets::put, budgets::delete))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))
         .routes(routes!(quality::get))

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgewise_ledger::PriceBook;
+use edgewise_ledger::{ModelPrices, PriceBook};
 use edgewise_model_api::{CacheState, Embedder, Generator};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
@@ -99,6 +99,11 @@ impl Planner {
         let (observed, reuse, reading) = (Observed::default(), Reuse::default(), RwLock::default());
         let learned = Learned::embedded()?;
         Ok(Self { generator, embedder, prompts, prices, options, judge, observed, reuse, clock, reading, learned })
+    }
+
+    /// What its work costs now.
+    pub(crate) fn model_prices(&self) -> ModelPrices {
+        self.prices.of(&self.generator.info().model, jiff::Timestamp::now())
     }
 
     /// The model that answers.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use edgewise_types::Money;
 
-use crate::{SettingsError, Tree, env, layer::Layers};
+use crate::{LedgerSettings, SettingsError, Tree, env, layer::Layers};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct Settings {
     pub tree: Tree,
     /// Watching how well the model reads.
     pub monitor: Monitor,
+    /// Records of requests.
+    pub ledger: LedgerSettings,
     /// Logs.
     pub telemetry: Telemetry,
 }
@@ -107,6 +109,8 @@ pub struct Paths {
     pub profiles: PathBuf,
     /// File with passwords of encrypted documents; empty means none. See [`Paths::passwords_file`].
     pub passwords: PathBuf,
+    /// Price file; empty means the built-in one. See [`Paths::prices_file`].
+    pub prices: PathBuf,
     /// SQLite file of the API keys.
     pub access: PathBuf,
 }
@@ -122,6 +126,7 @@ impl Default for Paths {
             prefixes: PathBuf::new(),
             profiles: PathBuf::new(),
             passwords: PathBuf::new(),
+            prices: PathBuf::new(),
             access: PathBuf::new(),
         }
     }
@@ -138,6 +143,11 @@ impl Paths {
         Some(self.passwords.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// The price file, if not the built-in one.
+    pub fn prices_file(&self) -> Option<&Path> {
+        Some(self.prices.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// The additional model registry, if any.
     pub fn registry_file(&self) -> Option<&Path> {
         Some(self.registry.as_path()).filter(|path| !path.as_os_str().is_empty())
@@ -145,8 +155,8 @@ impl Paths {
 
     /// Fills in the empty paths that have a computed default, and expands `~/`.
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
-        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords, access } = self;
-        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords, access] {
+        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices, access } = self;
+        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices, access] {
             *path = expanded(path, lookup)?;
         }
         if self.models.as_os_str().is_empty() {

@@ -60,7 +60,7 @@ pub(crate) fn serve(
         recorder: stack.recorder,
         reading,
         metrics,
-        options: GatewayOptions::from(&settings.server),
+        options: GatewayOptions { retention: app.retention(), ..GatewayOptions::from(&settings.server) },
         info: ServerInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generator: settings.models.generator.clone(),

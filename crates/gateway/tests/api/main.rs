@@ -14,3 +14,4 @@ mod questions;
 mod server;
 mod surroundings;
 mod trees;
+mod usage;
