@@ -60,11 +60,13 @@ impl Answering {
         let query = Query { tenant: caller.tenant.clone(), ..query };
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
-        let parts = state.shared_parts();
+        let (parts, keys, caller_of) = (state.shared_parts(), state.keys().clone(), caller.clone());
         let span = tracing::Span::current();
         // Detached on purpose: the job reports through the channel and ends when that closes.
         drop(tokio::task::spawn_blocking(move || {
-            let last = span.in_scope(|| answer(&parts, &collections, &collection, &query, &request_id, &sender));
+            let (last, used) =
+                span.in_scope(|| answer(&parts, &collections, &collection, &query, &request_id, &sender));
+            keys.spent(&caller_of, &used);
             // Free before the caller hears of the end, so that its next question finds the place.
             drop(slot);
             // Nobody may be listening any more; what was recorded is all that remains then.
@@ -124,7 +126,7 @@ impl Stream for Answering {
     }
 }
 
-/// The job: answers, records, and gives the last step to report.
+/// The job: answers, records, and gives the last step to report, with the tokens used.
 fn answer(
     parts: &Parts,
     collections: &Collections,
@@ -132,7 +134,7 @@ fn answer(
     query: &Query,
     request_id: &RequestId,
     sender: &mpsc::UnboundedSender<Progress>,
-) -> Progress {
+) -> (Progress, Usage) {
     let at = jiff::Timestamp::now();
     let started = Instant::now();
     let mut planned = None;
@@ -166,15 +168,20 @@ fn answer(
         Ok(answer) => {
             parts.recorder.answered(&request_id.0, at, query, &answer);
             parts.reading.answered(at, &answer);
-            Progress::Done(Box::new(answer))
+            let used = answer.usage;
+            (Progress::Done(Box::new(answer)), used)
         }
         Err(error) => {
+            let mut used = before;
             if let (Some(explanation), Some(ttft)) = (&planned, first_token) {
+                let chosen = explanation.candidates.iter().find(|candidate| candidate.route == explanation.chosen);
+                let prompt = chosen.map_or_else(Usage::default, |candidate| candidate.usage);
+                used = used.plus(&Usage { output_tokens, ..prompt });
                 let total = started.elapsed();
                 let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
                 parts.recorder.failed(&request_id.0, at, query, &failure);
             }
-            Progress::Failed(error.into())
+            (Progress::Failed(error.into()), used)
         }
     }
 }

@@ -8,13 +8,13 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     middleware::{from_fn, from_fn_with_state},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    budget, cache, caller, collections, dialect, documents, feedback, health, jobs, middleware, pages, query, reading,
-    session, sse, state::AppState, tree, upkeep, usage,
+    budget, cache, caller, collections, dialect, documents, feedback, health, incoming, jobs, middleware, pages,
+    published, query, reading, session, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -85,6 +85,8 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(usage::predictions))
         .routes(routes!(cache::get))
         .routes(routes!(cache::release))
+        .routes(routes!(published::list))
+        .routes(routes!(published::publish, published::withdraw))
         .routes(routes!(dialect::anthropic::messages))
         .routes(routes!(dialect::anthropic::count_tokens))
         .routes(routes!(dialect::openai::completions))
@@ -128,8 +130,10 @@ pub fn router(state: AppState) -> Router {
         .merge(pages::router())
         .fallback(middleware::unknown_path)
         .method_not_allowed_fallback(middleware::method_not_allowed)
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        .layer(from_fn_with_state(state.clone(), incoming::watch))
         .layer(from_fn_with_state(state.clone(), caller::authenticate))
-        .layer(from_fn(middleware::headers))
+        .layer(from_fn_with_state(state.clone(), middleware::headers))
         .layer(from_fn_with_state(state.clone(), middleware::guard))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn(dialect::errors::rewrite))

@@ -17,6 +17,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use edgewise_model_api::ModelError;
+use edgewise_types::Usage;
 
 use crate::{ApiError, ErrorKind, caller::Caller, extract::ApiJson, middleware::RequestId, state::AppState};
 
@@ -153,6 +154,7 @@ pub(crate) struct EmbeddingsUsage {
 )]
 pub(crate) async fn embeddings(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<EmbeddingsRequest>,
 ) -> Result<Json<EmbeddingsReply>, ApiError> {
     let info = state.parts().planner.embedder().info().clone();
@@ -196,6 +198,7 @@ pub(crate) async fn embeddings(
             EncodingFormat::Base64 => Vector::Base64(base64(&vector)),
         },
     });
+    state.keys().spent(&caller, &Usage { input_tokens: tokens, ..Usage::default() });
     let usage = EmbeddingsUsage { prompt_tokens: tokens, total_tokens: tokens };
     Ok(Json(EmbeddingsReply { object: "list", data: data.collect(), model: request.model, usage }))
 }
