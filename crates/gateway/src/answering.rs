@@ -5,6 +5,7 @@
 //! - Dropping the stream (the client went away), the time limit and the end of the grace period all close the channel.
 //!   The planner learns of that from its sink and drops the generation, which cancels it in the engine.
 //! - The channel is unbounded, which the length of an answer bounds: a slow client never holds the engine up.
+//! - A turn of a conversation that the server keeps is on disk before `Done`.
 //! - The job holds its slot until it has really ended, so that abandoned work still counts against the limit.
 
 use std::{
@@ -24,6 +25,7 @@ use edgewise_types::{CollectionName, Usage};
 use crate::{
     ApiError, ErrorKind,
     caller::Caller,
+    conversations::Keep,
     middleware::RequestId,
     record::Failure,
     state::{AppState, Parts, Phase},
@@ -48,25 +50,36 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
-    /// Starts answering, or refuses when the server is at its limit.
+    /// Starts answering, or refuses when the server is at its limit. `keep` is told of the answer.
     pub(crate) fn start(
         state: &AppState,
         caller: &Caller,
         collection: CollectionName,
         query: Query,
         request_id: RequestId,
+        keep: Option<Keep>,
     ) -> Result<Self, ApiError> {
         let collections = state.collections(caller)?;
         let query = Query { tenant: caller.tenant.clone(), ..query };
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
-        let (parts, keys, caller_of) = (state.shared_parts(), state.keys().clone(), caller.clone());
+        let (parts, labels) = (state.shared_parts(), state.labels().clone());
+        let (keys, asker) = (state.keys().clone(), caller.clone());
         let span = tracing::Span::current();
         // Detached on purpose: the job reports through the channel and ends when that closes.
         drop(tokio::task::spawn_blocking(move || {
-            let (last, used) =
-                span.in_scope(|| answer(&parts, &collections, &collection, &query, &request_id, &sender));
-            keys.spent(&caller_of, &used);
+            let last = span.in_scope(|| {
+                let before = labels.newest(&parts);
+                let spent = |used: &Usage| keys.spent(&asker, used);
+                let answered = answer(&parts, &collections, &collection, &query, &request_id, (&sender, &spent));
+                let kept = answered.and_then(|answer| {
+                    labels.answered(&parts, before, &query.tenant, &answer);
+                    // The conversation's next question may come as soon as this one's end is told.
+                    keep.map_or(Ok(()), |keep| keep.keep(&request_id.0, &answer))?;
+                    Ok(answer)
+                });
+                kept.map_or_else(Progress::Failed, Progress::Done)
+            });
             // Free before the caller hears of the end, so that its next question finds the place.
             drop(slot);
             // Nobody may be listening any more; what was recorded is all that remains then.
@@ -126,15 +139,15 @@ impl Stream for Answering {
     }
 }
 
-/// The job: answers, records, and gives the last step to report, with the tokens used.
+/// The job: answers and records, and tells the tokens used.
 fn answer(
     parts: &Parts,
     collections: &Collections,
     collection: &CollectionName,
     query: &Query,
     request_id: &RequestId,
-    sender: &mpsc::UnboundedSender<Progress>,
-) -> (Progress, Usage) {
+    (sender, spent): (&mpsc::UnboundedSender<Progress>, &dyn Fn(&Usage)),
+) -> Result<Box<Answer>, ApiError> {
     let at = jiff::Timestamp::now();
     let started = Instant::now();
     let mut planned = None;
@@ -168,8 +181,8 @@ fn answer(
         Ok(answer) => {
             parts.recorder.answered(&request_id.0, at, query, &answer);
             parts.reading.answered(at, &answer);
-            let used = answer.usage;
-            (Progress::Done(Box::new(answer)), used)
+            spent(&answer.usage);
+            Ok(Box::new(answer))
         }
         Err(error) => {
             let mut used = before;
@@ -181,7 +194,8 @@ fn answer(
                 let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
                 parts.recorder.failed(&request_id.0, at, query, &failure);
             }
-            (Progress::Failed(error.into()), used)
+            spent(&used);
+            Err(error.into())
         }
     }
 }

@@ -52,14 +52,21 @@ pub enum ErrorKind {
     UnknownRequest,
     /// No job has this id.
     UnknownJob,
+    /// No conversation has this id.
+    UnknownConversation,
     /// The summary tree has no such node.
     UnknownNode,
     /// The path does not take this method.
     MethodNotAllowed,
     /// The body did not arrive in time.
     RequestTimeout,
-    /// Another process writes to the collection, it was made with another embedder, or its name is taken.
+    /// Another process writes to the collection, it was made with another embedder, its name is taken, or the same is being
+    /// done already.
     Conflict,
+    /// What is there is not what `If-Match` or `If-None-Match` ask for.
+    PreconditionFailed,
+    /// The idempotency key was used for another request.
+    IdempotencyMismatch,
     /// The body is larger than the server accepts.
     TooLarge,
     /// The body is of a media type that this path does not take.
@@ -86,7 +93,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 28] = [
+    pub const ALL: [ErrorKind; 31] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
@@ -100,10 +107,13 @@ impl ErrorKind {
         Self::UnknownPrefix,
         Self::UnknownRequest,
         Self::UnknownJob,
+        Self::UnknownConversation,
         Self::UnknownNode,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::Conflict,
+        Self::PreconditionFailed,
+        Self::IdempotencyMismatch,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::UnknownHost,
@@ -130,14 +140,16 @@ impl ErrorKind {
             | Self::UnknownPrefix
             | Self::UnknownRequest
             | Self::UnknownJob
+            | Self::UnknownConversation
             | Self::UnknownNode => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
-            Self::DoesNotFit | Self::EmptyCollection => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::DoesNotFit | Self::EmptyCollection | Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Overloaded | Self::LimitReached => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -178,10 +190,13 @@ impl ErrorKind {
             Self::UnknownPrefix => "unknown_prefix",
             Self::UnknownRequest => "unknown_request",
             Self::UnknownJob => "unknown_job",
+            Self::UnknownConversation => "unknown_conversation",
             Self::UnknownNode => "unknown_node",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::Conflict => "conflict",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnknownHost => "unknown_host",

@@ -98,7 +98,7 @@ pub(crate) fn restore(parts: &Parts) {
 
 /// Keeps what a rating of this answer would need: measures of the question, none of its text.
 pub(crate) fn keep(ledger: &Ledger, request_id: &str, at: jiff::Timestamp, query: &Query, explanation: &Explanation) {
-    let Some(decision) = explanation.rated(0.0) else { return };
+    let Some(decision) = explanation.rated(&query.tenant, 0.0) else { return };
     let id = format!("{}-{request_id}", at.as_microsecond());
     let kept = serde_json::to_string(&decision).map_err(|error| error.to_string()).and_then(|decision| {
         let tenant = &query.tenant;

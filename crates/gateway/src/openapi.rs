@@ -13,8 +13,9 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    budget, cache, caller, collections, dialect, documents, feedback, health, incoming, jobs, middleware, pages,
-    published, query, reading, session, sse, state::AppState, tree, upkeep, usage,
+    batch, budget, cache, caller, collections, conversations, dialect, documents, feedback, health, idempotency,
+    incoming, jobs, mcp, middleware, pages, published, quality, query, reading, session, sse, state::AppState, tree,
+    upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -31,6 +32,7 @@ use crate::{
         (name = "questions", description = "Answers and routes"),
         (name = "collections", description = "Collections and search"),
         (name = "documents", description = "Documents of a collection"),
+        (name = "cache", description = "What the engine keeps of prompts"),
         (name = "dialects", description = "The API in the forms of Anthropic and OpenAI"),
         (name = "tree", description = "Summary trees"),
         (name = "jobs", description = "Background work"),
@@ -42,6 +44,8 @@ use crate::{
         sse::SourcesEvent,
         sse::TokenEvent,
         sse::UsageEvent,
+        batch::BatchProgress,
+        batch::BatchRequest,
         edgewise_planner::Citation,
         edgewise_planner::Escalated,
         edgewise_retrieval::TreeProgress,
@@ -51,14 +55,17 @@ use crate::{
 struct Document;
 
 /// The API's routes and their document, without any layer. JSON bodies are limited to `max_body` bytes and uploads to
-/// `max_upload`.
+/// `max_upload`; uploads of many documents are limited as they are read.
 fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
     let uploads = OpenApiRouter::new()
         .routes(routes!(documents::list, documents::upload))
         .layer(DefaultBodyLimit::max(max_upload));
+    let batches = OpenApiRouter::new().routes(routes!(batch::upload)).layer(DefaultBodyLimit::disable());
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(query::query))
         .routes(routes!(query::explain))
+        .routes(routes!(conversations::list, conversations::create))
+        .routes(routes!(conversations::get, conversations::delete))
         .routes(routes!(feedback::rate, feedback::forget))
         .routes(routes!(collections::list, collections::create))
         .routes(routes!(collections::get, collections::delete))
@@ -83,7 +90,9 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(usage::usage))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))
+        .routes(routes!(quality::get))
         .routes(routes!(cache::get))
+        .routes(routes!(cache::prefixes, cache::warm))
         .routes(routes!(cache::release))
         .routes(routes!(published::list))
         .routes(routes!(published::publish, published::withdraw))
@@ -95,6 +104,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(dialect::openai::model))
         .layer(DefaultBodyLimit::max(max_body))
         .merge(uploads)
+        .merge(batches)
 }
 
 /// What must answer in every phase of the server's life.
@@ -122,10 +132,20 @@ async fn openapi(State(state): State<AppState>) -> Json<utoipa::openapi::OpenApi
 
 /// The complete service.
 pub fn router(state: AppState) -> Router {
+    // Tools are requests to everything else, with all its checks.
+    let mcp = mcp::service(&state, layered(state.clone(), None));
+    layered(state, Some(mcp))
+}
+
+/// The service, with the tools of the Model Context Protocol or without.
+fn layered(state: AppState, mcp: Option<mcp::McpService>) -> Router {
     let options = state.options();
     let api: Router<AppState> = api(options.max_body_bytes, options.max_upload_bytes).into();
     let probes: Router<AppState> = probes().into();
-    api.route_layer(from_fn_with_state(state.clone(), middleware::gate))
+    let mcp = mcp.map_or_else(Router::new, |mcp| Router::new().route_service(mcp::PATH, mcp));
+    api.route_layer(from_fn_with_state(state.clone(), idempotency::once))
+        .route_layer(from_fn_with_state(state.clone(), middleware::gate))
+        .merge(mcp)
         .merge(probes)
         .merge(pages::router())
         .fallback(middleware::unknown_path)

@@ -23,8 +23,9 @@ use edgewise_telemetry::{
 };
 
 use crate::{
-    ApiError, Recorder, Trees, caller::Caller, dialect::memory::Memory, jobs::Jobs, keys::Keys, published::Published,
-    tenants::Tenants, tree,
+    ApiError, Recorder, Trees, batch, cache::Labels, caller::Caller, conversations::Busy, dialect::memory::Memory,
+    etag::Order, idempotency::InFlight, jobs::Jobs, keys::Keys, published::Published, store::Store, tenants::Tenants,
+    tree,
 };
 
 /// Limits and times of the server.
@@ -34,6 +35,8 @@ pub struct GatewayOptions {
     pub max_body_bytes: usize,
     /// Largest upload, in bytes; an upload is held in memory.
     pub max_upload_bytes: usize,
+    /// Largest upload of many documents, packed and unpacked, in bytes; it is kept on disk until it is ingested.
+    pub max_batch_bytes: usize,
     /// Longest an answer or an upload may take.
     pub request_timeout: Duration,
     /// Answers worked on at once; more are refused with 429.
@@ -67,6 +70,7 @@ impl From<&edgewise_settings::Server> for GatewayOptions {
         Self {
             max_body_bytes: server.max_body_bytes,
             max_upload_bytes: server.max_upload_bytes,
+            max_batch_bytes: server.max_batch_bytes,
             request_timeout: Duration::from_secs(server.request_timeout_s),
             max_concurrent_requests: server.max_concurrent_requests,
             max_concurrent_uploads: 2,
@@ -127,8 +131,15 @@ pub struct AppState {
     jobs: Jobs,
     answers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
+    /// Uploads with an idempotency key whose bodies are being read.
+    buffers: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     memory: Memory,
+    store: Arc<Store>,
+    busy: Busy,
+    in_flight: InFlight,
+    order: Order,
+    labels: Labels,
     tenants: Tenants,
     keys: Keys,
     published: Published,
@@ -148,16 +159,27 @@ impl AppState {
             lifecycle,
             answers: Arc::new(Semaphore::new(parts.options.max_concurrent_requests)),
             uploads: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
+            buffers: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
             memory: Memory::default(),
             published: Published::default(),
+            store: Arc::new(Store::of(parts.local_collections.root())),
+            busy: Busy::default(),
+            in_flight: InFlight::default(),
+            order: Order::default(),
+            labels: Labels::default(),
             tenants: Tenants::new(Arc::clone(&parts.local_collections)),
             keys: Keys::watch(Arc::clone(&parts.access), parts.options.keys_required),
             parts: Arc::new(parts),
         };
+        let uploads = batch::leftovers(state.tenants());
         // Nobody waits for it: a job that is not taken up yet is one that waits.
         let shared = state.clone();
-        if let Err(error) = std::thread::Builder::new().name("jobs".to_owned()).spawn(move || tree::take_up(&shared)) {
+        let thread = std::thread::Builder::new().name("jobs".to_owned());
+        if let Err(error) = thread.spawn(move || {
+            batch::take_up(&shared, uploads);
+            tree::take_up(&shared);
+        }) {
             tracing::warn!(%error, "unfinished jobs are left until the next start");
         }
         state
@@ -206,6 +228,31 @@ impl AppState {
         &self.memory
     }
 
+    /// What is kept between requests.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.store)
+    }
+
+    /// Conversations in which a question is being answered.
+    pub(crate) fn busy(&self) -> &Busy {
+        &self.busy
+    }
+
+    /// Idempotency keys that are being worked on.
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// Who may write to a collection.
+    pub(crate) fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// Which collections retained prefixes belong to.
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
     pub(crate) fn options(&self) -> &GatewayOptions {
         &self.parts.options
     }
@@ -226,6 +273,16 @@ impl AppState {
     /// take more memory than their number times `max_upload_bytes`.
     pub(crate) async fn upload_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.uploads).acquire_owned().await.map_err(|_| ApiError::shutting_down())
+    }
+
+    /// A place among the uploads whose bodies are read before their handler; waits for one.
+    pub(crate) async fn buffer_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.buffers).acquire_owned().await.map_err(|_| ApiError::shutting_down())
+    }
+
+    /// Answers that could be begun now.
+    pub fn free_answers(&self) -> usize {
+        self.answers.available_permits()
     }
 
     /// Runs a short blocking call.

@@ -13,7 +13,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -145,8 +145,10 @@ pub(crate) async fn rename(
     let to: CollectionName = request.name.parse()?;
     let collections = state.collections(&caller)?;
     let slot = state.upload_slot().await?;
+    let turn = state.order().turn(&caller.tenant, &name, &HeaderMap::new()).await;
     state
         .blocking(slot, move |_| {
+            let _turn = turn;
             collections.rename(&name, &to)?;
             Ok(Json(collections.get(&to)?.stats()?))
         })

@@ -36,6 +36,7 @@ struct Heard {
     /// Prompt tokens that were resident.
     cached: usize,
     reason: FinishReason,
+    stop: Option<String>,
     usage: Usage,
     timings: GenerationTimings,
     /// When its first token came, since the request began.
@@ -162,6 +163,7 @@ pub(crate) fn carry_out(
         prompt_map: compose::mark_cached(composed.segments, heard.cached),
         sources: composed.sources,
         finish_reason: heard.reason,
+        stop_sequence: heard.stop.clone(),
         model: planner.generator.info().model.clone(),
         cost,
         usage,
@@ -218,14 +220,14 @@ impl Request<'_> {
                     raw.push_str(&text);
                     tell(sink, AnswerEvent::Token(text))?;
                 }
-                NextEvent::Event(GenerationEvent::Finished { reason, text, usage, timings, .. }) => {
+                NextEvent::Event(GenerationEvent::Finished { reason, stop, text, usage, timings, .. }) => {
                     raw.push_str(&text);
                     if !text.is_empty() {
                         tell(sink, AnswerEvent::Token(text))?;
                     }
                     // An answer without a token: the engine's word that it ends is what came first.
                     let ttft_ms = ttft_ms.unwrap_or_else(|| elapsed_ms(self.started));
-                    return Ok(Heard { raw, logprobs, cached, reason, usage, timings, ttft_ms });
+                    return Ok(Heard { raw, logprobs, cached, reason, stop, usage, timings, ttft_ms });
                 }
                 NextEvent::Event(GenerationEvent::Failed(error)) => return Err(error.into()),
                 NextEvent::NotYet => tell(sink, AnswerEvent::Waiting)?,
@@ -306,6 +308,7 @@ fn second_explanation(first: &Explanation, wider: &Wider, continues: usize) -> E
     };
     Explanation {
         chosen: wider.route,
+        escalated_from: Some(first.chosen),
         forced: false,
         candidates: wider.candidates.clone(),
         dropped: wider.dropped.clone(),

@@ -101,6 +101,9 @@ pub struct Query {
     /// Whether to widen once when the sources seem not to hold the answer. `None` does as configured where the planner
     /// chooses the route, and does not where the caller does.
     pub escalate: Option<bool>,
+    /// What to do with the question, in place of the template `instruction`; the system message stays the operator's. To be
+    /// the same in every turn of a conversation, whose prompt would otherwise not be continued.
+    pub instructions: Option<String>,
 }
 
 impl Query {
@@ -121,6 +124,7 @@ impl Query {
             tenant: TenantId::local(),
             history: Vec::new(),
             escalate: None,
+            instructions: None,
         }
     }
 }
@@ -269,6 +273,9 @@ pub struct Explanation {
     pub generation: Generation,
     /// The route taken.
     pub chosen: Route,
+    /// The route whose answer seemed not to be in its sources, where this one was taken after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalated_from: Option<Route>,
     /// Whether the caller asked for it.
     pub forced: bool,
     /// What was optimised.
@@ -476,6 +483,9 @@ pub struct Answer {
     pub prompt_map: Vec<Segment>,
     /// Why generation ended.
     pub finish_reason: FinishReason,
+    /// The stop string that came up, where the engine knows which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_sequence: Option<String>,
     /// Model that answered.
     pub model: String,
     /// Tokens used.

@@ -29,7 +29,10 @@ const SHARE: f32 = 0.5;
 
 impl Planner {
     /// What the model says of `question`, and the router's `kinds` blended with it.
-    pub(crate) fn judge_kind(
+    ///
+    /// # Errors
+    /// Those of the model, which may refuse constraints; a choice of route goes on without its word.
+    pub fn judge_kind(
         &self,
         question: &str,
         tenant: &TenantId,

@@ -66,6 +66,7 @@ pub const FIELDS: &[Field] = &[
     integer("server.port", 0, 65_535),
     integer("server.max_body_bytes", 1024, 1024 * MIB),
     integer("server.max_upload_bytes", 1024, 1024 * 1024 * MIB),
+    integer("server.max_batch_bytes", 1024, 1024 * 1024 * MIB),
     integer("server.request_timeout_s", 1, 86_400),
     integer("server.shutdown_grace_s", 0, 3_600),
     integer("server.max_concurrent_requests", 1, 65_536),

@@ -48,6 +48,8 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// Largest document upload, bytes.
     pub max_upload_bytes: usize,
+    /// Largest upload of many documents, packed and unpacked, bytes.
+    pub max_batch_bytes: usize,
     /// Time limit of an answer or an upload, seconds.
     pub request_timeout_s: u64,
     /// How long streams may finish after a shutdown was asked for, seconds.
@@ -75,6 +77,7 @@ impl Default for Server {
             port: 8080,
             max_body_bytes: 2 << 20,
             max_upload_bytes: 64 << 20,
+            max_batch_bytes: 1 << 30,
             request_timeout_s: 300,
             shutdown_grace_s: 10,
             max_concurrent_requests: 64,

@@ -213,7 +213,7 @@ impl State {
 fn speak(
     tokens: &[(u32, String)],
     failure: Option<(usize, ModelError)>,
-    reason: FinishReason,
+    (reason, stop): (FinishReason, Option<String>),
     mut usage: Usage,
     (samples, delay): (usize, Duration),
     sender: &GenerationSender,
@@ -248,7 +248,8 @@ fn speak(
         let timings = GenerationTimings { queue_ms: 0.0, prefill_ms, decode_ms };
         // The prompt is counted with the first sample alone.
         let usage = std::mem::take(&mut usage);
-        if sender.send(GenerationEvent::Finished { sample, reason, text: String::new(), usage, timings }).is_err() {
+        let (stop, text) = (stop.clone(), String::new());
+        if sender.send(GenerationEvent::Finished { sample, reason, stop, text, usage, timings }).is_err() {
             return false;
         }
     }
@@ -323,9 +324,11 @@ impl Generator for ScriptedGenerator {
         }
         let Reply { mut text, failure } = (self.script)(&self.tokenizer.decode(&request.prompt.tokens)?);
         let mut reason = FinishReason::EndOfTurn;
-        if let Some(at) = request.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+        let mut met = None;
+        let found = |stop: &String| text.find(stop.as_str()).map(|at| (at, stop.clone()));
+        if let Some((at, stop)) = request.stop.iter().filter_map(found).min() {
             text.truncate(at);
-            reason = FinishReason::Stop;
+            (reason, met) = (FinishReason::Stop, Some(stop));
         }
         let ids = self.tokenizer.encode(&text)?;
         let pieces = self.tokenizer.offsets(&text)?;
@@ -334,7 +337,7 @@ impl Generator for ScriptedGenerator {
             ids.into_iter().zip(pieces).map(|(id, piece)| (id, text[piece].to_owned())).collect();
         if tokens.len() > request.max_tokens {
             tokens.truncate(request.max_tokens);
-            reason = FinishReason::Length;
+            (reason, met) = (FinishReason::Length, None);
         }
 
         let (sender, stream) = GenerationStream::channel();
@@ -354,7 +357,7 @@ impl Generator for ScriptedGenerator {
         };
         let (delay, shared) = (self.token_delay, Arc::clone(&self.shared));
         std::thread::spawn(move || {
-            let heard = speak(&tokens, failure, reason, usage, (samples, delay), &sender);
+            let heard = speak(&tokens, failure, (reason, met), usage, (samples, delay), &sender);
             let (state, idle) = &*shared;
             let mut state = state.lock().unwrap();
             state.running -= 1;

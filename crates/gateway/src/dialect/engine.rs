@@ -231,7 +231,7 @@ impl Chatting {
                         return Some(Event::Text { sample, text, logprob: Some(logprob) });
                     }
                 }
-                Some(GenerationEvent::Finished { sample, reason, text, usage, timings }) => {
+                Some(GenerationEvent::Finished { sample, reason, stop, text, usage, timings }) => {
                     let reason = match reason {
                         FinishReason::EndOfTurn => EndReason::EndOfTurn,
                         FinishReason::Stop => EndReason::Stop,
@@ -244,7 +244,7 @@ impl Chatting {
                     self.account.record.timings.decode_ms =
                         timings.decode_ms.max(self.account.record.timings.decode_ms);
                     self.account.finished(&usage).await;
-                    return Some(Event::End { sample, reason, text, usage });
+                    return Some(Event::End { sample, reason, stop, text, usage });
                 }
                 Some(GenerationEvent::Failed(error)) => return Some(self.fail(error.into()).await),
                 None => return Some(self.fail(ApiError::internal("the engine ended a stream without a result")).await),

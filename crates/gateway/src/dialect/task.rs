@@ -66,6 +66,8 @@ pub(crate) struct CollectionTask {
     pub(crate) sampling: Sampling,
     pub(crate) max_tokens: Option<usize>,
     pub(crate) stop: Vec<String>,
+    /// The caller's system prompt: what to do with the question. The server's rules about sources stay.
+    pub(crate) instructions: Option<String>,
     /// Tokens that were sent can't be taken back, so a stream is never superseded by a wider route.
     pub(crate) stream: bool,
 }
@@ -101,6 +103,8 @@ pub(crate) enum Event {
     End {
         sample: usize,
         reason: EndReason,
+        /// The stop string that came up, where the engine knows which.
+        stop: Option<String>,
         text: String,
         usage: Usage,
     },
@@ -142,9 +146,10 @@ impl Task {
                     history: memory::turns(state, &caller.tenant, &task.collection, &task.exchanges),
                     escalate: task.stream.then_some(false),
                     tenant: caller.tenant.clone(),
+                    instructions: task.instructions.clone(),
                     ..Query::new(task.question.clone())
                 };
-                let answering = Answering::start(state, &caller, task.collection.clone(), query, id)?;
+                let answering = Answering::start(state, &caller, task.collection.clone(), query, id, None)?;
                 let (task, state) = (*task, state.clone());
                 Ok(Running::Collection(Box::new(Asking { answering, ready: VecDeque::new(), task, caller, state })))
             }
@@ -181,11 +186,12 @@ impl Running {
                     sample.logprobs.push((text, logprob.unwrap_or_default()));
                 }
                 Event::Cited(answer) => reply.answer = Some(answer),
-                Event::End { sample, reason, text, usage } => {
+                Event::End { sample, reason, stop, text, usage } => {
                     reply.usage = reply.usage.plus(&usage);
                     let sample = reply.sample(sample);
                     sample.text.push_str(&text);
                     sample.reason = Some(reason);
+                    sample.stop = stop;
                 }
                 Event::Failed(error) => return Err(error),
             }
@@ -213,6 +219,8 @@ pub(crate) struct Reply {
 pub(crate) struct Sample {
     pub(crate) text: String,
     pub(crate) reason: Option<EndReason>,
+    /// The stop string that came up.
+    pub(crate) stop: Option<String>,
     /// Each token's text and the natural logarithm of its probability.
     pub(crate) logprobs: Vec<(String, f32)>,
 }
@@ -244,10 +252,10 @@ impl Asking {
                 Progress::Event(AnswerEvent::Sources(_) | AnswerEvent::Waiting | AnswerEvent::Escalated(_)) => {}
                 Progress::Done(answer) => {
                     let reason = end(answer.finish_reason);
-                    let usage = answer.usage;
+                    let (usage, stop) = (answer.usage, answer.stop_sequence.clone());
                     memory::keep(&self.state, &self.caller.tenant, &self.task.collection, &self.task, &answer);
                     self.ready.push_back(Event::Cited(answer));
-                    self.ready.push_back(Event::End { sample: 0, reason, text: String::new(), usage });
+                    self.ready.push_back(Event::End { sample: 0, reason, stop, text: String::new(), usage });
                 }
                 Progress::Failed(error) => return Some(Event::Failed(error)),
             }
@@ -265,14 +273,9 @@ fn end(reason: FinishReason) -> EndReason {
 }
 
 impl CollectionReport {
-    /// Of an answer to `task`.
-    pub(crate) fn of(answer: &Answer, system_left_out: bool) -> Self {
-        let mut notes = answer.explanation.notes.clone();
-        if system_left_out {
-            notes.push(
-                "the system prompt was left out: questions to a collection are asked with Edgewise's own".to_owned(),
-            );
-        }
+    /// Of an answer.
+    pub(crate) fn of(answer: &Answer) -> Self {
+        let notes = answer.explanation.notes.clone();
         Self { route: answer.turn.route, cost: answer.cost, unanswerable: answer.unanswerable, notes }
     }
 }

@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderName, HeaderValue},
     response::{IntoResponse, Response, Sse, sse},
 };
@@ -18,7 +18,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     ApiError, ErrorBody, ErrorKind,
     caller::Caller,
-    extract::ApiQuery,
+    extract::{ApiPath, ApiQuery},
+    page,
     state::{AppState, Phase},
 };
 
@@ -33,6 +34,9 @@ const EVERY: Duration = Duration::from_millis(150);
 pub struct JobList {
     /// Those that are not over, and of each collection the last that are; newest first.
     pub jobs: Vec<Job>,
+    /// Where the list goes on, if it does.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 /// Which jobs.
@@ -44,6 +48,13 @@ pub(crate) struct Which {
     #[serde(default)]
     #[param(value_type = Option<CollectionName>)]
     collection: Option<String>,
+    /// Most jobs to return, 1 to 1,000; absent is 1,000.
+    #[serde(default)]
+    #[param(default = 1000, minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Where to go on: `next` of the page before.
+    #[serde(default)]
+    cursor: Option<String>,
 }
 
 /// List background jobs.
@@ -63,9 +74,19 @@ pub(crate) async fn list(
     ApiQuery(which): ApiQuery<Which>,
 ) -> Result<Json<JobList>, ApiError> {
     let collection = which.collection.map(|name| name.parse::<CollectionName>()).transpose()?;
+    let limit = page::limit(which.limit, page::MAX_LIMIT)?;
+    let after = which.cursor.as_deref().map(page::parse::<2>).transpose()?;
     let mut jobs = state.jobs().list(&caller.tenant);
     jobs.retain(|job| collection.as_ref().is_none_or(|name| job.collection == *name));
-    Ok(Json(JobList { jobs }))
+    // Newest first: what comes later in the list is older. Times are compared as times.
+    if let Some([at, id]) = &after {
+        let wrong = |_| ApiError::new(ErrorKind::InvalidRequest, "this is not a cursor of this list");
+        let at: jiff::Timestamp = at.parse().map_err(wrong)?;
+        jobs.retain(|job| (job.created_at, &job.id) < (at, id));
+    }
+    jobs.truncate(limit + 1);
+    let (jobs, next) = page::cut(jobs, limit, |job| page::cursor(&[&job.created_at.to_string(), &job.id]));
+    Ok(Json(JobList { jobs, next }))
 }
 
 /// How a background job goes.
@@ -82,7 +103,7 @@ pub(crate) async fn list(
 pub(crate) async fn get(
     State(state): State<AppState>,
     caller: Caller,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Json<Job>, ApiError> {
     Ok(Json(state.jobs().get(&caller.tenant, &id)?.job()))
 }
@@ -120,7 +141,7 @@ fn asked(
 pub(crate) async fn pause(
     State(state): State<AppState>,
     caller: Caller,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Json<Job>, ApiError> {
     asked(&state, &caller, &id, "paused", super::Control::pause)
 }
@@ -140,7 +161,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(state): State<AppState>,
     caller: Caller,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Json<Job>, ApiError> {
     asked(&state, &caller, &id, "resumed", super::Control::resume)
 }
@@ -162,7 +183,7 @@ pub(crate) async fn resume(
 pub(crate) async fn cancel(
     State(state): State<AppState>,
     caller: Caller,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Json<Job>, ApiError> {
     asked(&state, &caller, &id, "cancelled", super::Control::cancel)
 }
@@ -184,7 +205,7 @@ pub(crate) async fn cancel(
 pub(crate) async fn events(
     State(state): State<AppState>,
     caller: Caller,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Response, ApiError> {
     let mut job = state.jobs().get(&caller.tenant, &id)?.subscribe();
     let ending = state.lifecycle().reached(Phase::Draining);

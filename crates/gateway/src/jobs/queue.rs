@@ -11,7 +11,7 @@ use edgewise_types::{CollectionName, TenantId};
 use serde_json::Value;
 
 use crate::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, batch,
     jobs::{Control, Ended, Stop, Work, control::Turns},
     middleware::new_id,
     state::Lifecycle,
@@ -35,11 +35,15 @@ type Key = (TenantId, String);
 pub(crate) struct Jobs {
     all: Arc<Mutex<BTreeMap<Key, Control>>>,
     turns: Turns,
+    /// Of uploads, which would otherwise wait for hours behind a build.
+    uploads: Turns,
     lifecycle: Lifecycle,
 }
 
 /// A job to start.
 pub(crate) struct NewJob {
+    /// Its id, if it must be known beforehand.
+    pub(crate) id: Option<String>,
     /// Whose.
     pub(crate) tenant: TenantId,
     /// Where.
@@ -52,7 +56,12 @@ pub(crate) struct NewJob {
 
 impl Jobs {
     pub(crate) fn new(lifecycle: Lifecycle) -> Self {
-        Self { all: Arc::default(), turns: Turns::default(), lifecycle }
+        Self { all: Arc::default(), turns: Turns::default(), uploads: Turns::default(), lifecycle }
+    }
+
+    /// The line that jobs of a kind stand in.
+    fn turns(&self, kind: &str) -> Turns {
+        if kind == batch::KIND { self.uploads.clone() } else { self.turns.clone() }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<Key, Control>) -> T) -> T {
@@ -75,14 +84,14 @@ impl Jobs {
         })
     }
 
-    /// Starts a job, or refuses while another of its kind works on the collection. Blocks until it is on record.
+    /// Starts a job, or refuses while another build works on the collection. Blocks until it is on record.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`]; what writing to the collection can fail with.
     pub(crate) fn start(&self, new: NewJob, work: Work) -> Result<Job, ApiError> {
         let now = jiff::Timestamp::now();
         let job = Job {
-            id: new_id(),
+            id: new.id.unwrap_or_else(new_id),
             collection: new.collection.name().clone(),
             kind: new.kind.to_owned(),
             state: JobState::Queued,
@@ -122,7 +131,8 @@ impl Jobs {
     /// Lists jobs that were over before this server began.
     pub(crate) fn remember(&self, tenant: &TenantId, jobs: Vec<Job>) {
         for job in jobs {
-            let (control, _) = Control::new(tenant.clone(), job.clone(), self.turns.clone(), self.lifecycle.clone());
+            let turns = self.turns(&job.kind);
+            let (control, _) = Control::new(tenant.clone(), job.clone(), turns, self.lifecycle.clone());
             self.with(|all| {
                 all.entry((tenant.clone(), job.id)).or_insert(control);
             });
@@ -130,10 +140,14 @@ impl Jobs {
     }
 
     fn register(&self, tenant: &TenantId, job: &Job) -> Result<mpsc::Receiver<()>, ApiError> {
-        let (control, changes) = Control::new(tenant.clone(), job.clone(), self.turns.clone(), self.lifecycle.clone());
+        let turns = self.turns(&job.kind);
+        let (control, changes) = Control::new(tenant.clone(), job.clone(), turns, self.lifecycle.clone());
         self.with(|all| {
-            let same =
-                |other: &Job| other.collection == job.collection && other.kind == job.kind && !other.state.ended();
+            // Any number of uploads may wait; another build would only do the same again.
+            let same = |other: &Job| {
+                let waits = other.collection == job.collection && other.kind == job.kind && !other.state.ended();
+                waits && job.kind != batch::KIND
+            };
             let own = all.values().filter(|control| control.tenant() == tenant);
             if let Some(other) = own.map(Control::job).find(same) {
                 let Job { id, kind, collection, state, .. } = other;

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::{
-    ApiError, ErrorBody, ErrorKind,
+    ApiError, ErrorBody, ErrorKind, batch,
     caller::Caller,
     extract::{ApiJson, ApiQuery, InCollection},
     jobs::{Control, Ended, NewJob, Work},
@@ -163,7 +163,7 @@ pub(crate) async fn build(
             let collection = collections.get(&name)?;
             let work = work(parts, tenant.clone(), Arc::clone(&collection), request.clone());
             let request = serde_json::to_value(&request).map_err(|error| ApiError::internal(error.to_string()))?;
-            jobs.start(NewJob { tenant, collection, kind: KIND, request }, work)
+            jobs.start(NewJob { id: None, tenant, collection, kind: KIND, request }, work)
         })
         .await?;
     let mut response = (StatusCode::ACCEPTED, Json(&job)).into_response();
@@ -242,7 +242,7 @@ pub(crate) fn after_ingest(state: &AppState, tenant: &TenantId, collection: &Arc
     }
     let work = work(parts, tenant.clone(), Arc::clone(collection), TreeBuildRequest::default());
     let request = serde_json::to_value(TreeBuildRequest::default()).unwrap_or_default();
-    let new = NewJob { tenant: tenant.clone(), collection: Arc::clone(collection), kind: KIND, request };
+    let new = NewJob { id: None, tenant: tenant.clone(), collection: Arc::clone(collection), kind: KIND, request };
     let started = state.jobs().start(new, work);
     match started {
         Ok(job) => tracing::info!(job = job.id, collection = %collection.name(), "building the summary tree"),
@@ -281,6 +281,7 @@ fn take_up_of(state: &AppState, tenant: &TenantId, collections: &Collections) {
         };
         let (over, open): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.state.ended());
         state.jobs().remember(tenant, over);
+        state.jobs().remember(tenant, batch::completed(state, tenant, &open));
         for mut job in open.into_iter().filter(|job| job.kind == KIND) {
             if job.state == JobState::Running {
                 job.state = JobState::Queued;

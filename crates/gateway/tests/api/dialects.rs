@@ -288,7 +288,6 @@ async fn a_collection_answers_with_annotations_and_goes_on_from_its_prompt() {
         {"role": "user", "content": "And when was it?"},
     ]);
     let second = gateway.post("/v1/chat/completions", &follow_up).await.ok();
-    assert!(second["edgewise"]["notes"].to_string().contains("system prompt was left out"), "{second}");
     let requests = gateway.generator.requests();
     let (before, after) = (&requests[0].prompt.tokens, &requests[1].prompt.tokens);
     assert!(after.len() > before.len() && after[..before.len()] == before[..], "the prompt goes on from the first");

@@ -62,7 +62,7 @@ async fn where_strangers_can_connect_a_key_is_needed_from_the_start() {
     let options = GatewayOptions { keys_required: true, ..GatewayOptions::default() };
     let gateway = Gateway::new(ScriptedGenerator::replies(["yes"]), options);
     gateway.get("/v1/collections").await.error(ErrorKind::Unauthorized);
-    for free in ["/healthz", "/readyz", "/", "/sign-in", "/assets/app.css", "/assets/sign-in.js"] {
+    for free in ["/healthz", "/readyz", "/", "/sign-in", "/assets/style/base.css", "/assets/pages/signin.js"] {
         assert_eq!(gateway.get(free).await.status, StatusCode::OK, "{free}");
     }
     for path in ["/metrics", "/openapi.json", "/v1/info", "/v1/usage", "/v1/cache", "/v1/session", "/v1/models"] {

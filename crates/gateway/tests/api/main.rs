@@ -10,6 +10,7 @@ mod harness;
 mod isolation;
 mod keys;
 mod limits;
+mod native;
 mod questions;
 mod server;
 mod surroundings;
