@@ -4,16 +4,17 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use edgewise_access::AccessStore;
 use edgewise_engine::{EngineOptions, LocalGenerator, Placement};
-use edgewise_gateway::Recorder;
-use edgewise_ledger::{Ledger, PriceBook};
+use edgewise_gateway::{Recorder, Whose};
+use edgewise_ledger::{Durability, Ledger, LedgerOptions, PriceBook, Retention};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
 use edgewise_planner::{
     Budget, EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, ReadingMonitor, Router,
 };
 use edgewise_prompts::Prompts;
-use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
-use edgewise_settings::Settings;
+use edgewise_retrieval::{Collections, IngestReport, Reranking, RetrievalModels};
+use edgewise_settings::{LedgerDurability, Settings};
+use edgewise_types::TenantId;
 
 use crate::error::CliError;
 
@@ -24,7 +25,7 @@ pub(crate) struct App {
 }
 
 /// The generator's tokenizer, shared as the trait that retrieval wants.
-struct GeneratorTokenizer(Arc<LocalGenerator>);
+struct GeneratorTokenizer(Arc<dyn Generator>);
 
 impl Tokenizer for GeneratorTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
@@ -45,7 +46,7 @@ impl Tokenizer for GeneratorTokenizer {
 }
 
 /// What the engine loads of a generator: its GGUF file, or its folder of safetensors.
-fn weights(files: &ModelFiles) -> Result<&Path, CliError> {
+pub(crate) fn weights(files: &ModelFiles) -> Result<&Path, CliError> {
     let folder = files.find(".safetensors").map(|_| files.dir.as_path());
     files.find(".gguf").or(folder).ok_or_else(|| {
         CliError::Usage(format!(
@@ -83,7 +84,7 @@ impl App {
     }
 
     /// The files of an installed model.
-    fn files(&self, name: &str) -> Result<ModelFiles, CliError> {
+    pub(crate) fn files(&self, name: &str) -> Result<ModelFiles, CliError> {
         Ok(self.store()?.resolve(name)?)
     }
 
@@ -102,10 +103,22 @@ impl App {
 
     pub(crate) fn tokenizer(&self) -> Result<Arc<dyn Tokenizer>, CliError> {
         let name = &self.settings.models.generator;
+        if self.settings.upstream.is_used() {
+            return Ok(edgewise_engine::load_tokenizer(name, &self.upstream_tokenizer()?)?);
+        }
         Ok(edgewise_engine::load_tokenizer(name, weights(&self.files(name)?)?)?)
     }
 
-    pub(crate) fn generator(&self) -> Result<Arc<LocalGenerator>, CliError> {
+    /// The generator that answers: the local engine, or other servers.
+    pub(crate) fn generator(&self) -> Result<Arc<dyn Generator>, CliError> {
+        match self.settings.upstream.is_used() {
+            true => Ok(Arc::new(self.upstream_generator()?)),
+            false => Ok(self.local_generator()?),
+        }
+    }
+
+    /// The local engine.
+    pub(crate) fn local_generator(&self) -> Result<Arc<LocalGenerator>, CliError> {
         let name = &self.settings.models.generator;
         let files = self.files(name)?;
         Ok(Arc::new(edgewise_engine::load_generator(name, weights(&files)?, &self.engine_options())?))
@@ -166,11 +179,41 @@ impl App {
     /// What records usage and cost.
     pub(crate) fn recorder(&self, prompts: &Prompts) -> Result<Recorder, CliError> {
         Ok(Recorder {
-            ledger: Arc::new(Ledger::open(&self.settings.paths.ledger)?),
-            prices: PriceBook::embedded()?,
+            ledger: Arc::new(Ledger::open_with(&self.settings.paths.ledger, self.ledger_options())?),
+            prices: self.prices()?,
             model: self.settings.models.generator.clone(),
             template_hash: prompts.answer().template_hash().to_owned(),
         })
+    }
+
+    fn ledger_options(&self) -> LedgerOptions {
+        let durability = match self.settings.ledger.durability {
+            LedgerDurability::Process => Durability::Process,
+            LedgerDurability::Power => Durability::Power,
+        };
+        LedgerOptions { durability, texts: self.settings.ledger.texts }
+    }
+
+    /// What work costs.
+    pub(crate) fn prices(&self) -> Result<PriceBook, CliError> {
+        Ok(self.settings.paths.prices_file().map_or_else(PriceBook::embedded, PriceBook::load)?)
+    }
+
+    /// How long the ledger keeps what.
+    pub(crate) fn retention(&self) -> Retention {
+        let ledger = &self.settings.ledger;
+        Retention { records: ledger.keep_days, minutes: ledger.minutes_days, details: ledger.texts_days }
+    }
+
+    /// Records what an ingest of this process embedded.
+    pub(crate) fn charge_embedding(&self, report: &IngestReport) -> Result<(), CliError> {
+        let whose = Whose { tenant: TenantId::local(), key: None, collection: Some(report.collection.clone()) };
+        let took = Duration::try_from_secs_f64(report.seconds).unwrap_or_default();
+        let id = format!("cli-{}", std::process::id());
+        let (at, embedder) = (jiff::Timestamp::now(), &self.settings.models.embedder);
+        let recorder = self.recorder(&self.prompts()?)?;
+        recorder.embedded(&id, at, whose, embedder, report.tokens_embedded, took);
+        Ok(())
     }
 
     /// Everything a question needs; loads both models.
@@ -186,7 +229,6 @@ impl App {
         let prompts = self.prompts()?;
         let recorder = self.recorder(&prompts)?;
         let prices = recorder.prices.clone();
-        let generator: Arc<dyn Generator> = generator;
         let profile = self.profiles().load(generator.info());
         let mut planner = Planner::new(Arc::clone(&generator), embedder, prompts, prices, self.planner_options())?;
         match profile {

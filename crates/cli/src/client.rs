@@ -162,6 +162,17 @@ impl Client {
         self.read(self.send(Method::GET, path, None)?)
     }
 
+    /// `GET path`: JSON, or a text as a JSON string.
+    pub(crate) fn get_any(&self, path: &str) -> Result<Value, CliError> {
+        let mut response = self.check(self.send(Method::GET, path, None)?)?;
+        let is_json = response.body().mime_type() == Some("application/json");
+        let body = response.body_mut().with_config().limit(1 << 30);
+        match is_json {
+            true => body.read_json().map_err(|error| self.broken(&error)),
+            false => body.read_to_string().map(Value::String).map_err(|error| self.broken(&error)),
+        }
+    }
+
     /// `POST path` with a JSON body, answered by JSON.
     pub(crate) fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, CliError> {
         self.read(self.send(Method::POST, path, Some(body))?)

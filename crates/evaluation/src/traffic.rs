@@ -203,7 +203,7 @@ impl Setting<'_> {
             .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
         let planner_options = PlannerOptions { escalate: false, ..options.machine.planner.clone() };
         let prompts = Prompts::load(None).map_err(PlannerError::from)?;
-        let prices = price_book(&options.prices, 1.0)?;
+        let prices = PriceBook::flat(options.prices);
         // Its clock stands still: what is planned takes no simulated time.
         let planner = Planner::new(Arc::new(engine), Arc::clone(embedder), prompts, prices, planner_options)?
             .with_clock(|| Duration::ZERO);
@@ -241,7 +241,7 @@ impl Setting<'_> {
         let engine = Arc::new(engine);
         let generator: Arc<dyn Generator> = Arc::clone(&engine) as Arc<dyn Generator>;
         let prompts = Prompts::load(None).map_err(PlannerError::from)?;
-        let prices = price_book(&options.prices, policy.factor())?;
+        let prices = PriceBook::flat(scaled(&options.prices, policy.factor()));
         // What a simulated engine says is no answer that could be judged.
         let planner_options = PlannerOptions {
             amortise: matches!(policy, TrafficPolicy::Aware { .. }),
@@ -293,13 +293,6 @@ impl Setting<'_> {
     }
 }
 
-fn price_book(prices: &ModelPrices, factor: f64) -> Result<PriceBook, EvaluationError> {
-    let mut book = PriceBook::embedded().map_err(|error| EvaluationError::Simulation(error.to_string()))?;
-    book.models = Default::default();
-    book.default = scaled(prices, factor);
-    Ok(book)
-}
-
 /// Prices times `factor`, as far as whole nano-dollars go.
 fn scaled(prices: &ModelPrices, factor: f64) -> ModelPrices {
     let scale = |price: TokenPrice| {
@@ -312,6 +305,7 @@ fn scaled(prices: &ModelPrices, factor: f64) -> ModelPrices {
         cache_write_5m: scale(prices.cache_write_5m),
         cache_write_1h: scale(prices.cache_write_1h),
         output: scale(prices.output),
+        hour: prices.hour,
     }
 }
 

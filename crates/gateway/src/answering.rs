@@ -23,7 +23,7 @@ use edgewise_retrieval::Collections;
 use edgewise_types::{CollectionName, Usage};
 
 use crate::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, budgets,
     caller::Caller,
     conversations::Keep,
     middleware::RequestId,
@@ -60,7 +60,8 @@ impl Answering {
         keep: Option<Keep>,
     ) -> Result<Self, ApiError> {
         let collections = state.collections(caller)?;
-        let query = Query { tenant: caller.tenant.clone(), ..query };
+        let query = Query { tenant: caller.tenant.clone(), key: caller.key_name(), ..query };
+        budgets::admit(state.parts(), caller, Some(&collection))?;
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let (parts, labels) = (state.shared_parts(), state.labels().clone());
@@ -70,8 +71,8 @@ impl Answering {
         drop(tokio::task::spawn_blocking(move || {
             let last = span.in_scope(|| {
                 let before = labels.newest(&parts);
-                let spent = |used: &Usage| keys.spent(&asker, used);
-                let answered = answer(&parts, &collections, &collection, &query, &request_id, (&sender, &spent));
+                let (answered, used) = answer(&parts, &collections, &collection, &query, &request_id, &sender);
+                keys.spent(&asker, &used);
                 let kept = answered.and_then(|answer| {
                     labels.answered(&parts, before, &query.tenant, &answer);
                     // The conversation's next question may come as soon as this one's end is told.
@@ -139,15 +140,15 @@ impl Stream for Answering {
     }
 }
 
-/// The job: answers and records, and tells the tokens used.
+/// The job: answers and records. With the answer, the tokens used, also where there is none.
 fn answer(
     parts: &Parts,
     collections: &Collections,
     collection: &CollectionName,
     query: &Query,
     request_id: &RequestId,
-    (sender, spent): (&mpsc::UnboundedSender<Progress>, &dyn Fn(&Usage)),
-) -> Result<Box<Answer>, ApiError> {
+    sender: &mpsc::UnboundedSender<Progress>,
+) -> (Result<Box<Answer>, ApiError>, Usage) {
     let at = jiff::Timestamp::now();
     let started = Instant::now();
     let mut planned = None;
@@ -179,10 +180,15 @@ fn answer(
     });
     match result {
         Ok(answer) => {
-            parts.recorder.answered(&request_id.0, at, query, &answer);
-            parts.reading.answered(at, &answer);
-            spent(&answer.usage);
-            Ok(Box::new(answer))
+            tracing::info_span!("record").in_scope(|| {
+                parts.recorder.answered(&request_id.0, at, query, &answer);
+                parts.reading.answered(at, &answer);
+            });
+            if edgewise_telemetry::log_texts() {
+                tracing::info!(question = query.question, answer = answer.text, "answered");
+            }
+            let used = answer.usage;
+            (Ok(Box::new(answer)), used)
         }
         Err(error) => {
             let mut used = before;
@@ -192,10 +198,9 @@ fn answer(
                 used = used.plus(&Usage { output_tokens, ..prompt });
                 let total = started.elapsed();
                 let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
-                parts.recorder.failed(&request_id.0, at, query, &failure);
+                tracing::info_span!("record").in_scope(|| parts.recorder.failed(&request_id.0, at, query, &failure));
             }
-            spent(&used);
-            Err(error.into())
+            (Err(error.into()), used)
         }
     }
 }

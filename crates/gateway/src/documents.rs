@@ -3,9 +3,12 @@
 //! An upload is all or nothing only per file: each file gets its own outcome in the report, and a file that can't be
 //! read never keeps the others out. An upload whose client leaves stops before its next commit.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -24,11 +27,12 @@ use edgewise_telemetry::names::{self, labels};
 use edgewise_types::{CollectionName, Document, DocumentId, Span};
 
 use crate::{
-    ApiError, ErrorBody, ErrorKind,
+    ApiError, ErrorBody, ErrorKind, Whose, budgets,
     caller::Caller,
     collections::parse_filter,
     etag::{self, IfMatch, IfNoneMatch, Tag},
     extract::{ApiQuery, InCollection, InDocument, is_media_type, json_body, too_large},
+    middleware::new_id,
     page,
     state::{AppState, Phase},
     tree,
@@ -155,6 +159,7 @@ pub(crate) async fn upload(
     }
     let collections = state.collections(&caller)?;
     let collection = state.read(move |_| Ok(collections.get(&name)?)).await?;
+    budgets::admit(state.parts(), &caller, Some(collection.name()))?;
     let slot = state.upload_slot().await?;
     let limit = state.options().request_timeout;
     let (sources, passwords) = tokio::time::timeout(limit, read_sources(&state, request)).await.map_err(|_| {
@@ -186,6 +191,7 @@ pub(crate) async fn upload(
     };
     let report = report?;
     count(&report);
+    charge(&state, caller.pays(Some(&report.collection)), &report).await;
     let changed =
         |source: &SourceReport| matches!(source.outcome, Outcome::Added | Outcome::Changed | Outcome::Removed);
     if report.sources.iter().any(changed) {
@@ -208,6 +214,20 @@ fn count(report: &IngestReport) {
         metrics::counter!(names::INGEST_DOCUMENTS_TOTAL, labels::OUTCOME => outcome).increment(1);
     }
     metrics::counter!(names::INGEST_CHUNKS_TOTAL).increment(report.chunks_embedded as u64);
+}
+
+/// Records what was embedded.
+async fn charge(state: &AppState, whose: Whose, report: &IngestReport) {
+    let (id, at) = (new_id(), jiff::Timestamp::now());
+    let (tokens, took) = (report.tokens_embedded, Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
+    let charged = state.read(move |parts| {
+        let model = &parts.planner.embedder().info().model;
+        parts.recorder.embedded(&id, at, whose, model, tokens, took);
+        Ok(())
+    });
+    if let Err(error) = charged.await {
+        error.log();
+    }
 }
 
 /// Stops the ingest it belongs to when the handler goes away.

@@ -79,6 +79,10 @@ pub enum ErrorKind {
     EmptyCollection,
     /// Too much work is queued already.
     Overloaded,
+    /// A budget of money is spent; see Retry-After for when it begins anew.
+    BudgetExhausted,
+    /// There is no budget of this name.
+    UnknownBudget,
     /// The key has used what it may use for now.
     LimitReached,
     /// A failure inside the server.
@@ -93,7 +97,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 31] = [
+    pub const ALL: [ErrorKind; 33] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
@@ -120,6 +124,8 @@ impl ErrorKind {
         Self::DoesNotFit,
         Self::EmptyCollection,
         Self::Overloaded,
+        Self::BudgetExhausted,
+        Self::UnknownBudget,
         Self::LimitReached,
         Self::Internal,
         Self::Unavailable,
@@ -140,6 +146,7 @@ impl ErrorKind {
             | Self::UnknownPrefix
             | Self::UnknownRequest
             | Self::UnknownJob
+            | Self::UnknownBudget
             | Self::UnknownConversation
             | Self::UnknownNode => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -150,7 +157,7 @@ impl ErrorKind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::DoesNotFit | Self::EmptyCollection | Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Overloaded | Self::LimitReached => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::BudgetExhausted | Self::LimitReached => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -164,6 +171,7 @@ impl ErrorKind {
         match self {
             Self::Internal => tracing::Level::ERROR,
             Self::Overloaded
+            | Self::BudgetExhausted
             | Self::DiskFull
             | Self::Timeout
             | Self::Conflict
@@ -203,6 +211,8 @@ impl ErrorKind {
             Self::DoesNotFit => "does_not_fit",
             Self::EmptyCollection => "empty_collection",
             Self::Overloaded => "overloaded",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::UnknownBudget => "unknown_budget",
             Self::LimitReached => "limit_reached",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",

@@ -75,7 +75,12 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<H
 )]
 pub(crate) async fn metrics(State(state): State<AppState>, caller: Caller) -> Result<Response, ApiError> {
     caller.require_operator()?;
-    let text = state.read(|parts| Ok(parts.metrics.render())).await?;
+    let tenants = state.tenants().clone();
+    let text = state.read(move |parts| {
+        crate::gauges::collections(&tenants);
+        Ok(parts.metrics.render())
+    });
+    let text = text.await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

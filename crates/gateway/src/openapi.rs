@@ -13,9 +13,9 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    batch, budget, cache, caller, collections, conversations, dialect, documents, feedback, health, idempotency,
-    incoming, jobs, mcp, middleware, pages, published, quality, query, reading, session, sse, state::AppState, tree,
-    upkeep, usage,
+    ApiError, batch, budget, budgets, cache, caller, collections, conversations, describe, dialect, documents, events,
+    feedback, health, idempotency, incoming, jobs, mcp, middleware, pages, published, quality, query, reading,
+    requests, session, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -44,6 +44,8 @@ use crate::{
         sse::SourcesEvent,
         sse::TokenEvent,
         sse::UsageEvent,
+        events::MissedEvents,
+        edgewise_ledger::Alert,
         batch::BatchProgress,
         batch::BatchRequest,
         edgewise_planner::Citation,
@@ -88,6 +90,11 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::api::cancel))
         .routes(routes!(jobs::api::events))
         .routes(routes!(usage::usage))
+        .routes(routes!(requests::list))
+        .routes(routes!(requests::get))
+        .routes(routes!(events::events))
+        .routes(routes!(budgets::list))
+        .routes(routes!(budgets::get, budgets::put, budgets::delete))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))
         .routes(routes!(quality::get))
@@ -125,25 +132,46 @@ fn probes() -> OpenApiRouter<AppState> {
     tag = "server",
     responses((status = 200, description = "This document", content_type = "application/json"))
 )]
-async fn openapi(State(state): State<AppState>) -> Json<utoipa::openapi::OpenApi> {
+async fn openapi(State(state): State<AppState>) -> Result<Json<serde_json::Value>, ApiError> {
     let options = state.options();
-    Json(api(options.max_body_bytes, options.max_upload_bytes).merge(probes()).into_openapi())
+    let document = api(options.max_body_bytes, options.max_upload_bytes).merge(probes()).into_openapi();
+    let document = serde_json::to_value(document).map_err(|error| ApiError::internal(error.to_string()));
+    document.map(|mut document| {
+        describe::complete(&mut document);
+        Json(document)
+    })
 }
 
 /// The complete service.
 pub fn router(state: AppState) -> Router {
     // Tools are requests to everything else, with all its checks.
-    let mcp = mcp::service(&state, layered(state.clone(), None));
-    layered(state, Some(mcp))
+    let mcp = mcp::service(&state, layered(state.clone(), None, Entry::Keys));
+    layered(state, Some(mcp), Entry::Keys)
+}
+
+/// The service for a process that speaks to nobody but its own user, whose files it serves: every request is the operator's.
+/// Not to be listened with.
+pub fn operator_router(state: AppState) -> Router {
+    layered(state, None, Entry::Operator)
+}
+
+/// Who may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// Who has a key, where there are keys.
+    Keys,
+    /// The operator, as everybody is.
+    Operator,
 }
 
 /// The service, with the tools of the Model Context Protocol or without.
-fn layered(state: AppState, mcp: Option<mcp::McpService>) -> Router {
+fn layered(state: AppState, mcp: Option<mcp::McpService>, entry: Entry) -> Router {
     let options = state.options();
     let api: Router<AppState> = api(options.max_body_bytes, options.max_upload_bytes).into();
     let probes: Router<AppState> = probes().into();
     let mcp = mcp.map_or_else(Router::new, |mcp| Router::new().route_service(mcp::PATH, mcp));
-    api.route_layer(from_fn_with_state(state.clone(), idempotency::once))
+    let all = api
+        .route_layer(from_fn_with_state(state.clone(), idempotency::once))
         .route_layer(from_fn_with_state(state.clone(), middleware::gate))
         .merge(mcp)
         .merge(probes)
@@ -151,8 +179,12 @@ fn layered(state: AppState, mcp: Option<mcp::McpService>) -> Router {
         .fallback(middleware::unknown_path)
         .method_not_allowed_fallback(middleware::method_not_allowed)
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
-        .layer(from_fn_with_state(state.clone(), incoming::watch))
-        .layer(from_fn_with_state(state.clone(), caller::authenticate))
+        .layer(from_fn_with_state(state.clone(), incoming::watch));
+    let entered = match entry {
+        Entry::Keys => all.layer(from_fn_with_state(state.clone(), caller::authenticate)),
+        Entry::Operator => all.layer(from_fn(caller::as_operator)),
+    };
+    entered
         .layer(from_fn_with_state(state.clone(), middleware::headers))
         .layer(from_fn_with_state(state.clone(), middleware::guard))
         .layer(CatchPanicLayer::custom(middleware::panicked))

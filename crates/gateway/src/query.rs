@@ -254,6 +254,7 @@ impl QueryRequest {
             max_output_tokens: self.max_output_tokens,
             stop: self.stop,
             tenant,
+            key: None,
             history,
             escalate: self.escalate,
             instructions: self.instructions,

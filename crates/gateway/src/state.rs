@@ -8,13 +8,20 @@
 //!
 //! Deliberately not here: anything about HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa::ToSchema;
 
 use edgewise_access::AccessStore;
+use edgewise_ledger::Retention;
 use edgewise_planner::{Planner, ReadingMonitor};
 use edgewise_retrieval::Collections;
 use edgewise_telemetry::{
@@ -23,9 +30,9 @@ use edgewise_telemetry::{
 };
 
 use crate::{
-    ApiError, Recorder, Trees, batch, cache::Labels, caller::Caller, conversations::Busy, dialect::memory::Memory,
-    etag::Order, idempotency::InFlight, jobs::Jobs, keys::Keys, published::Published, store::Store, tenants::Tenants,
-    tree,
+    ApiError, Recorder, Trees, batch, budgets, cache::Labels, caller::Caller, conversations::Busy,
+    dialect::memory::Memory, etag::Order, events::Events, idempotency::InFlight, jobs::Jobs, keys::Keys,
+    published::Published, store::Store, tenants::Tenants, tree,
 };
 
 /// Limits and times of the server.
@@ -45,6 +52,8 @@ pub struct GatewayOptions {
     pub max_concurrent_uploads: usize,
     /// How long running requests may finish after a shutdown was asked for.
     pub shutdown_grace: Duration,
+    /// How long records are kept.
+    pub retention: Retention,
     /// Host names this server answers for, besides `localhost` and every IP address.
     pub allowed_hosts: Vec<String>,
     /// Whether a key is needed even while none was made: wherever others than this machine's users can connect.
@@ -75,6 +84,7 @@ impl From<&edgewise_settings::Server> for GatewayOptions {
             max_concurrent_requests: server.max_concurrent_requests,
             max_concurrent_uploads: 2,
             shutdown_grace: Duration::from_secs(server.shutdown_grace_s),
+            retention: Retention::default(),
             allowed_hosts: server.allowed_hosts.clone(),
             keys_required: !server.is_private(),
             tls: server.tls_files().is_some(),
@@ -135,6 +145,9 @@ pub struct AppState {
     buffers: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     memory: Memory,
+    events: Events,
+    /// Set when something is recorded or a budget is set, for the thread that watches budgets.
+    changed: Arc<AtomicBool>,
     store: Arc<Store>,
     busy: Busy,
     in_flight: InFlight,
@@ -154,6 +167,15 @@ impl AppState {
         crate::feedback::restore(&parts);
         metrics::gauge!(names::BUILD_INFO, labels::VERSION => parts.info.version.clone()).set(1.0);
         let lifecycle = Lifecycle::new();
+        let (events, changed) = (Events::new(), Arc::new(AtomicBool::new(false)));
+        parts.recorder.ledger.observe({
+            let (events, changed) = (events.clone(), Arc::clone(&changed));
+            move |record| {
+                changed.store(true, Ordering::Release);
+                events.request(record);
+            }
+        });
+        budgets::watch(&parts.recorder.ledger, parts.options.retention, Arc::clone(&changed), events.clone());
         let state = Self {
             jobs: Jobs::new(lifecycle.clone()),
             lifecycle,
@@ -162,12 +184,14 @@ impl AppState {
             buffers: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
             memory: Memory::default(),
-            published: Published::default(),
+            events,
+            changed,
             store: Arc::new(Store::of(parts.local_collections.root())),
             busy: Busy::default(),
             in_flight: InFlight::default(),
             order: Order::default(),
             labels: Labels::default(),
+            published: Published::default(),
             tenants: Tenants::new(Arc::clone(&parts.local_collections)),
             keys: Keys::watch(Arc::clone(&parts.access), parts.options.keys_required),
             parts: Arc::new(parts),
@@ -188,6 +212,16 @@ impl AppState {
     /// Background work.
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// Where what happens is told.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// To be set when a budget is.
+    pub(crate) fn budgets_changed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.changed)
     }
 
     /// The collections of the caller's tenant.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use edgewise_model_api::{FinishReason, Retention, Sampling};
+use edgewise_model_api::{FinishReason, MissReason, Retention, Sampling};
 use edgewise_retrieval::Filter;
 use edgewise_types::{
     CollectionName, DocumentId, Generation, Money, NodeId, PageRange, Span, TenantId, Timings, Usage,
@@ -96,6 +96,8 @@ pub struct Query {
     pub stop: Vec<String>,
     /// Who asks.
     pub tenant: TenantId,
+    /// Public id of the key it was asked with, for the record.
+    pub key: Option<String>,
     /// Earlier turns of the conversation, oldest first: [`Answer::turn`] of each.
     pub history: Vec<Turn>,
     /// Whether to widen once when the sources seem not to hold the answer. `None` does as configured where the planner
@@ -122,6 +124,7 @@ impl Query {
             max_output_tokens: None,
             stop: Vec::new(),
             tenant: TenantId::local(),
+            key: None,
             history: Vec::new(),
             escalate: None,
             instructions: None,
@@ -483,6 +486,9 @@ pub struct Answer {
     pub prompt_map: Vec<Segment>,
     /// Why generation ended.
     pub finish_reason: FinishReason,
+    /// Why not more of the prompt was resident; absent where all that can be was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miss: Option<MissReason>,
     /// The stop string that came up, where the engine knows which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_sequence: Option<String>,

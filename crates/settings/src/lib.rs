@@ -14,16 +14,20 @@ pub mod env;
 mod error;
 pub mod fields;
 mod layer;
+mod ledger;
 mod load;
 mod reference;
 mod show;
 mod tree;
+mod upstream;
 mod values;
 
 pub use error::SettingsError;
+pub use ledger::{LedgerDurability, LedgerSettings};
 pub use load::{LoadOptions, Loaded, Source};
 pub use reference::{DEFAULT_FILE, EnvVar, environment_reference};
 pub use tree::{Summariser, Tree};
+pub use upstream::Upstream;
 pub use values::{
     EffectiveWindow, Engine, LogFormat, Models, Monitor, Objective, Paths, Planner, PreRoute, Server, Settings,
     Telemetry, default_models_dir,

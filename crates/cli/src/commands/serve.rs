@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use edgewise_gateway::{AppState, GatewayOptions, Listening, Parts, ServerInfo, Tls, Trees};
+use edgewise_planner::ReadingMonitor;
 use edgewise_retrieval::TreeGenerator;
 
 use crate::{
@@ -49,7 +50,6 @@ pub(crate) fn serve(
     runtime: tokio::runtime::Runtime,
     listener: tokio::net::TcpListener,
 ) -> Result<(), CliError> {
-    let metrics = edgewise_telemetry::install_metrics()?;
     let address = listener.local_addr()?;
     let settings = app.settings();
     let tls = settings.server.tls_files().map(|(certificate, key)| Tls::load(certificate, key)).transpose()?;
@@ -64,30 +64,12 @@ pub(crate) fn serve(
     let options = GatewayOptions {
         keys_required: !address.ip().is_loopback(),
         tls: tls.is_some(),
+        retention: app.retention(),
         ..GatewayOptions::from(&settings.server)
     };
     let reading = Arc::new(app.reading_monitor(&stack));
     let watch = Watch::start(app, &stack, Arc::clone(&reading))?;
-    let trees = Trees {
-        generator: Some(TreeGenerator { generator: Arc::clone(&stack.generator), prompts: app.prompts()? }),
-        recorder: stack.recorder.clone(),
-        settings: settings.tree.clone(),
-    };
-    let state = AppState::new(Parts {
-        trees,
-        local_collections: stack.collections,
-        access: app.access()?,
-        planner: stack.planner,
-        recorder: stack.recorder,
-        reading,
-        metrics,
-        options,
-        info: ServerInfo {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            generator: settings.models.generator.clone(),
-            embedder: settings.models.embedder.clone(),
-        },
-    });
+    let state = state(app, stack, reading, options)?;
     let announcement = ServerFile::announce(app.data_root(), &here)?;
     let banner = format!(
         "serving on {}\n  dashboard  {url}/\n  API        {url}/v1/query, described at {url}/openapi.json\n{}",
@@ -106,6 +88,37 @@ pub(crate) fn serve(
     runtime.shutdown_timeout(LAST_JOBS);
     output::note("stopped");
     Ok(())
+}
+
+/// The gateway over these models.
+pub(crate) fn state(
+    app: &App,
+    stack: Stack,
+    reading: Arc<ReadingMonitor>,
+    options: GatewayOptions,
+) -> Result<AppState, CliError> {
+    let settings = app.settings();
+    let metrics = edgewise_telemetry::install_metrics()?;
+    let trees = Trees {
+        generator: Some(TreeGenerator { generator: Arc::clone(&stack.generator), prompts: app.prompts()? }),
+        recorder: stack.recorder.clone(),
+        settings: settings.tree.clone(),
+    };
+    Ok(AppState::new(Parts {
+        trees,
+        local_collections: stack.collections,
+        access: app.access()?,
+        planner: stack.planner,
+        recorder: stack.recorder,
+        reading,
+        metrics,
+        options,
+        info: ServerInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generator: settings.models.generator.clone(),
+            embedder: settings.models.embedder.clone(),
+        },
+    }))
 }
 
 /// Completes at Ctrl-C or SIGTERM.

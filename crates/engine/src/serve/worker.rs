@@ -205,6 +205,7 @@ impl<M: StepModel> Worker<M> {
             let mut cache = lock(&self.shared.cache);
             cache.expire(now);
             report::cache(&cache.stats(), self.scheduler.counts());
+            report::evicted(&cache.take_evicted());
         }
     }
 

@@ -14,14 +14,16 @@ use std::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use edgewise_ledger::{Prediction, RequestRecord, RequestStatus};
+use edgewise_ledger::{RequestRecord, RequestStatus};
 use edgewise_model_api::{
     Boundary, ChatMessage, Constraint, FinishReason, GenerateRequest, GenerationEvent, GenerationStream, Generator,
     ModelError, Prompt, Retention, Sampling, prompt_usage,
 };
-use edgewise_types::{Money, Timings, Usage};
+use edgewise_types::Usage;
 
-use crate::{ApiError, Recorder, answering, caller::Caller, keys::Keys, middleware::RequestId, state::AppState};
+use crate::{
+    ApiError, Recorder, answering, budgets, caller::Caller, keys::Keys, middleware::RequestId, state::AppState,
+};
 
 use super::task::{EndReason, Event};
 
@@ -126,12 +128,14 @@ pub(crate) struct Chatting {
     marked: Marked,
     window_bound: bool,
     warm_only: bool,
+    phases: edgewise_telemetry::Phases,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Chatting {
     /// Starts it, or refuses when the server or the engine is at its limit.
     pub(crate) async fn start(state: &AppState, chat: Chat, caller: &Caller, id: &RequestId) -> Result<Self, ApiError> {
+        budgets::admit(state.parts(), caller, None)?;
         let slot = state.answer_slot()?;
         let at = jiff::Timestamp::now();
         let started = Instant::now();
@@ -159,22 +163,13 @@ impl Chatting {
             .await?;
         let min = prepared.min_prefix_tokens;
         let too_short = prepared.prompt.boundaries.iter().filter(|boundary| boundary.at < min).count();
+        let record_id = format!("{}-{}", at.as_microsecond(), id.0);
         let record = RequestRecord {
-            id: format!("{}-{}", at.as_microsecond(), id.0),
-            at,
-            tenant: caller.tenant.clone(),
-            collection: None,
-            model: state.parts().recorder.model.clone(),
-            template_hash: String::new(),
-            route: ROUTE.to_owned(),
+            key: caller.key_name(),
             forced: true,
             status: RequestStatus::Cancelled,
-            usage: Usage::default(),
-            cost: Money::ZERO,
-            full_cost: None,
-            predicted: Prediction::default(),
-            timings: Timings::default(),
             question_chars: chars,
+            ..RequestRecord::begun(record_id, at, caller.tenant.clone(), &state.parts().recorder.model, ROUTE)
         };
         Ok(Self {
             stream,
@@ -197,6 +192,7 @@ impl Chatting {
             marked: Marked { marks, too_short, min_tokens: min },
             window_bound: prepared.window_bound,
             warm_only,
+            phases: edgewise_telemetry::Phases::queued(),
             _slot: slot,
         })
     }
@@ -218,11 +214,14 @@ impl Chatting {
                 event = self.stream.next() => event,
             };
             match event {
-                Some(GenerationEvent::Started { cached_tokens, .. }) => {
+                Some(GenerationEvent::Started { cached_tokens, miss }) => {
+                    self.phases.started(cached_tokens);
                     self.account.cached = Some(cached_tokens);
+                    self.account.record.miss = miss.map(|miss| miss.name().to_owned());
                     return Some(Event::Start(self.account.usage_so_far()));
                 }
                 Some(GenerationEvent::Token { sample, text, logprob, .. }) => {
+                    self.phases.token();
                     if self.account.output_tokens == 0 {
                         self.account.record.timings.ttft_ms = self.account.elapsed_ms();
                     }
@@ -310,8 +309,12 @@ impl Account {
         let mut record = self.record.clone();
         record.usage = usage;
         self.keys.spent(&self.caller, &usage);
-        record.cost = self.recorder.prices.cost(&self.recorder.model, &usage);
         record.timings.total_ms = self.elapsed_ms();
+        let worked = match record.status {
+            RequestStatus::Answered => record.timings.prefill_ms + record.timings.decode_ms,
+            _ => record.timings.total_ms,
+        };
+        record.cost = self.recorder.prices.of(&self.recorder.model, record.at).cost_of(&usage, worked);
         Some(record)
     }
 

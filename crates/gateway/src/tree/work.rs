@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use edgewise_ledger::{Prediction, RequestRecord, RequestStatus};
+use edgewise_ledger::{RequestRecord, RequestStatus, Work};
 use edgewise_model_api::{
     Ahead, CacheState, ChatMessage, EncodedChat, GenerateRequest, GenerationStream, Generator, GeneratorInfo,
     LatencyCurve, ModelError, PrefixState, Prompt, QueueState, Tokenizer,
@@ -17,7 +17,7 @@ use edgewise_types::{TenantId, Timings};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Recorder;
+use crate::{Recorder, figures};
 
 /// What stands for a route in records of builds: no question was answered.
 const ROUTE: &str = "tree-build";
@@ -73,7 +73,7 @@ impl Trees {
                 max_cost: max_cost.or(self.settings.max_cost()),
                 max_seconds: max_seconds.or(Some(self.settings.max_seconds as f64).filter(|s| *s > 0.0)),
             },
-            price: std::sync::Arc::new(move |usage| prices.cost(&model, usage)),
+            price: std::sync::Arc::new(move |usage| prices.cost(&model, usage, jiff::Timestamp::now())),
         })
     }
 
@@ -113,23 +113,25 @@ impl Trees {
             Err(_) => (RequestStatus::Failed, last.work, last.seconds),
         };
         if work.calls > 0 {
-            self.recorder.write(&RequestRecord {
-                id: format!("{}-tree-{id}", at.as_microsecond()),
-                at,
-                tenant: tenant.clone(),
+            let record = RequestRecord {
                 collection: Some(collection.name().clone()),
-                model: self.recorder.model.clone(),
+                work: Work::Summary,
                 template_hash: self.recorder.template_hash.to_string(),
-                route: ROUTE.to_owned(),
                 forced: true,
                 status,
                 usage: work.usage,
                 cost: work.cost,
-                full_cost: None,
-                predicted: Prediction::default(),
                 timings: Timings { total_ms: seconds * 1e3, ..Timings::default() },
-                question_chars: 0,
-            });
+                ..RequestRecord::begun(
+                    format!("{}-tree-{id}", at.as_microsecond()),
+                    at,
+                    tenant.clone(),
+                    &self.recorder.model,
+                    ROUTE,
+                )
+            };
+            figures::worked(&record);
+            self.recorder.write(&record);
         }
         built
     }

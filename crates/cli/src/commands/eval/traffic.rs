@@ -3,7 +3,6 @@
 use edgewise_evaluation::{
     Estimate, Machine, PolicyReport, Text, TrafficOptions, TrafficPolicy, TrafficReport, evaluate_traffic,
 };
-use edgewise_ledger::PriceBook;
 
 use super::{bar, bootstrap, embedder};
 use crate::{
@@ -58,13 +57,13 @@ fn options(args: &EvalTraffic, app: &App) -> Result<TrafficOptions, CliError> {
     if !(args.follow_ups.is_finite() && args.follow_ups >= 0.0 && args.zipf.is_finite() && args.zipf >= 0.0) {
         return Err(CliError::Usage("--follow-ups and --zipf must be numbers of at least 0".to_owned()));
     }
-    let book = PriceBook::embedded()?;
+    let book = app.prices()?;
     let prices = match &args.prices_of {
-        Some(model) if !book.models.contains_key(model) => {
+        Some(model) if !book.knows(model) => {
             return Err(CliError::Usage(format!("--prices-of {model}: no such model in the prices")));
         }
-        Some(model) => *book.of(model),
-        None => book.default,
+        Some(model) => book.earliest(model),
+        None => book.earliest(""),
     };
     Ok(TrafficOptions {
         sizes: args.sizes.clone(),

@@ -7,6 +7,8 @@ mod params;
 mod reply;
 mod request;
 
+use std::time::Instant;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -19,7 +21,13 @@ use utoipa::ToSchema;
 use edgewise_model_api::ModelError;
 use edgewise_types::Usage;
 
-use crate::{ApiError, ErrorKind, caller::Caller, extract::ApiJson, middleware::RequestId, state::AppState};
+use crate::{
+    ApiError, ErrorKind, budgets,
+    caller::Caller,
+    extract::ApiJson,
+    middleware::{RequestId, new_id},
+    state::AppState,
+};
 
 pub(crate) use params::ChatRequest;
 pub(crate) use reply::Completion;
@@ -167,9 +175,12 @@ pub(crate) async fn embeddings(
     }
     let texts = read_inputs(&request.input)?;
     let format = request.encoding_format.unwrap_or_default();
+    let whose = caller.pays(None);
+    budgets::admit(state.parts(), &caller, None)?;
     let slot = state.answer_slot()?;
     let (vectors, tokens) = state
         .blocking(slot, move |parts| {
+            let (id, at, began) = (new_id(), jiff::Timestamp::now(), Instant::now());
             let embedder = parts.planner.embedder();
             let mut tokens = 0;
             for (index, text) in texts.iter().enumerate() {
@@ -187,7 +198,9 @@ pub(crate) async fn embeddings(
                 tokens += count;
             }
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            Ok::<_, ApiError>((embedder.embed(&texts).map_err(|error: ModelError| ApiError::from(error))?, tokens))
+            let vectors = embedder.embed(&texts).map_err(|error: ModelError| ApiError::from(error))?;
+            parts.recorder.embedded(&id, at, whose, &info.model, tokens, began.elapsed());
+            Ok::<_, ApiError>((vectors, tokens))
         })
         .await?;
     let data = vectors.into_iter().enumerate().map(|(index, vector)| Embedded {
