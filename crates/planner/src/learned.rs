@@ -31,17 +31,17 @@ impl Learned {
         Arc::clone(&self.corrections.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Expected quality of a route, and how much of it feedback adds.
+    /// Expected quality of a route into a tenant's collection, and how much of it feedback adds.
     pub(crate) fn expected(
         &self,
-        collection: &CollectionName,
+        of: (&TenantId, &CollectionName),
         route: Route,
         features: &Features,
         tokens: usize,
         window: usize,
     ) -> (f64, f64) {
         let quality = quality::expected(route, features, tokens, window);
-        let shift = self.corrections().shift(collection, route, &features.kind, quality);
+        let shift = self.corrections().shift(of, route, &features.kind, quality);
         (quality + shift, shift)
     }
 }
@@ -106,10 +106,12 @@ impl Planner {
 }
 
 impl Explanation {
-    /// What has to be kept of a decision so that the answer's rating can be learned from; without any text.
-    pub fn rated(&self, rating: f64) -> Option<Feedback> {
+    /// What has to be kept of a decision on a question of `tenant` so that the answer's rating can be learned from; without
+    /// any text.
+    pub fn rated(&self, tenant: &TenantId, rating: f64) -> Option<Feedback> {
         let chosen = self.candidates.iter().find(|candidate| candidate.route == self.chosen)?;
         Some(Feedback {
+            tenant: tenant.clone(),
             collection: self.collection.clone(),
             route: self.chosen,
             expected: (chosen.quality - chosen.feedback_shift).clamp(0.0, 1.0),
