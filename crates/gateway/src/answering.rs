@@ -66,12 +66,14 @@ impl Answering {
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let (parts, labels) = (state.shared_parts(), state.labels().clone());
+        let (keys, caller_of) = (state.keys().clone(), caller.clone());
         let span = tracing::Span::current();
         // Detached on purpose: the job reports through the channel and ends when that closes.
         drop(tokio::task::spawn_blocking(move || {
             let last = span.in_scope(|| {
                 let before = labels.newest(&parts);
-                let answered = answer(&parts, &collections, &collection, &query, &request_id, &sender);
+                let (answered, used) = answer(&parts, &collections, &collection, &query, &request_id, &sender);
+                keys.spent(&caller_of, &used);
                 let kept = answered.and_then(|answer| {
                     labels.answered(&parts, before, &query.tenant, &answer);
                     // The conversation's next question may come as soon as this one's end is told.
@@ -139,7 +141,7 @@ impl Stream for Answering {
     }
 }
 
-/// The job: answers and records.
+/// The job: answers and records. With the answer, the tokens used.
 fn answer(
     parts: &Parts,
     collections: &Collections,
@@ -147,7 +149,7 @@ fn answer(
     query: &Query,
     request_id: &RequestId,
     sender: &mpsc::UnboundedSender<Progress>,
-) -> Result<Box<Answer>, ApiError> {
+) -> (Result<Box<Answer>, ApiError>, Usage) {
     let at = jiff::Timestamp::now();
     let started = Instant::now();
     let mut planned = None;
@@ -181,15 +183,20 @@ fn answer(
         Ok(answer) => {
             parts.recorder.answered(&request_id.0, at, query, &answer);
             parts.reading.answered(at, &answer);
-            Ok(Box::new(answer))
+            let used = answer.usage;
+            (Ok(Box::new(answer)), used)
         }
         Err(error) => {
+            let mut used = before;
             if let (Some(explanation), Some(ttft)) = (&planned, first_token) {
+                let chosen = explanation.candidates.iter().find(|candidate| candidate.route == explanation.chosen);
+                let prompt = chosen.map_or_else(Usage::default, |candidate| candidate.usage);
+                used = used.plus(&Usage { output_tokens, ..prompt });
                 let total = started.elapsed();
                 let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
                 parts.recorder.failed(&request_id.0, at, query, &failure);
             }
-            Err(error.into())
+            (Err(error.into()), used)
         }
     }
 }

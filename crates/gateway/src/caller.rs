@@ -26,6 +26,7 @@ use crate::{
     permissions::{self, Needs},
     session,
     state::AppState,
+    tied::tie,
 };
 
 /// Who sent a request.
@@ -38,7 +39,6 @@ pub(crate) struct Caller {
     /// What it may do.
     pub(crate) scopes: Scopes,
     /// What it may use.
-    #[allow(dead_code)]
     pub(crate) limits: Limits,
 }
 
@@ -192,11 +192,22 @@ pub(crate) async fn authenticate(State(state): State<AppState>, mut request: Req
         });
         return error.into_response();
     }
+    // Whatever only reads spends nothing; what asks may.
+    let spends = needs == Needs::Scope(Scope::Query) && !request.method().is_safe();
+    // A message to the tools does its work through requests of its own, which are counted when they come.
+    let place = match path == crate::mcp::PATH {
+        true => None,
+        false => match state.keys().admit(&caller, spends) {
+            Ok(place) => place,
+            Err(error) => return error.into_response(),
+        },
+    };
     let administers = needs == Needs::Scope(Scope::Admin) && !request.method().is_safe();
-    let done = administers.then(|| (caller.clone(), request.method().clone(), request.uri().path().to_owned()));
-    request.extensions_mut().insert(caller);
+    let done = administers.then(|| (request.method().clone(), request.uri().path().to_owned()));
+    request.extensions_mut().insert(caller.clone());
     let response = next.run(request).await;
-    if let Some((caller, method, path)) = done.filter(|_| response.status().is_success()) {
+    let response = tie(response, state.keys(), &caller, place);
+    if let Some((method, path)) = done.filter(|_| response.status().is_success()) {
         state.keys().audit(AuditEvent {
             actor: caller.actor(),
             action: Action::Admin,

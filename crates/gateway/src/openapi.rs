@@ -8,14 +8,14 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     middleware::{from_fn, from_fn_with_state},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     ApiError, batch, budget, budgets, cache, caller, collections, conversations, describe, dialect, documents, events,
-    feedback, health, idempotency, jobs, mcp, middleware, pages, quality, query, reading, requests, session, sse,
-    state::AppState, tree, upkeep, usage,
+    feedback, health, idempotency, incoming, jobs, mcp, middleware, pages, published, quality, query, reading,
+    requests, session, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -101,6 +101,8 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(cache::get))
         .routes(routes!(cache::prefixes, cache::warm))
         .routes(routes!(cache::release))
+        .routes(routes!(published::list))
+        .routes(routes!(published::publish, published::withdraw))
         .routes(routes!(dialect::anthropic::messages))
         .routes(routes!(dialect::anthropic::count_tokens))
         .routes(routes!(dialect::openai::completions))
@@ -175,13 +177,15 @@ fn layered(state: AppState, mcp: Option<mcp::McpService>, entry: Entry) -> Route
         .merge(probes)
         .merge(pages::router())
         .fallback(middleware::unknown_path)
-        .method_not_allowed_fallback(middleware::method_not_allowed);
+        .method_not_allowed_fallback(middleware::method_not_allowed)
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        .layer(from_fn_with_state(state.clone(), incoming::watch));
     let entered = match entry {
         Entry::Keys => all.layer(from_fn_with_state(state.clone(), caller::authenticate)),
         Entry::Operator => all.layer(from_fn(caller::as_operator)),
     };
     entered
-        .layer(from_fn(middleware::headers))
+        .layer(from_fn_with_state(state.clone(), middleware::headers))
         .layer(from_fn_with_state(state.clone(), middleware::guard))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn(dialect::errors::rewrite))

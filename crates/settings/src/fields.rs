@@ -33,6 +33,8 @@ pub enum Kind {
     },
     /// An IP address or `localhost`.
     Host,
+    /// A list of host names, without port; as text, joined by commas.
+    Hosts,
     /// An amount in dollars above 0, as text, so that it is exact; empty where none is meant.
     Amount,
     /// A path; empty where that has a meaning.
@@ -68,6 +70,12 @@ pub const FIELDS: &[Field] = &[
     integer("server.request_timeout_s", 1, 86_400),
     integer("server.shutdown_grace_s", 0, 3_600),
     integer("server.max_concurrent_requests", 1, 65_536),
+    Field { key: "server.allowed_hosts", kind: Kind::Hosts },
+    integer("server.header_timeout_s", 1, 3_600),
+    integer("server.body_timeout_s", 1, 3_600),
+    integer("server.max_connections", 1, 1_048_576),
+    Field { key: "server.tls_cert", kind: Kind::Path { optional: true } },
+    Field { key: "server.tls_key", kind: Kind::Path { optional: true } },
     Field { key: "paths.data", kind: Kind::Path { optional: false } },
     Field { key: "paths.models", kind: Kind::Path { optional: true } },
     Field { key: "paths.prompts", kind: Kind::Path { optional: true } },
@@ -127,6 +135,14 @@ pub const FIELDS: &[Field] = &[
     Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },
 ];
 
+/// Whether this can be the name in a `Host` header (RFC 1123, 2.1), without port.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
 /// The field of `key`.
 pub fn field(key: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|field| field.key == key)
@@ -156,6 +172,7 @@ impl Kind {
             Self::Text { optional: true } => "a text, or empty".to_owned(),
             Self::Text { optional: false } => "a text that is not empty".to_owned(),
             Self::Host => "an IP address or localhost".to_owned(),
+            Self::Hosts => "a list of host names such as [\"docs.example.org\"], without port".to_owned(),
             Self::Amount => "an amount in dollars above 0 such as \"0.002\", or empty".to_owned(),
             Self::Path { optional: true } => "a path, or empty".to_owned(),
             Self::Path { optional: false } => "a path".to_owned(),
@@ -172,6 +189,7 @@ impl Kind {
             (Self::Choice(words), Value::String(s)) => words.contains(&s.as_str()),
             (Self::Text { optional }, Value::String(s)) => *optional || !s.trim().is_empty(),
             (Self::Host, Value::String(s)) => parse_host(s).is_some(),
+            (Self::Hosts, Value::Array(names)) => names.iter().all(|name| name.as_str().is_some_and(is_host_name)),
             (Self::Amount, Value::String(s)) => s.is_empty() || parse_amount(s).is_some(),
             (Self::Path { optional }, Value::String(s)) => *optional || !s.is_empty(),
             _ => false,
@@ -184,6 +202,10 @@ impl Kind {
             Self::Integer { .. } => text.trim().parse().ok().map(Value::Integer),
             Self::Float { .. } => text.trim().parse().ok().map(Value::Float),
             Self::Switch => text.trim().parse().ok().map(Value::Boolean),
+            Self::Hosts => {
+                let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+                Some(Value::Array(names.map(|name| Value::String(name.to_owned())).collect()))
+            }
             Self::Choice(_) | Self::Text { .. } | Self::Host | Self::Amount | Self::Path { .. } => {
                 Some(Value::String(text.to_owned()))
             }

@@ -58,6 +58,18 @@ pub struct Server {
     pub shutdown_grace_s: u64,
     /// Answers worked on at once; more are refused.
     pub max_concurrent_requests: usize,
+    /// Names this server answers for, besides `localhost` and every IP address.
+    pub allowed_hosts: Vec<String>,
+    /// How long the head of a request may take, and an idle connection is kept, seconds.
+    pub header_timeout_s: u64,
+    /// How long nothing of a body may arrive, seconds.
+    pub body_timeout_s: u64,
+    /// Connections at once; more wait.
+    pub max_connections: usize,
+    /// Certificate chain for TLS, PEM; empty means no TLS. See [`Server::tls_files`].
+    pub tls_cert: PathBuf,
+    /// Its key, PEM.
+    pub tls_key: PathBuf,
 }
 
 impl Default for Server {
@@ -71,11 +83,29 @@ impl Default for Server {
             request_timeout_s: 300,
             shutdown_grace_s: 10,
             max_concurrent_requests: 64,
+            allowed_hosts: Vec::new(),
+            header_timeout_s: 30,
+            body_timeout_s: 30,
+            max_connections: 4096,
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
         }
     }
 }
 
 impl Server {
+    /// Certificate chain and key for TLS, if connections are to be encrypted. In a loaded configuration both are given or
+    /// neither.
+    pub fn tls_files(&self) -> Option<(&Path, &Path)> {
+        let given = |path: &Path| !path.as_os_str().is_empty();
+        (given(&self.tls_cert) && given(&self.tls_key)).then_some((self.tls_cert.as_path(), self.tls_key.as_path()))
+    }
+
+    /// Whether only users of this machine can connect.
+    pub fn is_private(&self) -> bool {
+        parse_host(&self.host).is_some_and(|host| host.is_loopback())
+    }
+
     /// Host and port as an address to bind; `localhost` is 127.0.0.1. `None` if the host is neither, which a loaded
     /// configuration never is.
     pub fn address(&self) -> Option<SocketAddr> {

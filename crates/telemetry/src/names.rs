@@ -20,7 +20,8 @@ pub mod labels {
     pub const ROUTE: &str = "route";
     /// What pages or sequences are doing: `free`, `used`, `cached`, `retained`; `running`, `waiting`.
     pub const STATE: &str = "state";
-    /// Why something was not there or had to go, in the words of the key-value cache.
+    /// Why something was not there or had to go, in the words of the key-value cache; the limit of a key that was met:
+    /// `requests_per_minute`, `concurrent_requests`, `tokens_per_day`.
     pub const REASON: &str = "reason";
     /// What a prompt found in the cache: `hit`, `partial`, `miss`; what became of an alert: `told`, `failed`; of a document:
     /// `added`, `changed`, `unchanged`, `removed`, `failed`; of the file of a prefix:
@@ -79,6 +80,8 @@ macro_rules! metrics {
 
 metrics! {
     BUILD_INFO = "edgewise_build_info", Gauge, Count, [VERSION], "Always 1; the version is in the label.";
+    REQUESTS_REFUSED_TOTAL = "edgewise_requests_refused_total", Counter, Count, [REASON],
+        "Requests refused for what their key has used.";
     HTTP_REQUESTS_TOTAL = "edgewise_http_requests_total", Counter, Count, [PATH, METHOD, STATUS],
         "HTTP requests answered.";
     HTTP_REQUEST_DURATION_SECONDS = "edgewise_http_request_duration_seconds", Histogram, Seconds, [PATH, METHOD],

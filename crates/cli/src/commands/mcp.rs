@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use edgewise_gateway::GatewayOptions;
 use edgewise_gateway::mcp::{Api, ApiCall, ApiEvent, ApiEvents, ApiFailure, Credentials, Inside, McpServer};
 use rmcp::ServiceExt;
 use serde_json::Value;
@@ -34,7 +35,8 @@ pub(crate) fn run(args: &Mcp, app: &App) -> Result<(), CliError> {
             output::note("no server is running: loading models …");
             let stack = app.stack()?;
             let reading = Arc::new(app.reading_monitor(&stack));
-            let state = serve::state(app, stack, reading)?;
+            let options = GatewayOptions { retention: app.retention(), ..GatewayOptions::from(&app.settings().server) };
+            let state = serve::state(app, stack, reading, options)?;
             // Its jobs and timers belong to the runtime.
             let _entered = runtime.enter();
             Arc::new(Inside::new(edgewise_gateway::operator_router(state)))

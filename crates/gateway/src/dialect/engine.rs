@@ -8,6 +8,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use edgewise_model_api::{
 };
 use edgewise_types::Usage;
 
-use crate::{ApiError, Recorder, answering, caller::Caller, middleware::RequestId, state::AppState};
+use crate::{ApiError, Recorder, answering, caller::Caller, keys::Keys, middleware::RequestId, state::AppState};
 
 use super::task::{EndReason, Event};
 
@@ -139,10 +140,13 @@ impl Chatting {
         let (marks, samples, warm_only) = (chat.marks.len(), chat.samples.max(1), chat.warm_only);
         let chars = chat.messages.iter().flat_map(|m| &m.parts).map(|part| part.text.chars().count()).sum();
         let asker = caller.tenant.clone();
+        let (published, store) = (state.published().clone(), Arc::clone(state.keys().store()));
         let (slot, stream, prepared) = state
             .read(move |parts| {
                 let generator = parts.planner.generator();
-                let prepared = prepare(generator.as_ref(), &chat)?;
+                let mut prepared = prepare(generator.as_ref(), &chat)?;
+                prepared.prompt.public_tokens =
+                    published.public_tokens(&store, generator.as_ref(), &prepared.prompt.tokens)?;
                 let stream = generator.generate(GenerateRequest {
                     prompt: prepared.prompt.clone(),
                     sampling: chat.sampling,
@@ -170,6 +174,8 @@ impl Chatting {
             stop: answering::must_end(state, caller),
             account: Account {
                 recorder: state.parts().recorder.clone(),
+                keys: state.keys().clone(),
+                caller: caller.clone(),
                 record,
                 prompt_tokens: prepared.prompt.tokens.len(),
                 boundaries: prepared.prompt.boundaries,
@@ -251,6 +257,8 @@ impl Chatting {
 /// The record of a chat while it runs.
 struct Account {
     recorder: Recorder,
+    keys: Keys,
+    caller: Caller,
     record: RequestRecord,
     prompt_tokens: usize,
     boundaries: Vec<Boundary>,
@@ -295,6 +303,7 @@ impl Account {
         let usage = if self.record.status == RequestStatus::Answered { self.reported } else { self.usage_so_far() };
         let mut record = self.record.clone();
         record.usage = usage;
+        self.keys.spent(&self.caller, &usage);
         record.timings.total_ms = self.elapsed_ms();
         let worked = match record.status {
             RequestStatus::Answered => record.timings.prefill_ms + record.timings.decode_ms,
