@@ -195,7 +195,7 @@ pub(crate) async fn authenticate(State(state): State<AppState>, mut request: Req
     // Whatever only reads spends nothing; what asks may.
     let spends = needs == Needs::Scope(Scope::Query) && !request.method().is_safe();
     // What a tool of the Model Context Protocol does comes through here once more, and counts then.
-    let place = match path == crate::mcp::PATH {
+    let place = match path == mcp::PATH {
         true => None,
         false => match state.keys().admit(&caller, spends) {
             Ok(place) => place,
