@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod prompt;
 mod reading;
+mod upstream;
 mod watch;
 
 use std::{
@@ -24,7 +25,7 @@ use std::{
 use clap::Parser;
 
 use edgewise_settings::{LoadOptions, Loaded, LogFormat};
-use edgewise_telemetry::TelemetryOptions;
+use edgewise_telemetry::{OtlpOptions, TelemetryGuard, TelemetryOptions};
 
 use crate::{
     app::App,
@@ -52,15 +53,18 @@ fn run(cli: &Cli) -> Result<(), CliError> {
     }
     edgewise_documents::parse_in_processes(std::env::current_exe()?, vec!["parse-worker".to_owned()]);
     let loaded = load(&cli.global)?;
-    start_logs(&cli.global, &loaded, &cli.command)?;
+    // Sends the last traces when the command ends.
+    let _telemetry = start_logs(&cli.global, &loaded, &cli.command)?;
     if let Command::Config(command) = &cli.command {
         return commands::config::run(command, &loaded);
     }
+    client::use_key(cli.global.api_key.clone());
     use_threads(loaded.settings.engine.threads)?;
     let app = App::new(loaded.settings, cli.global.quiet);
     match &cli.command {
         Command::Quickstart(args) => commands::quickstart::run(args, &app),
         Command::Serve(args) => commands::serve::run(args, &app),
+        Command::Mcp(args) => commands::mcp::run(args, &app),
         Command::Ingest(args) => commands::ingest::run(args, &app),
         Command::Query(args) => commands::query::run(args, &app),
         Command::Chat(args) => commands::chat::run(args, &app),
@@ -69,6 +73,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Tree(command) => commands::tree::run(command, &app),
         Command::Documents(command) => commands::documents::run(command, &app),
         Command::Models(command) => commands::models::run(command, &app),
+        Command::Keys(command) => commands::keys::run(command, &app),
         Command::Usage(args) => commands::usage::run(args, &app),
         Command::Feedback(args) => commands::feedback::run(args, &app),
         Command::Eval(command) => commands::eval::run(command, &app),
@@ -96,7 +101,7 @@ fn use_threads(threads: usize) -> Result<(), CliError> {
 }
 
 /// Logs go to standard error. Interactive commands print results themselves, so below a server only warnings show.
-fn start_logs(global: &Global, loaded: &Loaded, command: &Command) -> Result<(), CliError> {
+fn start_logs(global: &Global, loaded: &Loaded, command: &Command) -> Result<TelemetryGuard, CliError> {
     let telemetry = &loaded.settings.telemetry;
     let serves = matches!(command, Command::Serve(_));
     let configured = loaded.sources.get("telemetry.log").is_some_and(|s| *s != edgewise_settings::Source::Default);
@@ -112,5 +117,11 @@ fn start_logs(global: &Global, loaded: &Loaded, command: &Command) -> Result<(),
         LogFormat::Json => edgewise_telemetry::Format::Json,
     };
     let ansi = io::stderr().is_terminal() && std::env::var_os(edgewise_settings::env::NO_COLOR).is_none();
-    Ok(edgewise_telemetry::init(&TelemetryOptions { filter, format, ansi })?)
+    let otlp = telemetry.collector().map(|endpoint| OtlpOptions {
+        endpoint: endpoint.to_owned(),
+        sample: telemetry.otlp_sample,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    let log_texts = telemetry.log_texts;
+    Ok(edgewise_telemetry::init(&TelemetryOptions { filter, format, ansi, log_texts, otlp })?)
 }

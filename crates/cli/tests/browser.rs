@@ -81,3 +81,17 @@ fn every_page_shows_what_the_api_says_and_can_be_used_by_everybody() {
     let server = world.serve();
     run("pages.mjs", &world, &[&server.url, "port"]);
 }
+
+#[test]
+fn pages_want_a_key_where_there_are_keys_and_show_each_only_its_own() {
+    let world = World::with_models();
+    world.write("docs/harbour.md", "# The harbour\n\nThe harbour was founded in 1742.\n");
+    world.run(&["ingest", "docs", "--collection", "harbours"]).expect(0);
+    let key = |tenant: &str, scopes: &str| {
+        let made = world.run(&["keys", "create", "--tenant", tenant, "--scope", scopes, "--json"]).expect(0).json();
+        made["key"].as_str().unwrap_or_else(|| panic!("no key in {made}")).to_owned()
+    };
+    let (operator, tenant) = (key("local", "query,ingest,admin"), key("acme", "query"));
+    let server = world.serve();
+    run("access.mjs", &world, &[&server.url, &operator, &tenant, "harbours"]);
+}

@@ -65,12 +65,14 @@ impl Answering {
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let (parts, labels) = (state.shared_parts(), state.labels().clone());
+        let (keys, asker) = (state.keys().clone(), caller.clone());
         let span = tracing::Span::current();
         // Detached on purpose: the job reports through the channel and ends when that closes.
         drop(tokio::task::spawn_blocking(move || {
             let last = span.in_scope(|| {
                 let before = labels.newest(&parts);
-                let answered = answer(&parts, &collections, &collection, &query, &request_id, &sender);
+                let (answered, used) = answer(&parts, &collections, &collection, &query, &request_id, &sender);
+                keys.spent(&asker, &used);
                 let kept = answered.and_then(|answer| {
                     labels.answered(&parts, before, &query.tenant, &answer);
                     // The conversation's next question may come as soon as this one's end is told.
@@ -138,7 +140,7 @@ impl Stream for Answering {
     }
 }
 
-/// The job: answers and records.
+/// The job: answers and records. With the answer, the tokens used, also where there is none.
 fn answer(
     parts: &Parts,
     collections: &Collections,
@@ -146,7 +148,7 @@ fn answer(
     query: &Query,
     request_id: &RequestId,
     sender: &mpsc::UnboundedSender<Progress>,
-) -> Result<Box<Answer>, ApiError> {
+) -> (Result<Box<Answer>, ApiError>, Usage) {
     let at = jiff::Timestamp::now();
     let started = Instant::now();
     let mut planned = None;
@@ -178,17 +180,27 @@ fn answer(
     });
     match result {
         Ok(answer) => {
-            parts.recorder.answered(&request_id.0, at, query, &answer);
-            parts.reading.answered(at, &answer);
-            Ok(Box::new(answer))
+            tracing::info_span!("record").in_scope(|| {
+                parts.recorder.answered(&request_id.0, at, query, &answer);
+                parts.reading.answered(at, &answer);
+            });
+            if edgewise_telemetry::log_texts() {
+                tracing::info!(question = query.question, answer = answer.text, "answered");
+            }
+            let used = answer.usage;
+            (Ok(Box::new(answer)), used)
         }
         Err(error) => {
+            let mut used = before;
             if let (Some(explanation), Some(ttft)) = (&planned, first_token) {
+                let chosen = explanation.candidates.iter().find(|candidate| candidate.route == explanation.chosen);
+                let prompt = chosen.map_or_else(Usage::default, |candidate| candidate.usage);
+                used = used.plus(&Usage { output_tokens, ..prompt });
                 let total = started.elapsed();
                 let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
-                parts.recorder.failed(&request_id.0, at, query, &failure);
+                tracing::info_span!("record").in_scope(|| parts.recorder.failed(&request_id.0, at, query, &failure));
             }
-            Err(error.into())
+            (Err(error.into()), used)
         }
     }
 }

@@ -251,6 +251,7 @@ fn record(
         total_ms,
         ..Timings::default()
     };
+    let id = format!("{}-{}", at.as_microsecond(), id.0);
     RequestRecord {
         key: whose.key,
         collection: whose.collection,

@@ -26,6 +26,7 @@ use crate::{
     permissions::{self, Needs},
     session,
     state::AppState,
+    tied::tie,
 };
 
 /// Who sent a request.
@@ -38,7 +39,6 @@ pub(crate) struct Caller {
     /// What it may do.
     pub(crate) scopes: Scopes,
     /// What it may use.
-    #[allow(dead_code)]
     pub(crate) limits: Limits,
 }
 
@@ -160,6 +160,12 @@ fn identify(state: &AppState, request: &Request) -> Result<Caller, ApiError> {
     })
 }
 
+/// Takes every request for the operator's.
+pub(crate) async fn as_operator(mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Caller::local());
+    next.run(request).await
+}
+
 /// Finds out who is calling, and refuses who may not.
 pub(crate) async fn authenticate(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     // Paths that don't exist have no pattern; whoever asks for them learns that they don't.
@@ -186,11 +192,18 @@ pub(crate) async fn authenticate(State(state): State<AppState>, mut request: Req
         });
         return error.into_response();
     }
+    // Whatever only reads spends nothing; what asks may.
+    let spends = needs == Needs::Scope(Scope::Query) && !request.method().is_safe();
+    let place = match state.keys().admit(&caller, spends) {
+        Ok(place) => place,
+        Err(error) => return error.into_response(),
+    };
     let administers = needs == Needs::Scope(Scope::Admin) && !request.method().is_safe();
-    let done = administers.then(|| (caller.clone(), request.method().clone(), request.uri().path().to_owned()));
-    request.extensions_mut().insert(caller);
+    let done = administers.then(|| (request.method().clone(), request.uri().path().to_owned()));
+    request.extensions_mut().insert(caller.clone());
     let response = next.run(request).await;
-    if let Some((caller, method, path)) = done.filter(|_| response.status().is_success()) {
+    let response = tie(response, state.keys(), &caller, place);
+    if let Some((method, path)) = done.filter(|_| response.status().is_success()) {
         state.keys().audit(AuditEvent {
             actor: caller.actor(),
             action: Action::Admin,

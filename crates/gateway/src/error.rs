@@ -300,6 +300,11 @@ impl ApiError {
         self
     }
 
+    /// When to come back, if that is known.
+    pub fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -350,7 +355,8 @@ impl From<AccessError> for ApiError {
     fn from(error: AccessError) -> Self {
         match error {
             AccessError::Invalid(message) => Self::new(ErrorKind::InvalidRequest, message),
-            AccessError::UnknownPrefix { .. } => Self::new(ErrorKind::UnknownPrefix, error.to_string()),
+            AccessError::UnknownPrefix { .. } => Self::new(ErrorKind::UnknownPrefix, error.to_string())
+                .hint("GET /v1/shared-prefixes lists what is published"),
             AccessError::DiskFull => Self::new(ErrorKind::DiskFull, error.to_string()),
             _ => Self::internal(error.to_string()),
         }

@@ -17,9 +17,14 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use edgewise_access::{AccessStore, AuditEvent};
+use edgewise_types::Usage;
 use jiff::Timestamp;
 
-use crate::{ApiError, ErrorKind, caller::Caller};
+use crate::{
+    ApiError, ErrorKind,
+    caller::Caller,
+    limits::{Counters, Place},
+};
 
 /// How often the file of keys is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -36,6 +41,7 @@ struct Inner {
     required: bool,
     /// Goes up with every change of the keys that work.
     changes: watch::Sender<u64>,
+    counters: Counters,
     /// By a text that tells them apart.
     pending: Mutex<HashMap<String, (AuditEvent, u64)>>,
 }
@@ -43,7 +49,8 @@ struct Inner {
 impl Keys {
     /// Begins to watch `store`, until the last clone is gone. `required`: a key is needed even while there are none.
     pub(crate) fn watch(store: Arc<AccessStore>, required: bool) -> Self {
-        let inner = Inner { store, required, changes: watch::Sender::new(0), pending: Mutex::default() };
+        let (changes, counters, pending) = (watch::Sender::new(0), Counters::default(), Mutex::default());
+        let inner = Inner { store, required, changes, counters, pending };
         let keys = Self(Arc::new(inner));
         let watched = Arc::downgrade(&keys.0);
         if let Err(error) = std::thread::Builder::new().name("keys".to_owned()).spawn(move || look(&watched)) {
@@ -73,6 +80,19 @@ impl Keys {
             }
             ApiError::new(ErrorKind::Unauthorized, format!("the key {key} was revoked or has expired"))
                 .hint("what was produced until now is charged; use another key")
+        }
+    }
+
+    /// Lets a request in, or refuses it for what its key has used. `spends`: it may use tokens.
+    pub(crate) fn admit(&self, caller: &Caller, spends: bool) -> Result<Option<Place>, ApiError> {
+        self.0.counters.admit(&self.0.store, caller, spends, Timestamp::now())
+    }
+
+    /// Counts the tokens an answer used.
+    pub(crate) fn spent(&self, caller: &Caller, usage: &Usage) {
+        if let Some(key) = &caller.key {
+            let tokens = usage.prompt_tokens().saturating_add(usage.output_tokens);
+            self.0.store.used_tokens(key, tokens as u64, Timestamp::now());
         }
     }
 

@@ -8,14 +8,14 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     middleware::{from_fn, from_fn_with_state},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    batch, budget, budgets, cache, caller, collections, conversations, dialect, documents, events, feedback, health,
-    idempotency, jobs, mcp, middleware, pages, quality, query, reading, requests, session, sse, state::AppState, tree,
-    upkeep, usage,
+    ApiError, batch, budget, budgets, cache, caller, collections, conversations, describe, dialect, documents, events,
+    feedback, health, idempotency, incoming, jobs, mcp, middleware, pages, published, quality, query, reading,
+    requests, session, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -101,6 +101,8 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(cache::get))
         .routes(routes!(cache::prefixes, cache::warm))
         .routes(routes!(cache::release))
+        .routes(routes!(published::list))
+        .routes(routes!(published::publish, published::withdraw))
         .routes(routes!(dialect::anthropic::messages))
         .routes(routes!(dialect::anthropic::count_tokens))
         .routes(routes!(dialect::openai::completions))
@@ -130,33 +132,60 @@ fn probes() -> OpenApiRouter<AppState> {
     tag = "server",
     responses((status = 200, description = "This document", content_type = "application/json"))
 )]
-async fn openapi(State(state): State<AppState>) -> Json<utoipa::openapi::OpenApi> {
+async fn openapi(State(state): State<AppState>) -> Result<Json<serde_json::Value>, ApiError> {
     let options = state.options();
-    Json(api(options.max_body_bytes, options.max_upload_bytes).merge(probes()).into_openapi())
+    let document = api(options.max_body_bytes, options.max_upload_bytes).merge(probes()).into_openapi();
+    let document = serde_json::to_value(document).map_err(|error| ApiError::internal(error.to_string()));
+    document.map(|mut document| {
+        describe::complete(&mut document);
+        Json(document)
+    })
 }
 
 /// The complete service.
 pub fn router(state: AppState) -> Router {
     // Tools are requests to everything else, with all its checks.
-    let mcp = mcp::service(&state, layered(state.clone(), None));
-    layered(state, Some(mcp))
+    let mcp = mcp::service(&state, layered(state.clone(), None, Entry::Keys));
+    layered(state, Some(mcp), Entry::Keys)
+}
+
+/// The service for a process that speaks to nobody but its own user, whose files it serves: every request is the operator's.
+/// Not to be listened with.
+pub fn operator_router(state: AppState) -> Router {
+    layered(state, None, Entry::Operator)
+}
+
+/// Who may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// Who has a key, where there are keys.
+    Keys,
+    /// The operator, as everybody is.
+    Operator,
 }
 
 /// The service, with the tools of the Model Context Protocol or without.
-fn layered(state: AppState, mcp: Option<mcp::McpService>) -> Router {
+fn layered(state: AppState, mcp: Option<mcp::McpService>, entry: Entry) -> Router {
     let options = state.options();
     let api: Router<AppState> = api(options.max_body_bytes, options.max_upload_bytes).into();
     let probes: Router<AppState> = probes().into();
     let mcp = mcp.map_or_else(Router::new, |mcp| Router::new().route_service(mcp::PATH, mcp));
-    api.route_layer(from_fn_with_state(state.clone(), idempotency::once))
+    let all = api
+        .route_layer(from_fn_with_state(state.clone(), idempotency::once))
         .route_layer(from_fn_with_state(state.clone(), middleware::gate))
         .merge(mcp)
         .merge(probes)
         .merge(pages::router())
         .fallback(middleware::unknown_path)
         .method_not_allowed_fallback(middleware::method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), caller::authenticate))
-        .layer(from_fn(middleware::headers))
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        .layer(from_fn_with_state(state.clone(), incoming::watch));
+    let entered = match entry {
+        Entry::Keys => all.layer(from_fn_with_state(state.clone(), caller::authenticate)),
+        Entry::Operator => all.layer(from_fn(caller::as_operator)),
+    };
+    entered
+        .layer(from_fn_with_state(state.clone(), middleware::headers))
         .layer(from_fn_with_state(state.clone(), middleware::guard))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn(dialect::errors::rewrite))

@@ -37,8 +37,7 @@ const ASKING: &[&str] = &[
 const ASKING_BELOW: &[&str] = &["/v1/conversations", "/mcp"];
 
 /// Everything at or below these shows what others of the tenant asked, or is about keys, money and the machine.
-const ADMIN_BELOW: &[&str] =
-    &["/metrics", "/v1/requests", "/v1/events", "/v1/budgets", "/v1/keys", "/v1/audit", "/v1/shared-prefixes"];
+const ADMIN_BELOW: &[&str] = &["/metrics", "/v1/requests", "/v1/events", "/v1/budgets", "/v1/keys", "/v1/audit"];
 
 fn at_or_below(path: &str, roots: &[&str]) -> bool {
     let below = |rest: &str| rest.is_empty() || rest.starts_with('/');
@@ -56,7 +55,9 @@ pub(crate) fn of(method: &Method, path: &str) -> Needs {
         _ if reads && pages::paths().any(|page| page == path) => Needs::Nothing,
         _ if at_or_below(path, ADMIN_BELOW) => Needs::Scope(Scope::Admin),
         "/v1/feedback" if *method == Method::DELETE => Needs::Scope(Scope::Admin),
-        "/v1/cache/prefixes/{id}" | "/v1/collections/{collection}/budget" if !reads => Needs::Scope(Scope::Admin),
+        "/v1/cache/prefixes/{id}" | "/v1/collections/{collection}/budget" | "/v1/shared-prefixes/{name}" if !reads => {
+            Needs::Scope(Scope::Admin)
+        }
         _ if reads || ASKING.contains(&path) || at_or_below(path, ASKING_BELOW) => Needs::Scope(Scope::Query),
         _ => Needs::Scope(Scope::Ingest),
     }

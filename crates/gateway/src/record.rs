@@ -14,7 +14,7 @@ use edgewise_ledger::{
 use edgewise_planner::{Answer, Candidate, Explanation, PlannerError, Query, Route};
 use edgewise_types::{CollectionName, ContentHash, TenantId, Timings, Usage};
 
-use crate::{detail::RequestDetail, feedback, figures};
+use crate::{caller::Caller, detail::RequestDetail, feedback, figures};
 
 /// What stands for a route in records of embedding: no question was answered.
 const EMBEDDING: &str = "embedding";
@@ -42,6 +42,13 @@ pub struct Whose {
     pub key: Option<String>,
     /// The collection, if it was for one.
     pub collection: Option<CollectionName>,
+}
+
+impl Whose {
+    /// The caller, for a collection or none.
+    pub(crate) fn of(caller: &Caller, collection: Option<CollectionName>) -> Self {
+        Self { tenant: caller.tenant.clone(), key: caller.key.as_ref().map(ToString::to_string), collection }
+    }
 }
 
 /// What is known of a question that failed.

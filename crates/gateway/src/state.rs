@@ -31,8 +31,8 @@ use edgewise_telemetry::{
 
 use crate::{
     ApiError, Recorder, Trees, batch, budgets, cache::Labels, caller::Caller, conversations::Busy,
-    dialect::memory::Memory, etag::Order, events::Events, idempotency::InFlight, jobs::Jobs, keys::Keys, store::Store,
-    tenants::Tenants, tree,
+    dialect::memory::Memory, etag::Order, events::Events, idempotency::InFlight, jobs::Jobs, keys::Keys,
+    published::Published, store::Store, tenants::Tenants, tree,
 };
 
 /// Limits and times of the server.
@@ -60,6 +60,12 @@ pub struct GatewayOptions {
     pub keys_required: bool,
     /// Whether connections are encrypted by this server.
     pub tls: bool,
+    /// How long the head of a request may take to arrive, and an idle connection is kept.
+    pub header_timeout: Duration,
+    /// How long nothing of a body may arrive.
+    pub body_timeout: Duration,
+    /// Connections at once; more wait.
+    pub max_connections: usize,
 }
 
 impl Default for GatewayOptions {
@@ -79,9 +85,12 @@ impl From<&edgewise_settings::Server> for GatewayOptions {
             max_concurrent_uploads: 2,
             shutdown_grace: Duration::from_secs(server.shutdown_grace_s),
             retention: Retention::default(),
-            allowed_hosts: Vec::new(),
-            keys_required: false,
-            tls: false,
+            allowed_hosts: server.allowed_hosts.clone(),
+            keys_required: !server.is_private(),
+            tls: server.tls_files().is_some(),
+            header_timeout: Duration::from_secs(server.header_timeout_s),
+            body_timeout: Duration::from_secs(server.body_timeout_s),
+            max_connections: server.max_connections,
         }
     }
 }
@@ -146,6 +155,7 @@ pub struct AppState {
     labels: Labels,
     tenants: Tenants,
     keys: Keys,
+    published: Published,
 }
 
 /// Short blocking calls, such as catalog reads, running at once; more wait.
@@ -181,6 +191,7 @@ impl AppState {
             in_flight: InFlight::default(),
             order: Order::default(),
             labels: Labels::default(),
+            published: Published::default(),
             tenants: Tenants::new(Arc::clone(&parts.local_collections)),
             keys: Keys::watch(Arc::clone(&parts.access), parts.options.keys_required),
             parts: Arc::new(parts),
@@ -221,6 +232,11 @@ impl AppState {
     /// The collections of every tenant.
     pub(crate) fn tenants(&self) -> &Tenants {
         &self.tenants
+    }
+
+    /// Shared prefixes as tokens.
+    pub(crate) fn published(&self) -> &Published {
+        &self.published
     }
 
     /// Who may do what.

@@ -9,6 +9,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use edgewise_access::Scope;
 use edgewise_ledger::{
     Dimension, Interval, LedgerError, PredictionErrors, RequestQuery, RequestRecord, Sums, Totals, UsageFilter,
     UsageGroup, UsageQuery,
@@ -209,7 +210,7 @@ pub(crate) async fn usage(
             let grouped = !query.by.is_empty() || query.interval.is_some();
             let groups = if grouped { ledger.usage(&query)?.groups } else { Vec::new() };
             let (from, to) = (query.from, query.to);
-            let recent = match params.recent {
+            let recent = match recent {
                 0 => Vec::new(),
                 limit => {
                     let listed = RequestQuery { filter: query.filter, from, to, limit, ..RequestQuery::default() };

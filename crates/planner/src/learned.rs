@@ -4,12 +4,14 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use edgewise_retrieval::SearchResults;
+use edgewise_retrieval::{Collection, SearchResults};
 use edgewise_types::CollectionName;
 
 use crate::{
-    Corrections, Explanation, Features, Feedback, Planner, PlannerError, PlannerErrorKind, PreRoute, Query, Route,
-    Router, RouterInput, features, quality,
+    Corrections, Explanation, Features, Feedback, KindProbabilities, Planner, PlannerError, PlannerErrorKind, PreRoute,
+    Query, Route, Router, RouterInput, features,
+    planner::{scope, search},
+    quality,
 };
 
 /// Router and corrections.
@@ -45,6 +47,19 @@ impl Learned {
 }
 
 impl Planner {
+    /// How likely the question is of each kind, judged as before an answer: by its words and by what is found for it.
+    /// Prices nothing and asks no model.
+    pub fn question_kind(&self, collection: &Collection, query: &Query) -> Result<KindProbabilities, PlannerError> {
+        let top_k = self.check(query)?;
+        let (scope, _) = scope(collection, query)?;
+        let results = search(collection, query, &query.question, top_k)?;
+        let mut features = features::measure(&results.hits, scope, self.generator.queue());
+        // The route of a question that is only judged is given: nothing is left for a model to be asked.
+        let query = Query { route: query.route.or(Some(Route::Tree)), ..query.clone() };
+        self.learn_features(&mut features, &query, &results)?;
+        Ok(features.kind)
+    }
+
     /// Adds to `features` what the question adds. Gives what the model said of it, if it was asked, and notes for the
     /// caller.
     pub(crate) fn learn_features(

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use edgewise_types::Money;
 
-use crate::{LedgerSettings, SettingsError, Tree, env, layer::Layers};
+use crate::{LedgerSettings, SettingsError, Tree, Upstream, env, layer::Layers};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Settings {
     pub retrieval: Retrieval,
     /// The local inference engine.
     pub engine: Engine,
+    /// Other servers that answer.
+    pub upstream: Upstream,
     /// The choice of a route.
     pub planner: Planner,
     /// Summary trees.
@@ -34,7 +36,7 @@ pub struct Settings {
     pub monitor: Monitor,
     /// Records of requests.
     pub ledger: LedgerSettings,
-    /// Logs.
+    /// Logs and traces.
     pub telemetry: Telemetry,
 }
 
@@ -58,6 +60,18 @@ pub struct Server {
     pub shutdown_grace_s: u64,
     /// Answers worked on at once; more are refused.
     pub max_concurrent_requests: usize,
+    /// Names this server answers for, besides `localhost` and every IP address.
+    pub allowed_hosts: Vec<String>,
+    /// How long the head of a request may take, and an idle connection is kept, seconds.
+    pub header_timeout_s: u64,
+    /// How long nothing of a body may arrive, seconds.
+    pub body_timeout_s: u64,
+    /// Connections at once; more wait.
+    pub max_connections: usize,
+    /// Certificate chain for TLS, PEM; empty means no TLS. See [`Server::tls_files`].
+    pub tls_cert: PathBuf,
+    /// Its key, PEM.
+    pub tls_key: PathBuf,
 }
 
 impl Default for Server {
@@ -71,11 +85,29 @@ impl Default for Server {
             request_timeout_s: 300,
             shutdown_grace_s: 10,
             max_concurrent_requests: 64,
+            allowed_hosts: Vec::new(),
+            header_timeout_s: 30,
+            body_timeout_s: 30,
+            max_connections: 4096,
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
         }
     }
 }
 
 impl Server {
+    /// Certificate chain and key for TLS, if connections are to be encrypted. In a loaded configuration both are given or
+    /// neither.
+    pub fn tls_files(&self) -> Option<(&Path, &Path)> {
+        let given = |path: &Path| !path.as_os_str().is_empty();
+        (given(&self.tls_cert) && given(&self.tls_key)).then_some((self.tls_cert.as_path(), self.tls_key.as_path()))
+    }
+
+    /// Whether only users of this machine can connect.
+    pub fn is_private(&self) -> bool {
+        parse_host(&self.host).is_some_and(|host| host.is_loopback())
+    }
+
     /// Host and port as an address to bind; `localhost` is 127.0.0.1. `None` if the host is neither, which a loaded
     /// configuration never is.
     pub fn address(&self) -> Option<SocketAddr> {
@@ -421,19 +453,38 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Logs and traces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
     /// Level or filter directives.
     pub log: String,
     /// Format.
     pub format: LogFormat,
+    /// Whether questions and answers are logged.
+    pub log_texts: bool,
+    /// Collector of traces; empty means none. See [`Telemetry::collector`].
+    pub otlp_endpoint: String,
+    /// Share of the traces begun here that are recorded.
+    pub otlp_sample: f64,
+}
+
+impl Telemetry {
+    /// The collector of traces, if there is one.
+    pub fn collector(&self) -> Option<&str> {
+        Some(self.otlp_endpoint.trim()).filter(|endpoint| !endpoint.is_empty())
+    }
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log: "info".to_owned(), format: LogFormat::Text }
+        Self {
+            log: "info".to_owned(),
+            format: LogFormat::Text,
+            log_texts: false,
+            otlp_endpoint: String::new(),
+            otlp_sample: 1.0,
+        }
     }
 }
 

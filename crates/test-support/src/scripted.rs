@@ -60,6 +60,8 @@ type Script = Box<dyn Fn(&str) -> Reply + Send + Sync>;
 #[derive(Default)]
 struct State {
     seen: HashMap<TenantId, Vec<Vec<u32>>>,
+    /// Public beginnings of prompts, where they are shared.
+    public: Option<Vec<Vec<u32>>>,
     requests: Vec<GenerateRequest>,
     running: usize,
     cancelled: usize,
@@ -109,6 +111,12 @@ impl ScriptedGenerator {
             *next += 1;
             reply
         })
+    }
+
+    /// Lets all tenants read what is cached of the public tokens of prompts, as an engine does.
+    pub fn sharing_public_tokens(self) -> Self {
+        self.state().public = Some(Vec::new());
+        self
     }
 
     /// Sets the context window in tokens.
@@ -181,7 +189,9 @@ impl ScriptedGenerator {
 
     /// Empties the cache.
     pub fn forget(&self) {
-        self.state().seen.clear();
+        let mut state = self.state();
+        state.seen.clear();
+        state.public.iter_mut().for_each(Vec::clear);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -190,10 +200,12 @@ impl ScriptedGenerator {
 }
 
 impl State {
-    fn resident(&self, tenant: &TenantId, prompt: &[u32]) -> usize {
+    fn resident(&self, tenant: &TenantId, prompt: &Prompt) -> usize {
+        let (prompt, public_tokens) = (&prompt.tokens, prompt.public_tokens);
         let common = |seen: &Vec<u32>| seen.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let longest = self.seen.get(tenant).and_then(|prompts| prompts.iter().map(common).max()).unwrap_or(0);
-        longest.min(prompt.len().saturating_sub(1))
+        let shared = self.public.iter().flatten().map(common).max().unwrap_or(0).min(public_tokens);
+        longest.max(shared).min(prompt.len().saturating_sub(1))
     }
 }
 
@@ -281,7 +293,7 @@ impl Generator for ScriptedGenerator {
     }
 
     fn prefix_state(&self, tenant: &TenantId, prompt: &Prompt) -> PrefixState {
-        PrefixState { resident_tokens: self.state().resident(tenant, &prompt.tokens), ..PrefixState::default() }
+        PrefixState { resident_tokens: self.state().resident(tenant, prompt), ..PrefixState::default() }
     }
 
     fn latency(&self) -> LatencyCurve {
@@ -331,7 +343,11 @@ impl Generator for ScriptedGenerator {
         let (sender, stream) = GenerationStream::channel();
         let usage = {
             let mut state = self.state();
-            let cached = state.resident(&request.tenant, &request.prompt.tokens);
+            let cached = state.resident(&request.tenant, &request.prompt);
+            let beginning = request.prompt.tokens[..request.prompt.public_tokens].to_vec();
+            if let Some(public) = &mut state.public {
+                public.push(beginning);
+            }
             state.seen.entry(request.tenant.clone()).or_default().push(request.prompt.tokens.clone());
             let prompt = &request.prompt;
             let usage = prompt_usage(prompt.tokens.len(), &prompt.boundaries, cached, self.min_prefix_tokens, 0);

@@ -8,6 +8,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,9 @@ use edgewise_model_api::{
 };
 use edgewise_types::Usage;
 
-use crate::{ApiError, Recorder, answering, budgets, caller::Caller, middleware::RequestId, state::AppState};
+use crate::{
+    ApiError, Recorder, answering, budgets, caller::Caller, keys::Keys, middleware::RequestId, state::AppState,
+};
 
 use super::task::{EndReason, Event};
 
@@ -125,6 +128,7 @@ pub(crate) struct Chatting {
     marked: Marked,
     window_bound: bool,
     warm_only: bool,
+    phases: edgewise_telemetry::Phases,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -138,10 +142,13 @@ impl Chatting {
         let (marks, samples, warm_only) = (chat.marks.len(), chat.samples.max(1), chat.warm_only);
         let chars = chat.messages.iter().flat_map(|m| &m.parts).map(|part| part.text.chars().count()).sum();
         let asker = caller.tenant.clone();
+        let (published, store) = (state.published().clone(), Arc::clone(state.keys().store()));
         let (slot, stream, prepared) = state
             .read(move |parts| {
                 let generator = parts.planner.generator();
-                let prepared = prepare(generator.as_ref(), &chat)?;
+                let mut prepared = prepare(generator.as_ref(), &chat)?;
+                prepared.prompt.public_tokens =
+                    published.public_tokens(&store, generator.as_ref(), &prepared.prompt.tokens)?;
                 let stream = generator.generate(GenerateRequest {
                     prompt: prepared.prompt.clone(),
                     sampling: chat.sampling,
@@ -169,6 +176,8 @@ impl Chatting {
             stop: answering::must_end(state, caller),
             account: Account {
                 recorder: state.parts().recorder.clone(),
+                keys: state.keys().clone(),
+                caller: caller.clone(),
                 record,
                 prompt_tokens: prepared.prompt.tokens.len(),
                 boundaries: prepared.prompt.boundaries,
@@ -183,6 +192,7 @@ impl Chatting {
             marked: Marked { marks, too_short, min_tokens: min },
             window_bound: prepared.window_bound,
             warm_only,
+            phases: edgewise_telemetry::Phases::queued(),
             _slot: slot,
         })
     }
@@ -205,11 +215,13 @@ impl Chatting {
             };
             match event {
                 Some(GenerationEvent::Started { cached_tokens, miss }) => {
+                    self.phases.started(cached_tokens);
                     self.account.cached = Some(cached_tokens);
                     self.account.record.miss = miss.map(|miss| miss.name().to_owned());
                     return Some(Event::Start(self.account.usage_so_far()));
                 }
                 Some(GenerationEvent::Token { sample, text, logprob, .. }) => {
+                    self.phases.token();
                     if self.account.output_tokens == 0 {
                         self.account.record.timings.ttft_ms = self.account.elapsed_ms();
                     }
@@ -250,6 +262,8 @@ impl Chatting {
 /// The record of a chat while it runs.
 struct Account {
     recorder: Recorder,
+    keys: Keys,
+    caller: Caller,
     record: RequestRecord,
     prompt_tokens: usize,
     boundaries: Vec<Boundary>,
@@ -294,6 +308,7 @@ impl Account {
         let usage = if self.record.status == RequestStatus::Answered { self.reported } else { self.usage_so_far() };
         let mut record = self.record.clone();
         record.usage = usage;
+        self.keys.spent(&self.caller, &usage);
         record.timings.total_ms = self.elapsed_ms();
         let worked = match record.status {
             RequestStatus::Answered => record.timings.prefill_ms + record.timings.decode_ms,

@@ -1,8 +1,8 @@
 //! Two tenants on one server: what one has, the other can neither see nor tell from what nobody has.
 
 use axum::http::{Method, StatusCode};
-use edgewise_gateway::ErrorKind;
-use edgewise_test_support::corpus;
+use edgewise_gateway::{ErrorKind, GatewayOptions};
+use edgewise_test_support::{ScriptedGenerator, corpus};
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, Reply};
@@ -207,4 +207,41 @@ async fn the_next_server_takes_up_the_jobs_of_every_tenant() {
     gateway.call(&b, Method::GET, &path, None).await.error(ErrorKind::UnknownJob);
     let local = gateway.key("local", "query,ingest,admin").key;
     gateway.call(&local, Method::GET, &path, None).await.error(ErrorKind::UnknownJob);
+}
+
+#[tokio::test]
+async fn a_published_prefix_is_shared_and_nothing_behind_it() {
+    let generator = ScriptedGenerator::replies(["Fine."]).sharing_public_tokens();
+    let gateway = Gateway::new(generator, GatewayOptions::default());
+    let [operator, a, b, c] =
+        ["local", "acme", "blue", "cyan"].map(|tenant| gateway.key(tenant, "query,ingest,admin").key);
+    let rules = "You are the assistant of Westmar. Be brief, be kind, and never speak of the lighthouse keeper.";
+    let path = "/v1/shared-prefixes/rules";
+    let body = json!({"text": rules});
+    gateway.call(&a, Method::PUT, path, Some(&body)).await.error(ErrorKind::Forbidden);
+    let published = gateway.call(&operator, Method::PUT, path, Some(&body)).await.ok();
+    let public = published["tokens"].as_u64().unwrap();
+    assert!(public > 15, "{published}");
+    let listed = gateway.call(&a, Method::GET, "/v1/shared-prefixes", None).await.ok();
+    assert_eq!((&listed["prefixes"][0]["name"], &listed["prefixes"][0]["text"]), (&json!("rules"), &json!(rules)));
+
+    let read = async |key: &str, system: &str, question: &str| {
+        let request = json!({"model": "scripted", "messages": [
+            {"role": "system", "content": system},
+            {"role": "user", "content": question},
+        ]});
+        let reply = gateway.call(key, Method::POST, "/v1/chat/completions", Some(&request)).await.ok();
+        reply["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    let question = "What did the captain say on the second day of the storm?";
+    assert_eq!(read(&a, rules, question).await, 0);
+    assert_eq!(read(&b, rules, question).await, public, "the published part is shared, and ends there");
+    assert!(read(&a, rules, question).await > public + 10);
+    let own = format!("{rules} We of Acme answer in verse, always.");
+    assert!(read(&a, &own, question).await <= public);
+    assert!(read(&b, &own, question).await <= public, "what a tenant adds to it is its own");
+
+    gateway.call(&operator, Method::DELETE, path, None).await;
+    gateway.call(&operator, Method::DELETE, path, None).await.error(ErrorKind::UnknownPrefix);
+    assert_eq!(read(&c, rules, question).await, 0, "withdrawn");
 }

@@ -19,6 +19,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use edgewise_model_api::ModelError;
+use edgewise_types::Usage;
 
 use crate::{
     ApiError, ErrorKind, budgets,
@@ -210,6 +211,7 @@ pub(crate) async fn embeddings(
             EncodingFormat::Base64 => Vector::Base64(base64(&vector)),
         },
     });
+    state.keys().spent(&caller, &Usage { input_tokens: tokens, ..Usage::default() });
     let usage = EmbeddingsUsage { prompt_tokens: tokens, total_tokens: tokens };
     Ok(Json(EmbeddingsReply { object: "list", data: data.collect(), model: request.model, usage }))
 }
