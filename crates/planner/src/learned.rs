@@ -5,7 +5,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use edgewise_retrieval::{Collection, SearchResults};
-use edgewise_types::CollectionName;
+use edgewise_types::{CollectionName, TenantId};
 
 use crate::{
     Corrections, Explanation, Features, Feedback, KindProbabilities, Planner, PlannerError, PlannerErrorKind, PreRoute,
