@@ -14,8 +14,8 @@ use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
 use edgewise_types::{Document, Timings};
 
 use crate::{
-    Answer, AnswerEvent, Budget, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, KindProbabilities,
-    PlannerError, PlannerOptions, Query, ReadingProfile, Route, answer, choose,
+    Answer, AnswerEvent, Budget, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, PlannerError,
+    PlannerOptions, Query, ReadingProfile, Route, answer, choose,
     compose::{self, Composed, Composer, Recap, SourceKind, Step},
     draft::{Draft, Drafter},
     escalate::{self, Spent},
@@ -478,7 +478,7 @@ impl Planner {
     }
 
     /// Checks what can be checked of a query alone, and gives the number of passages to place at most.
-    fn check(&self, query: &Query) -> Result<usize, PlannerError> {
+    pub(crate) fn check(&self, query: &Query) -> Result<usize, PlannerError> {
         if query.question.trim().is_empty() {
             return Err(PlannerError::EmptyQuestion);
         }

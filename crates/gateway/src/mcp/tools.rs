@@ -44,9 +44,6 @@ impl std::fmt::Debug for McpServer {
     }
 }
 
-/// What a tool gives: a result, or a sentence for the model.
-type Outcome<T> = Result<Json<T>, String>;
-
 /// What the request that a call came in says of its caller; nothing where there was none, as over standard input.
 fn credentials(context: &RequestContext<RoleServer>) -> Credentials {
     context.extensions.get::<Parts>().map(|parts| Credentials::of(&parts.headers)).unwrap_or_default()
@@ -87,6 +84,7 @@ fn encoded(value: &str) -> String {
     value.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
+// The result types are written out: the macro takes the schemas of results from them.
 #[tool_router(router = tool_router)]
 impl McpServer {
     /// Tools over this way to the native API.
@@ -101,7 +99,7 @@ impl McpServer {
         &self,
         Parameters(input): Parameters<SearchInput>,
         context: RequestContext<RoleServer>,
-    ) -> Outcome<SearchOutput> {
+    ) -> Result<Json<SearchOutput>, String> {
         let limit = input.limit.unwrap_or(10);
         if !(1..=MAX_PASSAGES).contains(&limit) {
             return Err(format!("limit must be between 1 and {MAX_PASSAGES}, not {limit}"));
@@ -132,7 +130,7 @@ impl McpServer {
         &self,
         Parameters(input): Parameters<AskInput>,
         context: RequestContext<RoleServer>,
-    ) -> Outcome<AskOutput> {
+    ) -> Result<Json<AskOutput>, String> {
         let mut body =
             json!({"collection": collection(&input.collection)?, "question": input.question, "stream": true});
         let optional = [
@@ -175,7 +173,7 @@ impl McpServer {
         &self,
         Parameters(input): Parameters<ListInput>,
         context: RequestContext<RoleServer>,
-    ) -> Outcome<ListOutput> {
+    ) -> Result<Json<ListOutput>, String> {
         let ListInput { collection: name, filter, limit, cursor } = input;
         let mut query = format!("?limit={}", limit.unwrap_or(100));
         if let Some(cursor) = cursor {
@@ -216,7 +214,7 @@ impl McpServer {
         &self,
         Parameters(input): Parameters<ReadInput>,
         context: RequestContext<RoleServer>,
-    ) -> Outcome<ReadOutput> {
+    ) -> Result<Json<ReadOutput>, String> {
         let id: DocumentId = input.document.parse().map_err(said)?;
         let path = format!("/v1/collections/{}/documents/{id}", collection(&input.collection)?);
         let credentials = credentials(&context);

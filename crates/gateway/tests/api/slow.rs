@@ -167,6 +167,7 @@ async fn clients_that_go_away_cancel_their_answers() {
         drop(connection);
         world.all_free().await;
     }
+    world.gateway.generator.wait_idle();
     assert_eq!(world.gateway.generator.cancelled(), 4);
     world.end().await;
 }
