@@ -103,10 +103,11 @@ await overview
 
 step("values");
 {
-  const usage = await api(`/v1/usage?${range(DAY, HOUR)}&by=route&recent=0`);
+  const usage = await api(`/v1/usage?${range(DAY, HOUR)}&by=route&work=answer&recent=0`);
+  const spent = await api(`/v1/usage?${range(DAY, HOUR)}&recent=0`);
   await visit(overview, "/");
   equal(await value(overview, "requests"), usage.total.requests, "overview, requests");
-  equal(await value(overview, "cost"), usage.total.cost, "overview, cost");
+  equal(await value(overview, "cost"), spent.total.cost, "overview, cost");
   equal(await value(overview, "saved"), usage.total.saved_against_full, "overview, saved");
   const u = usage.total.usage;
   const prompt = u.input_tokens + u.cache_read_tokens + u.cache_write_5m_tokens + u.cache_write_1h_tokens;
@@ -136,7 +137,7 @@ const page = await open(browser, base);
 let newest;
 {
   const { requests } = await api("/v1/requests?limit=50");
-  newest = requests;
+  newest = requests.find((r) => (r.work ?? "answer") === "answer");
   await visit(page, "/requests");
   await page.waitForSelector("tbody a");
   equal(await page.locator("tbody a").count(), requests.length, "requests, rows");
@@ -242,7 +243,7 @@ const PAGES = [
   ["overview", "/"],
   ["ask", "/ask"],
   ["requests", "/requests"],
-  ["request", `/requests/${encodeURIComponent(newest[0].id)}`],
+  ["request", `/requests/${encodeURIComponent(newest.id)}`],
   ["cache", "/cache"],
   ["cost", "/cost"],
   ["quality", "/quality"],

@@ -25,7 +25,7 @@ pub(crate) struct App {
 }
 
 /// The generator's tokenizer, shared as the trait that retrieval wants.
-struct GeneratorTokenizer(Arc<LocalGenerator>);
+struct GeneratorTokenizer(Arc<dyn Generator>);
 
 impl Tokenizer for GeneratorTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
@@ -46,7 +46,7 @@ impl Tokenizer for GeneratorTokenizer {
 }
 
 /// What the engine loads of a generator: its GGUF file, or its folder of safetensors.
-fn weights(files: &ModelFiles) -> Result<&Path, CliError> {
+pub(crate) fn weights(files: &ModelFiles) -> Result<&Path, CliError> {
     let folder = files.find(".safetensors").map(|_| files.dir.as_path());
     files.find(".gguf").or(folder).ok_or_else(|| {
         CliError::Usage(format!(
@@ -84,7 +84,7 @@ impl App {
     }
 
     /// The files of an installed model.
-    fn files(&self, name: &str) -> Result<ModelFiles, CliError> {
+    pub(crate) fn files(&self, name: &str) -> Result<ModelFiles, CliError> {
         Ok(self.store()?.resolve(name)?)
     }
 
@@ -103,10 +103,22 @@ impl App {
 
     pub(crate) fn tokenizer(&self) -> Result<Arc<dyn Tokenizer>, CliError> {
         let name = &self.settings.models.generator;
+        if self.settings.upstream.is_used() {
+            return Ok(edgewise_engine::load_tokenizer(name, &self.upstream_tokenizer()?)?);
+        }
         Ok(edgewise_engine::load_tokenizer(name, weights(&self.files(name)?)?)?)
     }
 
-    pub(crate) fn generator(&self) -> Result<Arc<LocalGenerator>, CliError> {
+    /// The generator that answers: the local engine, or other servers.
+    pub(crate) fn generator(&self) -> Result<Arc<dyn Generator>, CliError> {
+        match self.settings.upstream.is_used() {
+            true => Ok(Arc::new(self.upstream_generator()?)),
+            false => Ok(self.local_generator()?),
+        }
+    }
+
+    /// The local engine.
+    pub(crate) fn local_generator(&self) -> Result<Arc<LocalGenerator>, CliError> {
         let name = &self.settings.models.generator;
         let files = self.files(name)?;
         Ok(Arc::new(edgewise_engine::load_generator(name, weights(&files)?, &self.engine_options())?))
@@ -217,7 +229,6 @@ impl App {
         let prompts = self.prompts()?;
         let recorder = self.recorder(&prompts)?;
         let prices = recorder.prices.clone();
-        let generator: Arc<dyn Generator> = generator;
         let profile = self.profiles().load(generator.info());
         let mut planner = Planner::new(Arc::clone(&generator), embedder, prompts, prices, self.planner_options())?;
         match profile {

@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod prompt;
 mod reading;
+mod upstream;
 mod watch;
 
 use std::{
@@ -24,7 +25,7 @@ use std::{
 use clap::Parser;
 
 use edgewise_settings::{LoadOptions, Loaded, LogFormat};
-use edgewise_telemetry::TelemetryOptions;
+use edgewise_telemetry::{OtlpOptions, TelemetryGuard, TelemetryOptions};
 
 use crate::{
     app::App,
@@ -52,7 +53,8 @@ fn run(cli: &Cli) -> Result<(), CliError> {
     }
     edgewise_documents::parse_in_processes(std::env::current_exe()?, vec!["parse-worker".to_owned()]);
     let loaded = load(&cli.global)?;
-    start_logs(&cli.global, &loaded, &cli.command)?;
+    // Sends the last traces when the command ends.
+    let _telemetry = start_logs(&cli.global, &loaded, &cli.command)?;
     if let Command::Config(command) = &cli.command {
         return commands::config::run(command, &loaded);
     }
@@ -99,7 +101,7 @@ fn use_threads(threads: usize) -> Result<(), CliError> {
 }
 
 /// Logs go to standard error. Interactive commands print results themselves, so below a server only warnings show.
-fn start_logs(global: &Global, loaded: &Loaded, command: &Command) -> Result<(), CliError> {
+fn start_logs(global: &Global, loaded: &Loaded, command: &Command) -> Result<TelemetryGuard, CliError> {
     let telemetry = &loaded.settings.telemetry;
     let serves = matches!(command, Command::Serve(_));
     let configured = loaded.sources.get("telemetry.log").is_some_and(|s| *s != edgewise_settings::Source::Default);
@@ -115,5 +117,11 @@ fn start_logs(global: &Global, loaded: &Loaded, command: &Command) -> Result<(),
         LogFormat::Json => edgewise_telemetry::Format::Json,
     };
     let ansi = io::stderr().is_terminal() && std::env::var_os(edgewise_settings::env::NO_COLOR).is_none();
-    Ok(edgewise_telemetry::init(&TelemetryOptions { filter, format, ansi })?)
+    let otlp = telemetry.collector().map(|endpoint| OtlpOptions {
+        endpoint: endpoint.to_owned(),
+        sample: telemetry.otlp_sample,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    let log_texts = telemetry.log_texts;
+    Ok(edgewise_telemetry::init(&TelemetryOptions { filter, format, ansi, log_texts, otlp })?)
 }

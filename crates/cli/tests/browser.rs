@@ -76,8 +76,27 @@ fn every_page_shows_what_the_api_says_and_can_be_used_by_everybody() {
         "# The harbour of Westmar\n\nThe harbour of Westmar was founded in 1742 by Elsa Brandt.\n\n\
          ## Ferries\n\nFerries leave every forty minutes. The last one leaves at half past ten in the evening.\n",
     );
-    world.write("docs/fees.md", "# Fees\n\nA berth costs nine crowns a night. Children pay nothing.\n");
+    // Long enough for the engine to keep the prompt that holds all of it.
+    let berth = |n: usize| format!("Berth {n} lies at pier {} and costs {} crowns a night.\n\n", n % 7, 9 + n % 4);
+    world.write(
+        "docs/fees.md",
+        format!("# Fees\n\nChildren pay nothing.\n\n{}", (1..90).map(berth).collect::<String>()),
+    );
     world.run(&["ingest", "docs", "--collection", "port"]).expect(0);
     let server = world.serve();
     run("pages.mjs", &world, &[&server.url, "port"]);
+}
+
+#[test]
+fn pages_want_a_key_where_there_are_keys_and_show_each_only_its_own() {
+    let world = World::with_models();
+    world.write("docs/harbour.md", "# The harbour\n\nThe harbour was founded in 1742.\n");
+    world.run(&["ingest", "docs", "--collection", "harbours"]).expect(0);
+    let key = |tenant: &str, scopes: &str| {
+        let made = world.run(&["keys", "create", "--tenant", tenant, "--scope", scopes, "--json"]).expect(0).json();
+        made["key"].as_str().unwrap_or_else(|| panic!("no key in {made}")).to_owned()
+    };
+    let (operator, tenant) = (key("local", "query,ingest,admin"), key("acme", "query"));
+    let server = world.serve();
+    run("access.mjs", &world, &[&server.url, &operator, &tenant, "harbours"]);
 }

@@ -1,4 +1,4 @@
-//! Times steps of a GGUF model behind prefixes of several lengths, and says how far a latency curve fitted to them is off.
+//! Times steps of a GGUF model behind prefixes of several lengths: what the latency curve is a model of.
 //!
 //! `cargo run -p edgewise-engine --example step_times -- model.gguf`, with `RAYON_NUM_THREADS` for the threads.
 //!

@@ -17,6 +17,7 @@
 mod backend;
 mod bert;
 mod chat_template;
+mod chat_tokenizer;
 mod constraint;
 pub mod decoder;
 mod detokenizer;
@@ -36,6 +37,7 @@ mod stop;
 mod tokenizer;
 
 pub use bert::EncoderArithmetic;
+pub use chat_tokenizer::{ChatTokenizer, load_chat_tokenizer};
 pub use embedder::BertEmbedder;
 pub use error::EngineError;
 pub use load::{load_embedder, load_embedder_with, load_generator, load_reranker, load_reranker_with, load_tokenizer};

@@ -6,6 +6,7 @@
 import { ApiFailure, getJson, onSignInNeeded, send } from "./lib/api.js";
 import { $, el, svg } from "./lib/dom.js";
 import { connect, disconnect, on } from "./lib/live.js";
+import { money } from "./lib/format.js";
 import { failureBox } from "./lib/parts.js";
 import { forgetSession, rights, session } from "./lib/session.js";
 
@@ -71,7 +72,10 @@ async function show({ focus }) {
   current = new AbortController();
   const { signal } = current;
   const found = find(location.pathname);
-  if (!found) return location.reload();
+  if (!found) {
+    const home = new ApiFailure({ message: `There is no page at ${location.pathname}.`, hint: "The pages are listed at the side." });
+    return $("main").replaceChildren(failureBox(home));
+  }
   const { page, parameters } = found;
   document.title = `${page.name} · Edgewise`;
   document.querySelector(".shell").classList.toggle("bare", Boolean(page.bare));
@@ -219,4 +223,16 @@ $("links").append(
   ),
 );
 theme();
+on("alert", (alert) => {
+  if (!alert) return;
+  const share = `${Math.round(alert.share * 100)} %`;
+  const text = `${share} of the budget ${alert.budget} is spent: ${money(alert.spent)} of ${money(alert.limit)} a ${alert.period}.`;
+  const note = el(
+    "p",
+    { class: "alert" },
+    el("span", {}, text, " ", el("a", { href: "/cost" }, "Budgets")),
+    el("button", { type: "button", class: "secondary small", onclick: () => note.remove() }, "Close"),
+  );
+  $("alerts").prepend(note);
+});
 show({ focus: false });

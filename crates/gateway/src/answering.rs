@@ -23,7 +23,7 @@ use edgewise_retrieval::Collections;
 use edgewise_types::{CollectionName, Usage};
 
 use crate::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, budgets,
     caller::Caller,
     conversations::Keep,
     middleware::RequestId,
@@ -60,20 +60,19 @@ impl Answering {
         keep: Option<Keep>,
     ) -> Result<Self, ApiError> {
         let collections = state.collections(caller)?;
-        let key = caller.key.as_ref().map(ToString::to_string);
-        crate::budgets::admit(state.parts(), &caller.tenant, key.as_deref(), Some(&collection))?;
-        let query = Query { tenant: caller.tenant.clone(), key, ..query };
+        let query = Query { tenant: caller.tenant.clone(), key: caller.key_name(), ..query };
+        budgets::admit(state.parts(), caller, Some(&collection))?;
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
         let (parts, labels) = (state.shared_parts(), state.labels().clone());
-        let (keys, caller_of) = (state.keys().clone(), caller.clone());
+        let (keys, asker) = (state.keys().clone(), caller.clone());
         let span = tracing::Span::current();
         // Detached on purpose: the job reports through the channel and ends when that closes.
         drop(tokio::task::spawn_blocking(move || {
             let last = span.in_scope(|| {
                 let before = labels.newest(&parts);
                 let (answered, used) = answer(&parts, &collections, &collection, &query, &request_id, &sender);
-                keys.spent(&caller_of, &used);
+                keys.spent(&asker, &used);
                 let kept = answered.and_then(|answer| {
                     labels.answered(&parts, before, &query.tenant, &answer);
                     // The conversation's next question may come as soon as this one's end is told.
@@ -141,7 +140,7 @@ impl Stream for Answering {
     }
 }
 
-/// The job: answers and records. With the answer, the tokens used.
+/// The job: answers and records. With the answer, the tokens used, also where there is none.
 fn answer(
     parts: &Parts,
     collections: &Collections,
@@ -181,8 +180,13 @@ fn answer(
     });
     match result {
         Ok(answer) => {
-            parts.recorder.answered(&request_id.0, at, query, &answer);
-            parts.reading.answered(at, &answer);
+            tracing::info_span!("record").in_scope(|| {
+                parts.recorder.answered(&request_id.0, at, query, &answer);
+                parts.reading.answered(at, &answer);
+            });
+            if edgewise_telemetry::log_texts() {
+                tracing::info!(question = query.question, answer = answer.text, "answered");
+            }
             let used = answer.usage;
             (Ok(Box::new(answer)), used)
         }
@@ -194,7 +198,7 @@ fn answer(
                 used = used.plus(&Usage { output_tokens, ..prompt });
                 let total = started.elapsed();
                 let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
-                parts.recorder.failed(&request_id.0, at, query, &failure);
+                tracing::info_span!("record").in_scope(|| parts.recorder.failed(&request_id.0, at, query, &failure));
             }
             (Err(error.into()), used)
         }

@@ -31,7 +31,6 @@ use crate::{
     events::Events,
     extract::ApiJson,
     state::{AppState, Parts},
-    whose,
 };
 
 /// How soon a spent share is noticed after the record that spent it.
@@ -46,7 +45,10 @@ const MAINTAIN: Duration = Duration::from_secs(3600);
 /// How long a webhook may take.
 const POST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often posting an alert is tried; the last time about three hours after the first.
+/// How long to wait after the first time that an alert could not be posted; twice as long after each further time.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// How often posting an alert is tried; the last time some two hours after the first.
 const MOST_ATTEMPTS: u32 = 12;
 
 /// The budgets.
@@ -57,14 +59,10 @@ pub struct BudgetList {
 }
 
 /// Refuses work that a hard budget no longer pays for.
-pub(crate) fn admit(
-    parts: &Parts,
-    tenant: &TenantId,
-    key: Option<&str>,
-    collection: Option<&CollectionName>,
-) -> Result<(), ApiError> {
-    let now = jiff::Timestamp::now();
-    let spent = parts.recorder.ledger.exhausted(now, &tenant.0, key, collection.map(CollectionName::as_str));
+pub(crate) fn admit(parts: &Parts, caller: &Caller, collection: Option<&CollectionName>) -> Result<(), ApiError> {
+    let (now, key) = (jiff::Timestamp::now(), caller.key_name());
+    let collection = collection.map(CollectionName::as_str);
+    let spent = parts.recorder.ledger.exhausted(now, &caller.tenant.0, key.as_deref(), collection);
     let Some(Exhausted { name, limit, period, until }) = spent else { return Ok(()) };
     let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
     let message = format!("the budget `{name}` of ${limit} a {} is spent until {until}", period.as_str());
@@ -84,7 +82,7 @@ pub(crate) fn admit(
     )
 )]
 pub(crate) async fn list(State(state): State<AppState>, caller: Caller) -> Result<Json<BudgetList>, ApiError> {
-    let owner = whose::visible(&caller, None);
+    let owner = caller.shown(None);
     let budgets =
         state.read(move |parts| Ok(parts.recorder.ledger.budgets(jiff::Timestamp::now(), owner.as_deref())?));
     Ok(Json(BudgetList { budgets: budgets.await? }))
@@ -97,8 +95,8 @@ fn name_of(path: Name) -> Result<String, ApiError> {
     Ok(name)
 }
 
-fn named(parts: &Parts, owner: &str, name: &str) -> Result<BudgetStatus, ApiError> {
-    let all = parts.recorder.ledger.budgets(jiff::Timestamp::now(), Some(owner))?;
+fn named(parts: &Parts, owner: &TenantId, name: &str) -> Result<BudgetStatus, ApiError> {
+    let all = parts.recorder.ledger.budgets(jiff::Timestamp::now(), Some(&owner.0))?;
     let found = all.into_iter().find(|budget| budget.name == name);
     found.ok_or_else(|| LedgerError::UnknownBudget { name: name.to_owned() }.into())
 }
@@ -121,8 +119,8 @@ pub(crate) async fn get(
     caller: Caller,
     name: Name,
 ) -> Result<Json<BudgetStatus>, ApiError> {
-    let (name, owner) = (name_of(name)?, whose::owner(&caller));
-    state.read(move |parts| Ok(Json(named(parts, &owner, &name)?))).await
+    let name = name_of(name)?;
+    state.read(move |parts| Ok(Json(named(parts, &caller.tenant, &name)?))).await
 }
 
 /// Set a budget, in place of one of the same name.
@@ -139,6 +137,7 @@ pub(crate) async fn get(
     responses(
         (status = 200, description = "The budget now in force", body = BudgetStatus),
         (status = 400, description = "Malformed name or budget", body = ErrorBody),
+        (status = 403, description = "Of another tenant", body = ErrorBody),
         (status = 415, description = "Not JSON", body = ErrorBody),
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
@@ -147,15 +146,20 @@ pub(crate) async fn put(
     State(state): State<AppState>,
     caller: Caller,
     name: Name,
-    ApiJson(budget): ApiJson<MoneyBudget>,
+    ApiJson(mut budget): ApiJson<MoneyBudget>,
 ) -> Result<Json<BudgetStatus>, ApiError> {
-    let (name, owner) = (name_of(name)?, whose::owner(&caller));
+    let name = name_of(name)?;
+    let own = caller.tenant.0.to_string();
+    if !caller.is_operator() && *budget.scope.tenant.get_or_insert_with(|| own.clone()) != own {
+        return Err(ApiError::new(ErrorKind::Forbidden, "this key sets budgets of its own tenant only")
+            .hint("leave out scope.tenant"));
+    }
     let changed = state.budgets_changed();
     state
         .read(move |parts| {
-            parts.recorder.ledger.set_budget(&owner, &name, &budget, jiff::Timestamp::now())?;
+            parts.recorder.ledger.set_budget(&caller.tenant.0, &name, &budget, jiff::Timestamp::now())?;
             changed.store(true, Ordering::Release);
-            Ok(Json(named(parts, &owner, &name)?))
+            Ok(Json(named(parts, &caller.tenant, &name)?))
         })
         .await
 }
@@ -174,10 +178,10 @@ pub(crate) async fn put(
     )
 )]
 pub(crate) async fn delete(State(state): State<AppState>, caller: Caller, name: Name) -> Result<StatusCode, ApiError> {
-    let (name, owner) = (name_of(name)?, whose::owner(&caller));
+    let name = name_of(name)?;
     state
         .read(move |parts| {
-            parts.recorder.ledger.delete_budget(&owner, &name, jiff::Timestamp::now())?;
+            parts.recorder.ledger.delete_budget(&caller.tenant.0, &name, jiff::Timestamp::now())?;
             Ok(StatusCode::NO_CONTENT)
         })
         .await
@@ -265,7 +269,7 @@ impl Watch {
         metrics::counter!(names::WEBHOOK_POSTS_TOTAL, labels::OUTCOME => outcome).increment(1);
         if let Some(error) = &error {
             tracing::warn!(budget, attempt = due.attempts + 1, error, "an alert could not be posted to its webhook");
-            self.next.insert(key, Instant::now() + Duration::from_secs(5) * 2u32.saturating_pow(due.attempts.min(11)));
+            self.next.insert(key, Instant::now() + FIRST_WAIT * 2u32.saturating_pow(due.attempts.min(MOST_ATTEMPTS)));
         } else {
             self.next.remove(&key);
         }

@@ -20,15 +20,16 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use edgewise_ledger::RequestRecord;
+use edgewise_ledger::{RequestRecord, Work};
 use edgewise_model_api::{CacheState, RetainedPrefix, Retention};
 use edgewise_planner::{Answer, Route, Warmed};
 use edgewise_types::{CollectionName, Money, TenantId, Timings, Usage};
 
 use crate::{
-    ApiError, ErrorBody, ErrorKind, RouteChoice,
+    ApiError, ErrorBody, ErrorKind, RouteChoice, Whose, budgets,
     caller::Caller,
     extract::{ApiJson, ApiPath, ApiQuery},
+    figures,
     middleware::RequestId,
     page::{self, PageParams},
     state::{AppState, Parts},
@@ -199,9 +200,10 @@ pub(crate) async fn warm(
     ApiJson(request): ApiJson<WarmRequest>,
 ) -> Result<Response, ApiError> {
     let collections = state.collections(&caller)?;
-    let (tenant, key) = (caller.tenant, caller.key.map(|key| key.to_string()));
     let name: CollectionName = request.collection.parse()?;
-    crate::budgets::admit(state.parts(), &tenant, key.as_deref(), Some(&name))?;
+    budgets::admit(state.parts(), &caller, Some(&name))?;
+    let whose = caller.pays(Some(&name));
+    let tenant = caller.tenant;
     let route = request.route.and_then(RouteChoice::forced).unwrap_or(Route::Full);
     let retention = Retention::from(request.ttl);
     let slot = state.answer_slot()?;
@@ -216,10 +218,12 @@ pub(crate) async fn warm(
             let started = std::time::Instant::now();
             let go_on = || !gone.load(Ordering::Relaxed);
             let warmed = parts.planner.warm(&collection, route, retention, &tenant, &go_on)?;
-            let total_ms = started.elapsed().as_secs_f64() * 1e3;
-            let cost = parts.recorder.prices.of(&parts.recorder.model, at).cost_of(&warmed.usage, total_ms);
-            let record = record(parts, &id, at, (&tenant, &name), &warmed, total_ms);
-            parts.recorder.write(&RequestRecord { cost, key, ..record });
+            let worked = warmed.timings.prefill_ms + warmed.timings.decode_ms;
+            let cost = parts.recorder.prices.of(&parts.recorder.model, at).cost_of(&warmed.usage, worked);
+            let record = record(parts, &id, at, whose, &warmed, started.elapsed().as_secs_f64() * 1e3);
+            let record = RequestRecord { cost, ..record };
+            figures::worked(&record);
+            parts.recorder.write(&record);
             labels.note(parts, before, &tenant, &name, &[warmed.tokens]);
             let of = |prefix: &RetainedPrefix| prefix.tenant == tenant && prefix.tokens == warmed.tokens;
             let found = parts.planner.cache().prefixes.into_iter().find(of);
@@ -236,7 +240,7 @@ fn record(
     parts: &Parts,
     id: &RequestId,
     at: jiff::Timestamp,
-    (tenant, collection): (&TenantId, &CollectionName),
+    whose: Whose,
     warmed: &Warmed,
     total_ms: f64,
 ) -> RequestRecord {
@@ -249,12 +253,20 @@ fn record(
     };
     let id = format!("{}-{}", at.as_microsecond(), id.0);
     RequestRecord {
-        collection: Some(collection.clone()),
+        key: whose.key,
+        collection: whose.collection,
+        work: Work::Warming,
         template_hash: parts.recorder.template_hash.to_string(),
         forced: true,
         usage: warmed.usage,
         timings,
-        ..RequestRecord::begun(id, at, tenant.clone(), &parts.recorder.model, ROUTE)
+        ..RequestRecord::begun(
+            format!("{}-{}", at.as_microsecond(), id.0),
+            at,
+            whose.tenant,
+            &parts.recorder.model,
+            ROUTE,
+        )
     }
 }
 

@@ -22,7 +22,7 @@ use edgewise_types::TenantId;
 use jiff::Timestamp;
 
 use crate::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, mcp,
     permissions::{self, Needs},
     session,
     state::AppState,
@@ -194,8 +194,8 @@ pub(crate) async fn authenticate(State(state): State<AppState>, mut request: Req
     }
     // Whatever only reads spends nothing; what asks may.
     let spends = needs == Needs::Scope(Scope::Query) && !request.method().is_safe();
-    // A message to the tools does its work through requests of its own, which are counted when they come.
-    let place = match path == crate::mcp::PATH {
+    // What a tool of the Model Context Protocol does comes through here once more, and counts then.
+    let place = match path == mcp::PATH {
         true => None,
         false => match state.keys().admit(&caller, spends) {
             Ok(place) => place,

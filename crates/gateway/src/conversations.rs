@@ -362,7 +362,8 @@ impl Continued {
     ) -> Result<Self, ApiError> {
         let asked = match only_look {
             true => None,
-            false => Some(state.busy().take(&id).ok_or_else(|| {
+            // Under the tenant's name: that another's conversation is busy is not for this one to know.
+            false => Some(state.busy().take(&format!("{tenant}/{id}")).ok_or_else(|| {
                 ApiError::new(
                     ErrorKind::Conflict,
                     format!(

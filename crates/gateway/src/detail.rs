@@ -4,7 +4,7 @@
 //! title, heading or name of a document. Ids, spans, numbers and the reasons of the decision stay.
 
 use edgewise_ledger::Detail;
-use edgewise_planner::{Answer, Citation, Escalation, Explanation, Segment, SourceRef};
+use edgewise_planner::{Answer, AnswerSentence, Citation, Escalation, Explanation, Segment, SourceRef};
 use edgewise_types::Timings;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -28,6 +28,9 @@ pub struct RequestDetail {
     pub question: Option<String>,
     /// The answer; absent where no texts are kept, or there was none.
     pub answer: Option<String>,
+    /// Its sentences with their citations; empty where no texts are kept.
+    #[serde(default)]
+    pub sentences: Vec<AnswerSentence>,
     /// Its citations; empty where no texts are kept.
     pub citations: Vec<Citation>,
     /// What was in the prompt; empty where no texts are kept.
@@ -70,10 +73,11 @@ impl RequestDetail {
     /// Of an answer.
     pub(crate) fn answered(question: String, answer: Answer) -> Self {
         let timeline = timeline(&answer.timings);
-        let Answer { text, citations, sources, explanation, escalation, prompt_map, .. } = answer;
+        let Answer { text, sentences, citations, sources, explanation, escalation, prompt_map, .. } = answer;
         Self {
             question: Some(question),
             answer: Some(text),
+            sentences,
             citations,
             sources,
             explanation,
@@ -89,6 +93,7 @@ impl RequestDetail {
         Self {
             question: Some(question),
             answer: None,
+            sentences: Vec::new(),
             citations: Vec::new(),
             sources: Vec::new(),
             explanation,
@@ -106,7 +111,7 @@ impl RequestDetail {
             explanation.prompt_map.iter_mut().for_each(|segment| segment.uri = None);
         }
         (self.question, self.answer) = (None, None);
-        (self.citations, self.sources) = (Vec::new(), Vec::new());
+        (self.sentences, self.citations, self.sources) = (Vec::new(), Vec::new(), Vec::new());
         clear(&mut self.explanation);
         if let Some(escalation) = &mut self.escalation {
             escalation.first_answer.clear();

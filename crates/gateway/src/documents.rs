@@ -27,7 +27,7 @@ use edgewise_telemetry::names::{self, labels};
 use edgewise_types::{CollectionName, Document, DocumentId, Span};
 
 use crate::{
-    ApiError, ErrorBody, ErrorKind, Whose,
+    ApiError, ErrorBody, ErrorKind, Whose, budgets,
     caller::Caller,
     collections::parse_filter,
     etag::{self, IfMatch, IfNoneMatch, Tag},
@@ -159,6 +159,7 @@ pub(crate) async fn upload(
     }
     let collections = state.collections(&caller)?;
     let collection = state.read(move |_| Ok(collections.get(&name)?)).await?;
+    budgets::admit(state.parts(), &caller, Some(collection.name()))?;
     let slot = state.upload_slot().await?;
     let limit = state.options().request_timeout;
     let (sources, passwords) = tokio::time::timeout(limit, read_sources(&state, request)).await.map_err(|_| {
@@ -190,7 +191,7 @@ pub(crate) async fn upload(
     };
     let report = report?;
     count(&report);
-    charge(&state, &caller, &report).await;
+    charge(&state, caller.pays(Some(&report.collection)), &report).await;
     let changed =
         |source: &SourceReport| matches!(source.outcome, Outcome::Added | Outcome::Changed | Outcome::Removed);
     if report.sources.iter().any(changed) {
@@ -216,9 +217,8 @@ fn count(report: &IngestReport) {
 }
 
 /// Records what was embedded.
-async fn charge(state: &AppState, caller: &Caller, report: &IngestReport) {
+async fn charge(state: &AppState, whose: Whose, report: &IngestReport) {
     let (id, at) = (new_id(), jiff::Timestamp::now());
-    let whose = Whose::of(caller, Some(report.collection.clone()));
     let (tokens, took) = (report.tokens_embedded, Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
     let charged = state.read(move |parts| {
         let model = &parts.planner.embedder().info().model;

@@ -79,12 +79,12 @@ pub enum ErrorKind {
     EmptyCollection,
     /// Too much work is queued already.
     Overloaded,
-    /// The key has used what it may use for now.
-    LimitReached,
     /// A budget of money is spent; see Retry-After for when it begins anew.
     BudgetExhausted,
     /// There is no budget of this name.
     UnknownBudget,
+    /// The key has used what it may use for now.
+    LimitReached,
     /// A failure inside the server.
     Internal,
     /// The server is loading or shutting down.
@@ -124,9 +124,9 @@ impl ErrorKind {
         Self::DoesNotFit,
         Self::EmptyCollection,
         Self::Overloaded,
-        Self::LimitReached,
         Self::BudgetExhausted,
         Self::UnknownBudget,
+        Self::LimitReached,
         Self::Internal,
         Self::Unavailable,
         Self::Timeout,
@@ -146,8 +146,8 @@ impl ErrorKind {
             | Self::UnknownPrefix
             | Self::UnknownRequest
             | Self::UnknownJob
-            | Self::UnknownConversation
             | Self::UnknownBudget
+            | Self::UnknownConversation
             | Self::UnknownNode => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -157,7 +157,7 @@ impl ErrorKind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::DoesNotFit | Self::EmptyCollection | Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Overloaded | Self::LimitReached | Self::BudgetExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::BudgetExhausted | Self::LimitReached => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -211,9 +211,9 @@ impl ErrorKind {
             Self::DoesNotFit => "does_not_fit",
             Self::EmptyCollection => "empty_collection",
             Self::Overloaded => "overloaded",
-            Self::LimitReached => "limit_reached",
             Self::BudgetExhausted => "budget_exhausted",
             Self::UnknownBudget => "unknown_budget",
+            Self::LimitReached => "limit_reached",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",

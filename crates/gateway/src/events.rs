@@ -20,10 +20,9 @@ use edgewise_model_api::CacheState;
 use edgewise_retrieval::Job;
 
 use crate::{
-    ApiError, ErrorBody,
+    ApiError, ErrorBody, cache,
     caller::Caller,
     state::{AppState, Phase},
-    whose,
 };
 
 /// Events that a slow listener may be behind.
@@ -75,7 +74,8 @@ pub struct MissedEvents {
 ///
 /// Events: `request`, a request as it is recorded (RequestRecord); `cache`, the engine's cache without its prefixes, when it
 /// has changed, at most every two seconds (CacheState); `jobs`, a job that has changed (Job); `alert`, a share of a budget is
-/// spent (Alert); `missed`, events were left out because they were read too slowly (MissedEvents). A tenant hears of its own.
+/// spent (Alert); `missed`, events were left out because they were read too slowly (MissedEvents). Everybody hears of
+/// the own tenant's; the operator of everybody's requests and alerts.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -101,7 +101,7 @@ async fn follow(
     mut happened: broadcast::Receiver<Happened>,
     sender: mpsc::Sender<Result<sse::Event, Infallible>>,
 ) {
-    let whose = whose::visible(&caller, None);
+    let whose = caller.shown(None);
     let mine = |tenant: &str| whose.as_deref().is_none_or(|whose| whose == tenant);
     let ending = state.lifecycle().reached(Phase::Draining);
     tokio::pin!(ending);
@@ -142,16 +142,16 @@ struct Seen {
 impl Seen {
     async fn changes(&mut self, state: &AppState, caller: &Caller) -> Vec<sse::Event> {
         let mut events = Vec::new();
-        let looked = state.read(|parts| Ok(parts.planner.cache())).await;
-        if let Ok(mut cache) = looked.map(|cache| crate::cache::visible(cache, caller)) {
+        let asker = caller.clone();
+        if let Ok(mut cache) = state.read(move |parts| Ok(cache::visible(parts.planner.cache(), &asker))).await {
             cache.prefixes.clear();
             if self.cache.as_ref() != Some(&cache) {
                 events.push(crate::sse::event("cache", &cache));
                 self.cache = Some(cache);
             }
         }
-        let jobs: HashMap<String, Job> =
-            state.jobs().list(&caller.tenant).into_iter().map(|job| (job.id.clone(), job)).collect();
+        let jobs = state.jobs().list(&caller.tenant).into_iter();
+        let jobs: HashMap<String, Job> = jobs.map(|job| (job.id.clone(), job)).collect();
         let changed = jobs.values().filter(|job| self.jobs.get(&job.id) != Some(*job));
         events.extend(changed.map(|job| crate::sse::event("jobs", job)));
         self.jobs = jobs;

@@ -75,10 +75,9 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<H
 )]
 pub(crate) async fn metrics(State(state): State<AppState>, caller: Caller) -> Result<Response, ApiError> {
     caller.require_operator()?;
-    let text = state.read(|parts| {
-        if let Err(error) = crate::gauges::collections(&parts.local_collections) {
-            tracing::warn!(%error, "the state of the collections is missing in the metrics");
-        }
+    let tenants = state.tenants().clone();
+    let text = state.read(move |parts| {
+        crate::gauges::collections(&tenants);
         Ok(parts.metrics.render())
     });
     let text = text.await?;

@@ -60,7 +60,6 @@ mod tls;
 mod tree;
 mod upkeep;
 mod usage;
-mod whose;
 
 pub use batch::{BatchFailure, BatchProgress, BatchRequest};
 pub use budgets::BudgetList;

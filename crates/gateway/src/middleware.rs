@@ -77,6 +77,7 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = method_label(request.method());
     let span = tracing::info_span!("request", id = %id.0, method, path);
+    let trace = begin_trace(&span, request.headers());
     let watch = Watch::start(path, method);
     request.extensions_mut().insert(id.clone());
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -86,9 +87,18 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     if let Ok(id) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
+    if let Some(trace) = trace.and_then(|trace| HeaderValue::from_str(&trace.to_string()).ok()) {
+        response.headers_mut().insert(HeaderName::from_static("traceparent"), trace);
+    }
     let status = response.status();
     span.in_scope(|| tracing::debug!(status = status.as_u16(), ms = watch.elapsed_ms(), "response"));
     watch.finish(response)
+}
+
+/// Puts a request's span into its caller's trace.
+fn begin_trace(span: &tracing::Span, headers: &HeaderMap) -> Option<edgewise_telemetry::TraceContext> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    edgewise_telemetry::begin_trace(span, text("traceparent"), text("tracestate"))
 }
 
 /// Methods are a closed set, so that nobody can make a series per invented method.

@@ -97,7 +97,7 @@ impl Recorder {
         figures::answered(&record);
         let (question, answer, texts) = (query.question.clone(), answer.clone(), self.ledger.keeps_texts());
         let detail = move || RequestDetail::answered(question, answer).kept(texts);
-        let decided = feedback::decided(id, decided);
+        let decided = feedback::decided(id, &query.tenant, decided);
         self.enter(record, decided, Some(Box::new(detail)));
     }
 

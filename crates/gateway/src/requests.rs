@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use edgewise_ledger::{RequestPage, RequestQuery, RequestRecord, UsageFilter};
 
 use crate::{
-    ApiError, ErrorBody, ErrorKind, caller::Caller, detail::RequestDetail, extract::ApiQuery, state::AppState, whose,
+    ApiError, ErrorBody, ErrorKind, caller::Caller, detail::RequestDetail, extract::ApiQuery, state::AppState,
 };
 
 /// Most requests of a page.
@@ -36,7 +36,7 @@ pub(crate) struct RequestParams {
     model: Option<String>,
     /// Only those with this key.
     key: Option<String>,
-    /// Only work for this: `answer`, `summary`, `embedding`.
+    /// Only work for this: `answer`, `summary`, `embedding`, `warming`.
     work: Option<String>,
     /// Only this tenant's; an operator may ask for any, others see their own in any case.
     tenant: Option<String>,
@@ -82,7 +82,7 @@ pub(crate) async fn list(
     if q.as_ref().is_some_and(|q| q.len() > MAX_TEXT) {
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("q must have at most {MAX_TEXT} bytes")));
     }
-    let filter = UsageFilter { tenant: whose::visible(&caller, tenant), key, collection, model, route, status, work };
+    let filter = UsageFilter { tenant: caller.shown(tenant), key, collection, model, route, status, work };
     let query = RequestQuery { filter, from, to, text: q, limit, cursor };
     state.read(move |parts| Ok(Json(parts.recorder.ledger.requests(&query)?))).await
 }
@@ -116,7 +116,7 @@ pub(crate) async fn get(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<RequestView>, ApiError> {
     let Path(id) = id.map_err(|rejection| ApiError::new(ErrorKind::InvalidName, rejection.body_text()))?;
-    let tenant = whose::visible(&caller, None);
+    let tenant = caller.shown(None);
     state
         .read(move |parts| {
             let Some((record, detail)) = parts.recorder.ledger.request(&id, tenant.as_deref())? else {

@@ -145,6 +145,9 @@ pub struct AppState {
     buffers: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     memory: Memory,
+    events: Events,
+    /// Set when something is recorded or a budget is set, for the thread that watches budgets.
+    changed: Arc<AtomicBool>,
     store: Arc<Store>,
     busy: Busy,
     in_flight: InFlight,
@@ -152,9 +155,6 @@ pub struct AppState {
     labels: Labels,
     tenants: Tenants,
     keys: Keys,
-    events: Events,
-    /// Set when something is recorded or a budget is set, for the thread that watches budgets.
-    changed: Arc<AtomicBool>,
     published: Published,
 }
 
@@ -184,6 +184,8 @@ impl AppState {
             buffers: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
             memory: Memory::default(),
+            events,
+            changed,
             store: Arc::new(Store::of(parts.local_collections.root())),
             busy: Busy::default(),
             in_flight: InFlight::default(),
@@ -192,8 +194,6 @@ impl AppState {
             published: Published::default(),
             tenants: Tenants::new(Arc::clone(&parts.local_collections)),
             keys: Keys::watch(Arc::clone(&parts.access), parts.options.keys_required),
-            events,
-            changed,
             parts: Arc::new(parts),
         };
         let uploads = batch::leftovers(state.tenants());
@@ -214,6 +214,16 @@ impl AppState {
         &self.jobs
     }
 
+    /// Where what happens is told.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// To be set when a budget is.
+    pub(crate) fn budgets_changed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.changed)
+    }
+
     /// The collections of the caller's tenant.
     pub(crate) fn collections(&self, caller: &Caller) -> Result<Arc<Collections>, ApiError> {
         Ok(self.tenants.of(&caller.tenant)?)
@@ -232,16 +242,6 @@ impl AppState {
     /// Who may do what.
     pub(crate) fn keys(&self) -> &Keys {
         &self.keys
-    }
-
-    /// Where what happens is told.
-    pub(crate) fn events(&self) -> &Events {
-        &self.events
-    }
-
-    /// To be set when a budget is.
-    pub(crate) fn budgets_changed(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.changed)
     }
 
     /// How far the server has come.

@@ -96,11 +96,16 @@ impl Tls {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use edgewise_test_support::pem;
+
     use super::*;
 
     fn write(folder: &Path, at: u64) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        for (name, text) in [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())] {
+        for (name, text) in [
+            ("cert.pem", pem("CERTIFICATE", made.cert.der())),
+            ("key.pem", pem("PRIVATE KEY", &made.signing_key.serialize_der())),
+        ] {
             std::fs::write(folder.join(name), text).unwrap();
             stamped(folder, name, at);
         }

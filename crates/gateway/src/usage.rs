@@ -15,7 +15,7 @@ use edgewise_ledger::{
     UsageGroup, UsageQuery,
 };
 
-use crate::{ApiError, ErrorBody, ErrorKind, caller::Caller, extract::ApiQuery, state::AppState, whose};
+use crate::{ApiError, ErrorBody, ErrorKind, caller::Caller, extract::ApiQuery, state::AppState};
 
 /// Most records of one report.
 const MAX_RECENT: usize = 1000;
@@ -80,7 +80,7 @@ pub(crate) struct UsageParams {
     route: Option<String>,
     /// Only of requests that ended this way.
     status: Option<String>,
-    /// Only of work for this: `answer`, `summary`, `embedding`.
+    /// Only of work for this: `answer`, `summary`, `embedding`, `warming`.
     work: Option<String>,
     /// `json`, or `csv` for the groups alone.
     #[serde(default)]
@@ -149,7 +149,7 @@ impl UsageParams {
             by,
             interval: interval.map_err(|error| invalid(format!("interval: {error}")))?,
             filter: UsageFilter {
-                tenant: whose::visible(caller, self.tenant.clone()),
+                tenant: caller.shown(self.tenant.clone()),
                 key,
                 collection,
                 model,
@@ -164,7 +164,8 @@ impl UsageParams {
 /// Tokens and cost so far, by any dimensions and steps of time, and the newest requests.
 ///
 /// Sums are exact, to the last nano-dollar, in every grouping. Records are kept for a while (`ledger.keep_days`), sums by hour
-/// for good. Records need the scope admin; without it there are sums only. Work that is no question is counted too: summaries (`work` is `summary`) and vectors (`embedding`).
+/// for good. Work that is no question is counted too: summaries (`work` is `summary`), vectors (`embedding`) and
+/// prompts computed ahead (`warming`).
 #[utoipa::path(
     get,
     path = "/v1/usage",
@@ -188,8 +189,6 @@ pub(crate) async fn usage(
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("recent must be between 0 and {MAX_RECENT}")));
     }
     let query = params.query(&caller)?;
-    // Records show what others of the tenant asked.
-    let recent = if caller.scopes.has(Scope::Admin) { params.recent } else { 0 };
     if params.format == Format::Csv {
         let text = state
             .read(move |parts| {

@@ -49,11 +49,13 @@ pub enum Work {
     Summary,
     /// Vectors of passages that were ingested, or of texts that a client sent.
     Embedding,
+    /// Beginnings of prompts that were computed ahead.
+    Warming,
 }
 
 impl Work {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Answer, Self::Summary, Self::Embedding];
+    pub const ALL: [Self; 4] = [Self::Answer, Self::Summary, Self::Embedding, Self::Warming];
 
     /// Its name, as serialised.
     pub fn as_str(self) -> &'static str {
@@ -61,6 +63,7 @@ impl Work {
             Self::Answer => "answer",
             Self::Summary => "summary",
             Self::Embedding => "embedding",
+            Self::Warming => "warming",
         }
     }
 

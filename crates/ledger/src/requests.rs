@@ -33,6 +33,14 @@ pub struct RequestPage {
     pub next: Option<String>,
 }
 
+/// The id of the request in that of its record, which is the time in microseconds, a dash, and the former. There is an index
+/// of exactly this.
+const OF_REQUEST: &str = "substr(id, instr(id, '-') + 1)";
+
+fn boxed(text: String) -> Box<dyn ToSql> {
+    Box::new(text)
+}
+
 /// A condition and its parameter.
 struct Conditions {
     sql: Vec<String>,
@@ -82,12 +90,15 @@ fn conditions(query: &RequestQuery) -> Result<Conditions, LedgerError> {
         conditions.add("at_us < ?", to.as_microsecond());
     }
     if let Some(text) = query.text.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
-        // An id is the time in microseconds, a dash, and the id of the request.
-        let text = literal(text);
-        let found = "id IN (SELECT id FROM requests WHERE id LIKE ? ESCAPE '\\' \
-                     UNION SELECT id FROM decisions WHERE request_id LIKE ? ESCAPE '\\' \
-                     UNION SELECT id FROM details WHERE question LIKE ('%' || ?) ESCAPE '\\')";
-        conditions.add(found, format!("{text}%"));
+        // What sorts behind everything that begins with the text.
+        let behind = format!("{text}{}", char::MAX);
+        conditions.parameters.extend([text.to_owned(), behind, format!("%{}%", literal(text))].map(boxed));
+        let [from, to, like] = [2, 1, 0].map(|place| format!("?{}", conditions.parameters.len() - place));
+        conditions.sql.push(format!(
+            "id IN (SELECT id FROM requests WHERE id >= {from} AND id < {to} \
+             UNION SELECT id FROM requests WHERE {OF_REQUEST} >= {from} AND {OF_REQUEST} < {to} \
+             UNION SELECT id FROM details WHERE question LIKE {like} ESCAPE '\\')"
+        ));
     }
     if let Some(cursor) = &query.cursor {
         let place = cursor.split_once('.').and_then(|(at, row)| Some((at.parse::<i64>().ok()?, row.parse().ok()?)));
@@ -139,10 +150,9 @@ impl Ledger {
         tenant: Option<&str>,
     ) -> Result<Option<(RequestRecord, Option<String>)>, LedgerError> {
         self.reading(|connection| {
-            // An id of a record ends with that of its request, behind the time; only a few records can do so.
             let mut select = connection.prepare_cached(&format!(
                 "SELECT {} FROM requests WHERE (?2 IS NULL OR tenant = ?2) AND id IN \
-                 (SELECT ?1 UNION SELECT id FROM decisions WHERE request_id = ?1) \
+                 (SELECT ?1 UNION SELECT id FROM requests WHERE {OF_REQUEST} = ?1) \
                  ORDER BY id = ?1 DESC, at_us DESC, rowid DESC LIMIT 1",
                 rows::COLUMNS
             ))?;

@@ -56,6 +56,7 @@ ALTER TABLE requests ADD COLUMN miss TEXT;
 ALTER TABLE requests ADD COLUMN candidates TEXT;
 UPDATE requests SET work = 'summary' WHERE route = 'tree-build';
 CREATE INDEX requests_tenant_at ON requests (tenant, at_us);
+CREATE INDEX requests_request ON requests (substr(id, instr(id, '-') + 1));
 CREATE TABLE dimensions (
     number INTEGER PRIMARY KEY NOT NULL,
     tenant TEXT NOT NULL,

@@ -167,9 +167,9 @@ pub(crate) fn carry_out(
         prompt_map: compose::mark_cached(composed.segments, heard.cached),
         sources: composed.sources,
         finish_reason: heard.reason,
-        stop_sequence: heard.stop.clone(),
         // A second prompt goes on from the first: what the first did not find is what there was to be missed.
         miss: first_miss.or(heard.miss),
+        stop_sequence: heard.stop.clone(),
         model: planner.generator.info().model.clone(),
         cost,
         usage,
@@ -218,10 +218,15 @@ impl Request<'_> {
     /// Passes a generation on to `sink` until it ends.
     fn listen(&self, mut stream: GenerationStream, sink: &mut Sink<'_>) -> Result<Heard, PlannerError> {
         let (mut raw, mut logprobs, mut found, mut ttft_ms) = (String::new(), Vec::new(), (0, None), None);
+        let mut phases = edgewise_telemetry::Phases::queued();
         loop {
             match stream.next_within(PATIENCE) {
-                NextEvent::Event(GenerationEvent::Started { cached_tokens, miss }) => found = (cached_tokens, miss),
+                NextEvent::Event(GenerationEvent::Started { cached_tokens, miss }) => {
+                    phases.started(cached_tokens);
+                    found = (cached_tokens, miss);
+                }
                 NextEvent::Event(GenerationEvent::Token { text, logprob, .. }) => {
+                    phases.token();
                     ttft_ms.get_or_insert_with(|| elapsed_ms(self.started));
                     logprobs.push(logprob);
                     raw.push_str(&text);

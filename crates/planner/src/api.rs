@@ -486,12 +486,12 @@ pub struct Answer {
     pub prompt_map: Vec<Segment>,
     /// Why generation ended.
     pub finish_reason: FinishReason,
-    /// The stop string that came up, where the engine knows which.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_sequence: Option<String>,
     /// Why not more of the prompt was resident; absent where all that can be was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub miss: Option<MissReason>,
+    /// The stop string that came up, where the engine knows which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_sequence: Option<String>,
     /// Model that answered.
     pub model: String,
     /// Tokens used.

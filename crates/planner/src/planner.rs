@@ -14,8 +14,8 @@ use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
 use edgewise_types::{Document, Timings};
 
 use crate::{
-    Answer, AnswerEvent, Budget, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, KindProbabilities,
-    PlannerError, PlannerOptions, Query, ReadingProfile, Route, answer, choose,
+    Answer, AnswerEvent, Budget, Candidate, Drop, Explanation, JudgeCoefficients, JudgeFile, PlannerError,
+    PlannerOptions, Query, ReadingProfile, Route, answer, choose,
     compose::{self, Composed, Composer, Recap, SourceKind, Step},
     draft::{Draft, Drafter},
     escalate::{self, Spent},
@@ -197,19 +197,6 @@ impl Planner {
         Ok(planned.explanation)
     }
 
-    /// How likely the question is of each kind, judged as before an answer: by its words and by what is found for it.
-    /// Prices nothing and asks no model.
-    pub fn question_kind(&self, collection: &Collection, query: &Query) -> Result<KindProbabilities, PlannerError> {
-        let top_k = self.check(query)?;
-        let (scope, _) = scope(collection, query)?;
-        let results = search(collection, query, &query.question, top_k)?;
-        let mut features = features::measure(&results.hits, scope, self.generator.queue());
-        // The route of a question that is only judged is given: nothing is left for a model to be asked.
-        let query = Query { route: query.route.or(Some(Route::Tree)), ..query.clone() };
-        self.learn_features(&mut features, &query, &results)?;
-        Ok(features.kind)
-    }
-
     /// Answers a question. Blocks until the answer is complete; `sink` is told of the plan, of the sources and of each
     /// token. When it returns `Break`, the generation is cancelled and the result is [`PlannerError::Cancelled`].
     /// Everything that can be known before is refused without generating.
@@ -251,6 +238,7 @@ impl Planner {
     }
 
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
+        let _span = tracing::info_span!("plan").entered();
         self.decide(collection, query, &self.prepare(collection, query)?)
     }
 
@@ -385,6 +373,7 @@ impl Planner {
         let material = Material { limits, scope, only, hits, features, top_k, tree, profile };
         let planning_ms = self.observed.planning_ms().unwrap_or_else(|| self.since_ms(begun));
         let pricing = self.pricing(collection, query, &material, planning_ms, Spent::default());
+        let composing = tracing::info_span!("compose").entered();
         let mut variants = Vec::new();
         for route in ROUTES {
             let draft = |limits| {
@@ -394,6 +383,7 @@ impl Planner {
             variants.push(Variant { draft, note, without: steps.len(), turns: 0 });
         }
         variants.extend(self.continued(collection, query, &material, &steps, &pricing)?);
+        drop(composing);
 
         let searched = (searched != query.question).then(|| searched.into_owned());
         Ok(Prepared {
@@ -488,7 +478,7 @@ impl Planner {
     }
 
     /// Checks what can be checked of a query alone, and gives the number of passages to place at most.
-    fn check(&self, query: &Query) -> Result<usize, PlannerError> {
+    pub(crate) fn check(&self, query: &Query) -> Result<usize, PlannerError> {
         if query.question.trim().is_empty() {
             return Err(PlannerError::EmptyQuestion);
         }
@@ -521,12 +511,18 @@ pub(crate) fn collection_ceiling(collection: &Collection) -> Result<Budget, Plan
 }
 
 /// The best passages for `text` in the scope of `query`.
-fn search(collection: &Collection, query: &Query, text: &str, top_k: usize) -> Result<SearchResults, PlannerError> {
-    Ok(collection.search(&SearchRequest {
+pub(crate) fn search(
+    collection: &Collection,
+    query: &Query,
+    text: &str,
+    top_k: usize,
+) -> Result<SearchResults, PlannerError> {
+    let request = SearchRequest {
         documents: query.documents.clone(),
         filter: query.filter.clone(),
         ..SearchRequest::new(text, (2 * top_k).max(MIN_HITS))
-    })?)
+    };
+    Ok(tracing::info_span!("retrieve").in_scope(|| collection.search(&request))?)
 }
 
 /// The documents a query may draw on: how many, how long, and which, if it names them.

@@ -145,8 +145,13 @@ impl Planner {
         });
         let tokens = usage.prompt_tokens();
         let (window, read) = (limits.readable_window(), tokens + output);
-        let (quality, feedback_shift) =
-            self.learned.expected(pricing.collection, draft.route, &material.features, read, window);
+        let (quality, feedback_shift) = self.learned.expected(
+            (&pricing.query.tenant, pricing.collection),
+            draft.route,
+            &material.features,
+            read,
+            window,
+        );
         let priced = Priced {
             refused: refused.as_ref().map(|(by, _)| *by),
             worst_cost,

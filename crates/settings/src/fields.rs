@@ -3,7 +3,10 @@
 
 use toml::Value;
 
-use crate::values::{parse_amount, parse_host};
+use crate::{
+    upstream::is_url,
+    values::{parse_amount, parse_host},
+};
 
 /// What a key holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,6 +45,8 @@ pub enum Kind {
         /// Whether it may be empty.
         optional: bool,
     },
+    /// A list of addresses of servers; in variables and flags separated by commas.
+    Urls,
 }
 
 /// A key.
@@ -84,8 +89,8 @@ pub const FIELDS: &[Field] = &[
     Field { key: "paths.prefixes", kind: Kind::Path { optional: true } },
     Field { key: "paths.profiles", kind: Kind::Path { optional: true } },
     Field { key: "paths.passwords", kind: Kind::Path { optional: true } },
-    Field { key: "paths.access", kind: Kind::Path { optional: true } },
     Field { key: "paths.prices", kind: Kind::Path { optional: true } },
+    Field { key: "paths.access", kind: Kind::Path { optional: true } },
     Field { key: "models.generator", kind: Kind::Text { optional: false } },
     Field { key: "models.embedder", kind: Kind::Text { optional: false } },
     Field { key: "retrieval.reranker", kind: Kind::Text { optional: true } },
@@ -104,6 +109,29 @@ pub const FIELDS: &[Field] = &[
     Field { key: "engine.retained_share", kind: Kind::Float { min: 0.0, max: 0.75 } },
     Field { key: "engine.prefix_store", kind: Kind::Switch },
     integer("engine.default_max_tokens", 1, 1_000_000),
+    Field { key: "upstream.urls", kind: Kind::Urls },
+    Field { key: "upstream.model", kind: Kind::Text { optional: true } },
+    Field { key: "upstream.tokenizer", kind: Kind::Text { optional: true } },
+    Field { key: "upstream.api_key_env", kind: Kind::Text { optional: true } },
+    Field {
+        key: "upstream.server",
+        kind: Kind::Choice(&["auto", "vllm", "sglang", "llama-cpp", "llama-cpp-python", "openai"]),
+    },
+    Field { key: "upstream.prompt", kind: Kind::Choice(&["auto", "tokens", "text"]) },
+    integer("upstream.context_window", 0, 100_000_000),
+    integer("upstream.connect_timeout_ms", 1, 3_600_000),
+    integer("upstream.first_token_timeout_ms", 1, 86_400_000),
+    integer("upstream.idle_timeout_ms", 1, 86_400_000),
+    integer("upstream.retries", 0, 100),
+    integer("upstream.backoff_ms", 1, 3_600_000),
+    integer("upstream.breaker_failures", 1, 1_000),
+    integer("upstream.breaker_pause_ms", 1, 3_600_000),
+    integer("upstream.health_interval_ms", 10, 3_600_000),
+    Field { key: "upstream.load_factor", kind: Kind::Float { min: 1.0, max: 100.0 } },
+    integer("upstream.max_in_flight", 0, 1_000_000),
+    integer("upstream.block_tokens", 1, 65_536),
+    integer("upstream.cache_tokens", 1, 1_000_000_000),
+    integer("upstream.cache_ttl_s", 1, 31_536_000),
     Field { key: "planner.objective", kind: Kind::Choice(&["cheapest", "balanced", "best"]) },
     integer("planner.max_input_tokens", 0, 1_000_000_000),
     Field { key: "planner.max_cost", kind: Kind::Amount },
@@ -133,6 +161,9 @@ pub const FIELDS: &[Field] = &[
     integer("ledger.texts_days", 1, 36_500),
     Field { key: "telemetry.log", kind: Kind::Text { optional: false } },
     Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },
+    Field { key: "telemetry.log_texts", kind: Kind::Switch },
+    Field { key: "telemetry.otlp_endpoint", kind: Kind::Text { optional: true } },
+    Field { key: "telemetry.otlp_sample", kind: Kind::Float { min: 0.0, max: 1.0 } },
 ];
 
 /// Whether this can be the name in a `Host` header (RFC 1123, 2.1), without port.
@@ -176,6 +207,7 @@ impl Kind {
             Self::Amount => "an amount in dollars above 0 such as \"0.002\", or empty".to_owned(),
             Self::Path { optional: true } => "a path, or empty".to_owned(),
             Self::Path { optional: false } => "a path".to_owned(),
+            Self::Urls => "a list of addresses such as [\"http://host:8000\"], or empty".to_owned(),
         }
     }
 
@@ -192,6 +224,7 @@ impl Kind {
             (Self::Hosts, Value::Array(names)) => names.iter().all(|name| name.as_str().is_some_and(is_host_name)),
             (Self::Amount, Value::String(s)) => s.is_empty() || parse_amount(s).is_some(),
             (Self::Path { optional }, Value::String(s)) => *optional || !s.is_empty(),
+            (Self::Urls, Value::Array(urls)) => urls.iter().all(|url| url.as_str().is_some_and(is_url)),
             _ => false,
         }
     }
@@ -202,6 +235,13 @@ impl Kind {
             Self::Integer { .. } => text.trim().parse().ok().map(Value::Integer),
             Self::Float { .. } => text.trim().parse().ok().map(Value::Float),
             Self::Switch => text.trim().parse().ok().map(Value::Boolean),
+            Self::Urls if text.trim_start().starts_with('[') => {
+                toml::from_str::<toml::Table>(&format!("urls = {text}")).ok()?.remove("urls")
+            }
+            Self::Urls => {
+                let urls = text.split(',').map(str::trim).filter(|url| !url.is_empty());
+                Some(Value::Array(urls.map(|url| Value::String(url.to_owned())).collect()))
+            }
             Self::Hosts => {
                 let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
                 Some(Value::Array(names.map(|name| Value::String(name.to_owned())).collect()))

@@ -19,6 +19,7 @@ mod load;
 mod reference;
 mod show;
 mod tree;
+mod upstream;
 mod values;
 
 pub use error::SettingsError;
@@ -26,6 +27,7 @@ pub use ledger::{LedgerDurability, LedgerSettings};
 pub use load::{LoadOptions, Loaded, Source};
 pub use reference::{DEFAULT_FILE, EnvVar, environment_reference};
 pub use tree::{Summariser, Tree};
+pub use upstream::Upstream;
 pub use values::{
     EffectiveWindow, Engine, LogFormat, Models, Monitor, Objective, Paths, Planner, PreRoute, Server, Settings,
     Telemetry, default_models_dir,

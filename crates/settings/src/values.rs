@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use edgewise_types::Money;
 
-use crate::{LedgerSettings, SettingsError, Tree, env, layer::Layers};
+use crate::{LedgerSettings, SettingsError, Tree, Upstream, env, layer::Layers};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Settings {
     pub retrieval: Retrieval,
     /// The local inference engine.
     pub engine: Engine,
+    /// Other servers that answer.
+    pub upstream: Upstream,
     /// The choice of a route.
     pub planner: Planner,
     /// Summary trees.
@@ -34,7 +36,7 @@ pub struct Settings {
     pub monitor: Monitor,
     /// Records of requests.
     pub ledger: LedgerSettings,
-    /// Logs.
+    /// Logs and traces.
     pub telemetry: Telemetry,
 }
 
@@ -139,10 +141,10 @@ pub struct Paths {
     pub profiles: PathBuf,
     /// File with passwords of encrypted documents; empty means none. See [`Paths::passwords_file`].
     pub passwords: PathBuf,
-    /// SQLite file of the API keys.
-    pub access: PathBuf,
     /// Price file; empty means the built-in one. See [`Paths::prices_file`].
     pub prices: PathBuf,
+    /// SQLite file of the API keys.
+    pub access: PathBuf,
 }
 
 impl Default for Paths {
@@ -156,8 +158,8 @@ impl Default for Paths {
             prefixes: PathBuf::new(),
             profiles: PathBuf::new(),
             passwords: PathBuf::new(),
-            access: PathBuf::new(),
             prices: PathBuf::new(),
+            access: PathBuf::new(),
         }
     }
 }
@@ -185,8 +187,8 @@ impl Paths {
 
     /// Fills in the empty paths that have a computed default, and expands `~/`.
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
-        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords, access, prices } = self;
-        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords, access, prices] {
+        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices, access } = self;
+        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices, access] {
             *path = expanded(path, lookup)?;
         }
         if self.models.as_os_str().is_empty() {
@@ -451,19 +453,38 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Logs and traces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
     /// Level or filter directives.
     pub log: String,
     /// Format.
     pub format: LogFormat,
+    /// Whether questions and answers are logged.
+    pub log_texts: bool,
+    /// Collector of traces; empty means none. See [`Telemetry::collector`].
+    pub otlp_endpoint: String,
+    /// Share of the traces begun here that are recorded.
+    pub otlp_sample: f64,
+}
+
+impl Telemetry {
+    /// The collector of traces, if there is one.
+    pub fn collector(&self) -> Option<&str> {
+        Some(self.otlp_endpoint.trim()).filter(|endpoint| !endpoint.is_empty())
+    }
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log: "info".to_owned(), format: LogFormat::Text }
+        Self {
+            log: "info".to_owned(),
+            format: LogFormat::Text,
+            log_texts: false,
+            otlp_endpoint: String::new(),
+            otlp_sample: 1.0,
+        }
     }
 }
 

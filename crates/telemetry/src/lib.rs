@@ -1,19 +1,26 @@
-//! Tracing set-up and every metric name.
+//! Tracing set-up, trace context, export of traces, and every metric name.
 //!
 //! Invariants:
 //! - Logs go to standard error, never to standard output, which belongs to a command's result.
 //! - A metric is recorded under a constant of [`names`] with the labels listed there; label values come from closed
 //!   sets, so the number of series is bounded. Collections, documents and tenants are never labels.
+//! - No text of a document, prompt or answer is logged unless [`log_texts`] says so.
 //! - Both set-ups say when they cannot be done; neither replaces a set-up made by others.
 //!
-//! Deliberately not here: recording anything, serving `/metrics`, an exporter over the network.
+//! Deliberately not here: recording anything, serving `/metrics`.
 
 mod logs;
 mod metrics_handle;
 pub mod names;
+mod otlp;
+mod phases;
+mod trace;
 
-pub use logs::{Format, TelemetryOptions, init};
+pub use logs::{Format, TelemetryOptions, init, log_texts};
 pub use metrics_handle::{MetricsHandle, install_metrics, local_metrics};
+pub use otlp::{OtlpOptions, TelemetryGuard};
+pub use phases::Phases;
+pub use trace::{TraceContext, begin_trace, trace_headers};
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +36,9 @@ pub enum TelemetryError {
         /// What is wrong.
         reason: String,
     },
+    /// The collector of traces is misnamed, or the exporter can't be built.
+    #[error("{0}")]
+    Otlp(String),
     /// Logging was set up before, here or by another library.
     #[error("logging is already set up in this process")]
     LogsInstalled,

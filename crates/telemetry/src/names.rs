@@ -18,14 +18,16 @@ pub mod labels {
     pub const STATUS: &str = "status";
     /// Route of the planner: `passages`, `tree`, `documents`, `full`.
     pub const ROUTE: &str = "route";
-    /// What pages or sequences are doing: `free`, `used`, `cached`, `retained`; `running`, `waiting`.
+    /// What pages, sequences or upstream servers are doing: `free`, `used`, `cached`, `retained`; `running`, `waiting`;
+    /// `ready`, `down`.
     pub const STATE: &str = "state";
     /// Why something was not there or had to go, in the words of the key-value cache; the limit of a key that was met:
     /// `requests_per_minute`, `concurrent_requests`, `tokens_per_day`.
     pub const REASON: &str = "reason";
     /// What a prompt found in the cache: `hit`, `partial`, `miss`; what became of an alert: `told`, `failed`; of a document:
-    /// `added`, `changed`, `unchanged`, `removed`, `failed`; of the file of a prefix:
-    /// `written`, `extended`, `expired`, `restored`, `refused`, `left`, `failed`.
+    /// `added`, `changed`, `unchanged`, `removed`, `failed`; of the file of a prefix: `written`, `extended`, `expired`,
+    /// `restored`, `refused`, `left`, `failed`; of a request to upstream servers: `answered`, `failed` after a token,
+    /// `refused` before any, `cancelled`.
     pub const OUTCOME: &str = "outcome";
     /// Third of a prompt: `beginning`, `middle`, `end`.
     pub const REGION: &str = "region";
@@ -152,6 +154,12 @@ metrics! {
         "Time from the publication of a page of keys and values to its eviction.";
     KV_IDLE_BEFORE_EVICTION_SECONDS = "edgewise_kv_idle_before_eviction_seconds", Histogram, Seconds, [],
         "Time from the last use of a page of keys and values to its eviction.";
+    UPSTREAM_REQUESTS_TOTAL = "edgewise_upstream_requests_total", Counter, Count, [OUTCOME],
+        "Generations by upstream servers, by what became of them.";
+    UPSTREAM_RETRIES_TOTAL = "edgewise_upstream_retries_total", Counter, Count, [],
+        "Further attempts of generations of which no token had come.";
+    UPSTREAM_REPLICAS = "edgewise_upstream_replicas", Gauge, Count, [STATE],
+        "Upstream servers that answer when looked at, and those that do not.";
     EMBED_QUEUE_TOKENS = "edgewise_embed_queue_tokens", Gauge, Count, [],
         "Tokens of texts waiting for the embedder or being embedded.";
     RERANK_QUEUE_TOKENS = "edgewise_rerank_queue_tokens", Gauge, Count, [],

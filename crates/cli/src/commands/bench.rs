@@ -81,7 +81,7 @@ struct Prefix {
 }
 
 fn engine(args: &BenchEngine, app: &App) -> Result<(), CliError> {
-    let generator: Arc<dyn Generator> = app.generator()?;
+    let generator: Arc<dyn Generator> = app.local_generator()?;
     let window = generator.info().context_window;
     let (decode, runs) = (args.decode as usize, args.runs as usize);
     let mut bench = Runner { generator, random: ChaCha8Rng::seed_from_u64(args.seed), requests: 0, runs };

@@ -7,7 +7,6 @@ use std::{collections::BTreeMap, fs};
 use serde_json::json;
 
 use edgewise_evaluation::{Other, PlacementSet, Probe, ProbeOptions, ProbePlan, ProbeText, Rows};
-use edgewise_model_api::Generator;
 use edgewise_planner::{Measurement, Observation, ReadingProfile, ReadingTask};
 use edgewise_prompts::Prompts;
 use edgewise_types::CollectionName;

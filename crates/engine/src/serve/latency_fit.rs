@@ -332,7 +332,8 @@ mod tests {
         let prefills = [(40, 0), (4136, 4096), (170, 0)].map(|(t, p)| prefill_on(&truth, t, p, 1.0));
         let mut fit = LatencyFit::calibrated(&prefills, &[decode_on(&truth, 40, 3), decode_on(&truth, 4136, 3)]);
         for slower in [1.0, 1.6] {
-            for i in 0..20 {
+            // As many as are remembered.
+            for i in 0..RECENT {
                 let decode = decode_on(&truth, 2700 + i, 20);
                 let decode = Decode { ms: decode.ms * slower, ..decode };
                 fit.observe(Some(prefill_on(&truth, 2700 + 11 * i, 60 * (i % 3), slower)), Some(decode));

@@ -147,6 +147,19 @@ impl GeneratorTokenizer {
         &self.eos
     }
 
+    /// Text of a control token.
+    pub(crate) fn control_text(&self, id: u32) -> Option<&str> {
+        self.controls.iter().find(|control| control.id == id).map(|control| control.text.as_str())
+    }
+
+    /// Whether text after a control token begins with a space that is not the text's, too.
+    pub(crate) fn writes_space_after_controls(&self) -> bool {
+        match &self.model {
+            TextModel::Library { bare, every_run, .. } => bare.is_some() && *every_run,
+            TextModel::SentencePiece(model) => model.writes_space_prefix(),
+        }
+    }
+
     /// Ids that end a generation, sorted.
     pub(crate) fn end_of_turn(&self) -> &[u32] {
         &self.end_of_turn

@@ -117,7 +117,9 @@ export function answerNodes(collection, answer) {
     nodes.push(...sentenceNodes(collection, text.slice(sentence.span.start, sentence.span.end), sentence, answer));
     at = sentence.span.end;
   }
-  nodes.push(text.slice(at, text.length));
+  const rest = text.slice(at, text.length);
+  // Without sentences, as of a request that was kept, the markers alone lead to the sources.
+  nodes.push(...(at === 0 ? sentenceNodes(collection, rest, { citations: [], supported: true }, answer) : [rest]));
   return nodes;
 }
 

@@ -18,7 +18,7 @@ export const plural = (n, noun, many = `${noun}s`) => `${count(n)} ${n === 1 ? n
 export const percent = (share) => {
   if (!known(share)) return NONE;
   const size = Math.abs(share * 100);
-  return `${(share * 100).toFixed(size > 0 && size < 10 ? 1 : 0).replace("-", "−")} %`;
+  return `${(share * 100).toFixed(size > 0 && size < 9.95 ? 1 : 0).replace("-", "−")} %`;
 };
 export const duration = (ms) => {
   if (!known(ms) || !(ms > 0)) return NONE;

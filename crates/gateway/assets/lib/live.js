@@ -43,6 +43,8 @@ export function connect(onState, allowed = true) {
       setTimeout(() => source === mine && connect(report), 30_000);
     } else fallBack("down", "Reconnecting");
   });
+  // What was not told has to be looked for.
+  source.addEventListener("missed", poll);
   for (const kind of KINDS) source.addEventListener(kind, (event) => tell(kind, JSON.parse(event.data)));
 }
 

@@ -29,14 +29,13 @@ export function heatMap({ label, describe, rows, columns, rowTitle, columnTitle,
             width: cw - 2,
             height: ch - 2,
             rx: 4,
-            fill: known ? `color-mix(in srgb, var(--accent) ${Math.round(8 + value * 84)}%, var(--panel))` : "var(--sunken)",
+            fill: known ? `color-mix(in srgb, var(--accent) ${Math.round(5 + value * 55)}%, var(--panel))` : "var(--sunken)",
           }),
         );
         if (cw > 30) {
-          const over = known && value > 0.45 ? "var(--accent-text)" : "var(--text)";
-          const text = svg("text", { class: "cell-text", x: left + (c + 0.5) * cw, y: r * ch + ch / 2 + 4 }, known ? format(value) : "");
-          text.style.fill = over;
-          parts.push(text);
+          // Never so dark that the figure on it could not be read.
+          const middle = { x: left + (c + 0.5) * cw, y: r * ch + ch / 2 + 4 };
+          parts.push(svg("text", { class: "cell-text", ...middle }, known ? format(value) : ""));
         }
       });
     });

@@ -308,7 +308,7 @@ export async function mount(view, context) {
   const history = () =>
     fill([overRange, classes], async () => {
       const r = range.now();
-      return { ...(await usage(r, { interval: r.interval })), range: r };
+      return { ...(await usage(r, { interval: r.interval, work: "answer" })), range: r };
     });
 
   // Figures of the whole cache move with what others ask: they are the operator's.

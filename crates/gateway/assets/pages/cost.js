@@ -32,9 +32,10 @@ const DIMENSIONS = [
   ["tenant", "Tenant"],
   ["key", "Key"],
   ["model", "Model"],
+  ["work", "Work"],
 ];
 const DAY = 86_400_000;
-const none = { route: "no route", collection: "no collection", tenant: "no tenant", key: "no key", model: "no model" };
+const none = { route: "no route", collection: "no collection", tenant: "no tenant", key: "no key", model: "no model", work: "no work" };
 const MOST_SERIES = 6;
 
 const monthOf = (now) => {
@@ -142,21 +143,23 @@ export async function mount(view, context) {
     className: "w6",
     render: ({ whole, total, range: r }) => {
       if (total.requests === 0) return nothing(r);
-      const full = Number(total.cost) + Number(total.saved_against_full);
-      const most = Math.max(full, Number(total.cost));
-      const rows = [
-        ["Paid", Number(total.cost), "var(--r-passages)"],
-        ["Always reading all", full, "var(--r-full)"],
-      ];
+      const rows = Object.entries(total.alternatives ?? {}).sort(([a], [b]) => routeOrder(a, b));
       return [
         table({
-          label: "Paid against always reading all",
+          label: "What each route would have cost",
           columns: [
-            { title: "", head: true, cell: ([name, , c]) => el("span", { class: "route", style: { "--colour": c } }, name) },
-            { title: r.words, n: true, cell: ([, amount]) => money(amount) },
-            { title: "", className: "bar-cell", cell: ([, amount]) => meter(most > 0 ? amount / most : 0) },
+            { title: "Always", head: true, cell: ([route]) => routeName(route) },
+            { title: "Requests it fits", n: true, cell: ([, a]) => exact(a.requests) },
+            { title: "Would have cost", n: true, cell: ([route, a]) => datum(a.cost, money(a.cost), `always-${route}`) },
+            { title: "Was paid", n: true, cell: ([, a]) => money(a.paid) },
+            {
+              title: "Saved",
+              n: true,
+              cell: ([, a]) => (Number(a.cost) > 0 ? percent(1 - Number(a.paid) / Number(a.cost)) : "–"),
+            },
           ],
           rows,
+          empty: "No request had routes to choose from.",
         }),
         timeChart({
           label: `Paid against always reading all, ${r.words}`,
@@ -201,7 +204,7 @@ export async function mount(view, context) {
     show({ total, month, range: r }) {
       const each = total.requests > 0 ? Number(total.cost) / total.requests : null;
       const saved = Number(total.saved_against_full);
-      const full = Number(total.cost) + saved;
+      const full = Number(total.full_cost);
       top.replaceChildren(
         tile({ title: "Cost", name: "cost", value: total.cost, text: money(total.cost), note: r.words }),
         tile({ title: "A request", name: "cost-each", value: each, text: money(each), note: `of ${count(total.requests)}` }),

@@ -30,14 +30,14 @@ const against = (now, before, words) => {
   return `${by >= 0 ? "+" : ""}${percent(by)} on ${words}`;
 };
 
-function tiles({ total, failed, whole, previous, range }) {
+function tiles({ total, failed, whole, spent, previous, range }) {
   const timed = whole.groups;
   const line = (value) => spark(overTime(timed, range, value));
   const prompt = promptTokens(total.usage);
   const rate = hitRate(total.usage);
   const before = `the ${range.name} before`;
   const saved = Number(total.saved_against_full);
-  const full = Number(total.cost) + saved;
+  const full = Number(total.full_cost);
   return [
     tile({
       title: "Requests",
@@ -50,10 +50,10 @@ function tiles({ total, failed, whole, previous, range }) {
     tile({
       title: "Cost",
       name: "cost",
-      value: total.cost,
-      text: money(total.cost),
-      note: against(Number(total.cost), Number(previous.cost), before) ?? "at the configured prices",
-      spark: line((s) => Number(s.cost)),
+      value: spent.total.cost,
+      text: money(spent.total.cost),
+      note: against(Number(spent.total.cost), Number(previous.cost), before) ?? "at the configured prices",
+      spark: spark(overTime(spent.groups, range, (s) => Number(s.cost))),
     }),
     tile({
       title: "Saved by routing",
@@ -140,7 +140,7 @@ export async function mount(view, context) {
             }),
           ],
   });
-  const cost = chart("Cost against always reading all", "w6 quarter", ({ whole, range: r }) =>
+  const cost = chart("Cost against always reading all", "w6 quarter", ({ spent, range: r }) =>
     timeChart({
       label: `Cost, ${r.words}`,
       describe: "Two lines: what was paid, and what reading the whole scope for each request would have cost.",
@@ -148,12 +148,12 @@ export async function mount(view, context) {
       times: times(r),
       interval: r.interval,
       series: [
-        { name: "paid", colour: "var(--r-passages)", area: true, values: overTime(whole.groups, r, (s) => Number(s.cost)) },
+        { name: "paid", colour: "var(--r-passages)", area: true, values: overTime(spent.groups, r, (s) => Number(s.cost)) },
         {
           name: "always reading all",
           colour: "var(--r-full)",
           dashed: true,
-          values: overTime(whole.groups, r, (s) => Number(s.cost) + Number(s.saved_against_full)),
+          values: overTime(spent.groups, r, (s) => Number(s.cost) + Number(s.saved_against_full)),
         },
       ],
       format: money,
@@ -256,17 +256,22 @@ export async function mount(view, context) {
   async function load() {
     const r = range.now();
     const earlier = { from: r.from - r.ms, to: r.from };
-    const [whole, timedRoutes, sums, byStatus, previous] = await Promise.all([
+    // Summaries and vectors cost, too, but are no requests.
+    const work = "answer";
+    const [whole, spent, timedRoutes, sums, byStatus, before, spentBefore] = await Promise.all([
+      usage(r, { interval: r.interval, work }),
       usage(r, { interval: r.interval }),
-      usage(r, { by: ["route"], interval: r.interval }),
-      usage(r, { by: ["route"] }),
-      usage(r, { by: ["status"] }),
+      usage(r, { by: ["route"], interval: r.interval, work }),
+      usage(r, { by: ["route"], work }),
+      usage(r, { by: ["status"], work }),
+      usage(earlier, { work }),
       usage(earlier),
     ]);
     return {
       range: r,
       whole,
-      previous: previous.total,
+      spent,
+      previous: { requests: before.total.requests, cost: spentBefore.total.cost },
       total: whole.total,
       byRoute: timedRoutes.groups,
       routes: sums.groups.map((g) => ({ route: g.keys.route, sums: g.sums })).sort((a, b) => routeOrder(a.route, b.route)),

@@ -120,6 +120,7 @@ export async function mount(view, context) {
         "Question and answer",
         el("p", { class: "asked" }, detail.question),
         el("div", { class: "answer", "data-name": "answer" }, answerNodes(record.collection, answer)),
+        !detail.answer && el("p", { class: "note" }, `There is no answer: the request was ${record.status === "failed" ? "not finished, it failed" : words(record.status)}.`),
         hasUnsupported(answer) && unsupportedNote(),
         detail.escalation && el("p", { class: "note" }, `Looked further: ${detail.escalation.why}.`),
       )

@@ -6,8 +6,9 @@ import { count, duration, hitRate, money, percent, plural, promptTokens, when, w
 import { actionButton, emptyBox, failureBox, loadingBox, pageHead, routeName, statusBadge, table } from "../lib/parts.js";
 
 const PAGE = 50;
-const FILTERS = ["q", "route", "status", "collection", "tenant", "from", "to"];
-const ROUTES = ["passages", "tree", "documents", "full", "stream", "chat"];
+const FILTERS = ["q", "work", "route", "status", "collection", "tenant", "key", "from", "to"];
+const ROUTES = ["passages", "tree", "documents", "full", "stream", "chat", "warm"];
+const WORK = ["answer", "summary", "embedding"];
 const STATES = ["answered", "unanswerable", "cancelled", "failed"];
 
 const columns = [
@@ -30,9 +31,14 @@ const columns = [
   { title: "All read", n: true, cell: (r) => money(r.full_cost) },
   { title: "First token", n: true, cell: (r) => duration(r.timings.ttft_ms) },
   { title: "Total", n: true, cell: (r) => duration(r.timings.total_ms) },
-  { title: "Key", className: "text mono", cell: (r) => r.key ?? "–" },
-  { title: "Tenant", className: "text", cell: (r) => r.tenant },
 ];
+/** Shown only where they tell requests apart. */
+const telling = [
+  { title: "Work", cell: (r) => r.work ?? "answer", of: (r) => r.work ?? "answer" },
+  { title: "Key", className: "text mono", cell: (r) => r.key ?? "–", of: (r) => r.key ?? "" },
+  { title: "Tenant", className: "text", cell: (r) => r.tenant, of: (r) => r.tenant },
+];
+const differ = (column, rows) => new Set(rows.map(column.of)).size > 1;
 
 export async function mount(view, context) {
   const asked = Object.fromEntries(FILTERS.map((name) => [name, context.query.get(name) ?? ""]));
@@ -53,11 +59,13 @@ export async function mount(view, context) {
   const form = el(
     "form",
     { class: "panel form-row", role: "search", "aria-label": "Which requests" },
-    input("q", "Search", { type: "search", className: "grow", placeholder: "Text of a question, an id, a key …" }),
+    input("q", "Search", { type: "search", className: "grow", placeholder: "Text of a question, or an id …" }),
+    select("work", "Work", WORK),
     select("route", "Route", ROUTES),
     select("status", "Outcome", STATES),
     input("collection", "Collection", { type: "text", autocomplete: "off" }),
     input("tenant", "Tenant", { type: "text", autocomplete: "off" }),
+    input("key", "Key", { type: "text", autocomplete: "off", placeholder: "ewk_…" }),
     input("from", "From", { type: "datetime-local" }),
     input("to", "To", { type: "datetime-local" }),
     el("button", { type: "submit" }, "Search"),
@@ -97,7 +105,7 @@ export async function mount(view, context) {
         label: "Requests",
         href: (r) => `/requests/${encodeURIComponent(r.id)}`,
         fresh,
-        columns,
+        columns: [...columns, ...telling.filter((column) => differ(column, requests))],
         rows: requests,
       }),
       more || "",

@@ -9,7 +9,7 @@ use std::{
 };
 
 use edgewise_retrieval::{
-    Collection, IngestOptions, IngestProgress, Job, JobState, Outcome, RetrievalError, SourceReport,
+    Collection, IngestOptions, IngestProgress, IngestReport, Job, JobState, Outcome, RetrievalError, SourceReport,
 };
 use edgewise_types::TenantId;
 use serde::{Deserialize, Serialize};
@@ -21,8 +21,9 @@ use super::{
     staging::{Staged, restore},
 };
 use crate::{
-    ApiError,
+    ApiError, Whose,
     jobs::{Control, Ended, Work},
+    middleware::new_id,
     state::AppState,
     tree,
 };
@@ -165,11 +166,19 @@ fn ingest(
         from += sources.len();
         let order = state.order();
         match order.turn_blocking(tenant, collection.name(), || collection.ingest(sources, &options, told)) {
-            Ok(_) => {}
+            Ok(report) => charge(state, tenant, &report),
             Err(RetrievalError::Cancelled) if told.control.stop().is_some() => return Ok(false),
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Records what was embedded.
+fn charge(state: &AppState, tenant: &TenantId, report: &IngestReport) {
+    let whose = Whose { tenant: tenant.clone(), key: None, collection: Some(report.collection.clone()) };
+    let took = std::time::Duration::try_from_secs_f64(report.seconds).unwrap_or_default();
+    let (id, at, parts) = (new_id(), jiff::Timestamp::now(), state.parts());
+    parts.recorder.embedded(&id, at, whose, &parts.planner.embedder().info().model, report.tokens_embedded, took);
 }
 
 /// Goes on with the uploads in `folders` that an earlier server accepted and did not finish. For a thread of its own: it

@@ -21,7 +21,9 @@ use edgewise_model_api::{
 };
 use edgewise_types::Usage;
 
-use crate::{ApiError, Recorder, answering, caller::Caller, keys::Keys, middleware::RequestId, state::AppState};
+use crate::{
+    ApiError, Recorder, answering, budgets, caller::Caller, keys::Keys, middleware::RequestId, state::AppState,
+};
 
 use super::task::{EndReason, Event};
 
@@ -126,14 +128,14 @@ pub(crate) struct Chatting {
     marked: Marked,
     window_bound: bool,
     warm_only: bool,
+    phases: edgewise_telemetry::Phases,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Chatting {
     /// Starts it, or refuses when the server or the engine is at its limit.
     pub(crate) async fn start(state: &AppState, chat: Chat, caller: &Caller, id: &RequestId) -> Result<Self, ApiError> {
-        let key = caller.key.as_ref().map(ToString::to_string);
-        crate::budgets::admit(state.parts(), &caller.tenant, key.as_deref(), None)?;
+        budgets::admit(state.parts(), caller, None)?;
         let slot = state.answer_slot()?;
         let at = jiff::Timestamp::now();
         let started = Instant::now();
@@ -163,7 +165,7 @@ impl Chatting {
         let too_short = prepared.prompt.boundaries.iter().filter(|boundary| boundary.at < min).count();
         let record_id = format!("{}-{}", at.as_microsecond(), id.0);
         let record = RequestRecord {
-            key,
+            key: caller.key_name(),
             forced: true,
             status: RequestStatus::Cancelled,
             question_chars: chars,
@@ -190,6 +192,7 @@ impl Chatting {
             marked: Marked { marks, too_short, min_tokens: min },
             window_bound: prepared.window_bound,
             warm_only,
+            phases: edgewise_telemetry::Phases::queued(),
             _slot: slot,
         })
     }
@@ -212,11 +215,13 @@ impl Chatting {
             };
             match event {
                 Some(GenerationEvent::Started { cached_tokens, miss }) => {
+                    self.phases.started(cached_tokens);
                     self.account.cached = Some(cached_tokens);
                     self.account.record.miss = miss.map(|miss| miss.name().to_owned());
                     return Some(Event::Start(self.account.usage_so_far()));
                 }
                 Some(GenerationEvent::Token { sample, text, logprob, .. }) => {
+                    self.phases.token();
                     if self.account.output_tokens == 0 {
                         self.account.record.timings.ttft_ms = self.account.elapsed_ms();
                     }

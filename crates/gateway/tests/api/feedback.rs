@@ -34,6 +34,8 @@ fn expected(candidate: &Value) -> Value {
 #[tokio::test]
 async fn ratings_move_the_expected_quality_and_say_by_how_much() {
     let gateway = Gateway::saying("Elsa Brandt founded it [1].").with_corpus().await;
+    // From here on the prompt is in the cache, and stays there.
+    ask(&gateway).await;
     let before = passages(&gateway).await;
     assert_eq!(before["feedback_shift"], 0.0);
     for n in 1..=8 {

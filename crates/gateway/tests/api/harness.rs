@@ -9,7 +9,7 @@ use axum::{
 };
 use edgewise_access::{AccessStore, CreatedKey, Limits, NewKey, tenant_name};
 use edgewise_gateway::{AppState, ErrorBody, ErrorKind, GatewayOptions, Parts, Recorder, ServerInfo, Trees, router};
-use edgewise_ledger::{Ledger, PriceBook};
+use edgewise_ledger::{Ledger, PriceBook, RequestQuery, RequestRecord, UsageFilter};
 use edgewise_model_api::{Embedder, Generator};
 use edgewise_planner::{Planner, PlannerOptions, ReadingMonitor};
 use edgewise_prompts::Prompts;
@@ -152,6 +152,12 @@ impl Gateway {
         let report = self.upload("guide", &files).await.ok();
         assert_eq!(report["sources"].as_array().unwrap().len(), files.len());
         self
+    }
+
+    /// The newest records of answers: not what embedding and summaries cost.
+    pub fn answers(&self, limit: usize) -> Vec<RequestRecord> {
+        let filter = UsageFilter { work: Some("answer".to_owned()), ..UsageFilter::default() };
+        self.ledger.requests(&RequestQuery { filter, limit, ..RequestQuery::default() }).unwrap().requests
     }
 
     pub fn router(&self) -> Router {

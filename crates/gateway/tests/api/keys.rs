@@ -201,11 +201,11 @@ async fn a_stream_ends_within_a_second_of_its_key_and_what_came_is_charged() {
     assert_eq!((name.as_str(), &data["error"]["type"]), ("error", &json!("authentication_error")));
 
     let since = Instant::now();
-    while gateway.generator.cancelled() < 2 || gateway.ledger.recent(9).unwrap().len() < 2 {
+    while gateway.generator.cancelled() < 2 || gateway.answers(9).len() < 2 {
         assert!(since.elapsed() < Duration::from_secs(5), "a generation goes on, or was not recorded");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    for record in gateway.ledger.recent(2).unwrap() {
+    for record in gateway.answers(2) {
         assert!(matches!(record.status, RequestStatus::Cancelled | RequestStatus::Failed), "{record:?}");
         assert!(
             record.usage.output_tokens > 0 && record.usage.output_tokens < 400 && record.cost.nanos() > 0,

@@ -19,3 +19,4 @@ mod slow;
 mod surroundings;
 mod tls;
 mod trees;
+mod usage;

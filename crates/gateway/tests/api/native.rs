@@ -136,7 +136,7 @@ async fn a_key_does_a_question_once() {
     assert_eq!(again.headers["idempotent-replayed"], "true");
     assert_eq!(again.headers["x-original-request-id"], first.headers["x-request-id"]);
     assert_eq!(first.ok(), again.ok());
-    assert_eq!(gateway.ledger.recent(9).unwrap().len(), 1, "it was answered and paid for once");
+    assert_eq!(gateway.answers(9).len(), 1, "it was answered and paid for once");
     let other = json!({"collection": "guide", "question": "Another?"});
     keyed(&gateway, "/v1/query", "k1", &other).await.error(ErrorKind::IdempotencyMismatch);
     keyed(&gateway, "/v1/query", "a key", &ask).await.error(ErrorKind::InvalidRequest);
@@ -150,11 +150,11 @@ async fn a_key_does_a_question_once() {
     let chat = json!({"model": "scripted", "messages": [{"role": "user", "content": "x"}], "stream": true});
     let first = keyed(&gateway, "/v1/chat/completions", "k3", &chat).await;
     assert_eq!(first.text(), keyed(&gateway, "/v1/chat/completions", "k3", &chat).await.text());
-    assert_eq!(gateway.ledger.recent(9).unwrap().len(), 3);
+    assert_eq!(gateway.answers(9).len(), 3);
     // Kept over a restart.
     let gateway = gateway.restarted();
     assert_eq!(keyed(&gateway, "/v1/query", "k1", &ask).await.headers["idempotent-replayed"], "true");
-    assert_eq!(gateway.ledger.recent(9).unwrap().len(), 0);
+    assert_eq!(gateway.answers(9).len(), 0);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use edgewise_gateway::{GatewayOptions, Listening, Tls, bind, serve};
-use edgewise_test_support::ScriptedGenerator;
+use edgewise_test_support::{ScriptedGenerator, pem};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -20,8 +20,8 @@ use crate::harness::Gateway;
 /// A certificate for `localhost` and its key, written to a folder.
 fn certificate(folder: &Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(folder.join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.join("cert.pem"), pem("CERTIFICATE", made.cert.der())).unwrap();
+    std::fs::write(folder.join("key.pem"), pem("PRIVATE KEY", &made.signing_key.serialize_der())).unwrap();
     made.cert.der().clone()
 }
 

@@ -106,7 +106,7 @@ fn a_model_that_cannot_judge_stops_nothing() {
 fn feedback_moves_a_route_and_says_by_how_much() {
     let fixture = Fixture::new(ScriptedGenerator::new(|_| "ok"));
     let before = fixture.explain(&forced(QUESTION, Route::Passages)).unwrap();
-    let rated: Vec<Feedback> = (0..10).map(|_| before.rated(-1.0).unwrap()).collect();
+    let rated: Vec<Feedback> = (0..10).map(|_| before.rated(&TenantId::local(), -1.0).unwrap()).collect();
     let learned = fixture.planner.correct_with(|| Ok::<_, ()>(Corrections::replay(rated))).unwrap();
     assert_eq!(learned, 10);
     let after = fixture.explain(&forced(QUESTION, Route::Passages)).unwrap();
@@ -114,7 +114,11 @@ fn feedback_moves_a_route_and_says_by_how_much() {
     assert!(was.feedback_shift == 0.0 && is.feedback_shift < -0.03, "{is:?}");
     assert!((is.quality - was.quality - is.feedback_shift).abs() < 1e-9);
     assert_eq!(candidate(&after, Route::Full).feedback_shift, 0.0, "nobody rated that route");
-    assert_eq!(after.rated(1.0).unwrap().expected, before.rated(1.0).unwrap().expected, "without the feedback itself");
+    assert_eq!(
+        after.rated(&TenantId::local(), 1.0).unwrap().expected,
+        before.rated(&TenantId::local(), 1.0).unwrap().expected,
+        "without the feedback itself"
+    );
 
     let failed = fixture.planner.correct_with(|| Err::<Corrections, _>("unreadable"));
     assert_eq!(failed, Err("unreadable"));

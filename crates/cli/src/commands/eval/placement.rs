@@ -6,7 +6,6 @@ use edgewise_evaluation::{
     Estimate, EvaluationError, Other, Placement, PlacementFigures, PlacementOptions, PlacementReport, PlacementSet,
     Rows,
 };
-use edgewise_model_api::Generator;
 use edgewise_prompts::Prompts;
 
 use super::{bar, bootstrap};

@@ -22,7 +22,7 @@ use edgewise_model_api::ModelError;
 use edgewise_types::Usage;
 
 use crate::{
-    ApiError, ErrorKind, Whose, budgets,
+    ApiError, ErrorKind, budgets,
     caller::Caller,
     extract::ApiJson,
     middleware::{RequestId, new_id},
@@ -175,8 +175,8 @@ pub(crate) async fn embeddings(
     }
     let texts = read_inputs(&request.input)?;
     let format = request.encoding_format.unwrap_or_default();
-    let whose = Whose::of(&caller, None);
-    budgets::admit(state.parts(), &whose.tenant, whose.key.as_deref(), None)?;
+    let whose = caller.pays(None);
+    budgets::admit(state.parts(), &caller, None)?;
     let slot = state.answer_slot()?;
     let (vectors, tokens) = state
         .blocking(slot, move |parts| {
