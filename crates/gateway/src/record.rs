@@ -106,6 +106,7 @@ impl Recorder {
 
     /// Records a chat with the bare engine.
     pub(crate) fn chatted(&self, record: &RequestRecord) {
+        let _span = tracing::info_span!("record").entered();
         metrics::counter!(names::ROUTE_DECISIONS_TOTAL, labels::ROUTE => record.route.clone()).increment(1);
         metrics::counter!(names::COST_NANODOLLARS_TOTAL, labels::ROUTE => record.route.clone())
             .increment(u64::try_from(record.cost.nanos()).unwrap_or(0));
