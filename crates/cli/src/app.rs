@@ -2,17 +2,19 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use edgewise_access::AccessStore;
 use edgewise_engine::{EngineOptions, LocalGenerator, Placement};
-use edgewise_gateway::Recorder;
-use edgewise_ledger::{Ledger, PriceBook};
+use edgewise_gateway::{Recorder, Whose};
+use edgewise_ledger::{Durability, Ledger, LedgerOptions, PriceBook, Retention};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
 use edgewise_model_store::{ModelFiles, ModelStore, Registry};
 use edgewise_planner::{
     Budget, EffectiveWindow, Objective, Planner, PlannerOptions, ProfileStore, ReadingMonitor, Router,
 };
 use edgewise_prompts::Prompts;
-use edgewise_retrieval::{Collections, Reranking, RetrievalModels};
-use edgewise_settings::Settings;
+use edgewise_retrieval::{Collections, IngestReport, Reranking, RetrievalModels};
+use edgewise_settings::{LedgerDurability, Settings};
+use edgewise_types::TenantId;
 
 use crate::error::CliError;
 
@@ -164,6 +166,11 @@ impl App {
         Ok(Collections::open(&self.settings.paths.data, models)?)
     }
 
+    /// Keys, and who may do what.
+    pub(crate) fn access(&self) -> Result<Arc<AccessStore>, CliError> {
+        Ok(Arc::new(AccessStore::open(&self.settings.paths.access, jiff::Timestamp::now())?))
+    }
+
     /// The prompt templates.
     pub(crate) fn prompts(&self) -> Result<Prompts, CliError> {
         Ok(Prompts::load(self.settings.paths.prompts_dir())?)
@@ -172,11 +179,41 @@ impl App {
     /// What records usage and cost.
     pub(crate) fn recorder(&self, prompts: &Prompts) -> Result<Recorder, CliError> {
         Ok(Recorder {
-            ledger: Arc::new(Ledger::open(&self.settings.paths.ledger)?),
-            prices: PriceBook::embedded()?,
+            ledger: Arc::new(Ledger::open_with(&self.settings.paths.ledger, self.ledger_options())?),
+            prices: self.prices()?,
             model: self.settings.models.generator.clone(),
             template_hash: prompts.answer().template_hash().to_owned(),
         })
+    }
+
+    fn ledger_options(&self) -> LedgerOptions {
+        let durability = match self.settings.ledger.durability {
+            LedgerDurability::Process => Durability::Process,
+            LedgerDurability::Power => Durability::Power,
+        };
+        LedgerOptions { durability, texts: self.settings.ledger.texts }
+    }
+
+    /// What work costs.
+    pub(crate) fn prices(&self) -> Result<PriceBook, CliError> {
+        Ok(self.settings.paths.prices_file().map_or_else(PriceBook::embedded, PriceBook::load)?)
+    }
+
+    /// How long the ledger keeps what.
+    pub(crate) fn retention(&self) -> Retention {
+        let ledger = &self.settings.ledger;
+        Retention { records: ledger.keep_days, minutes: ledger.minutes_days, details: ledger.texts_days }
+    }
+
+    /// Records what an ingest of this process embedded.
+    pub(crate) fn charge_embedding(&self, report: &IngestReport) -> Result<(), CliError> {
+        let whose = Whose { tenant: TenantId::local(), key: None, collection: Some(report.collection.clone()) };
+        let took = Duration::try_from_secs_f64(report.seconds).unwrap_or_default();
+        let id = format!("cli-{}", std::process::id());
+        let (at, embedder) = (jiff::Timestamp::now(), &self.settings.models.embedder);
+        let recorder = self.recorder(&self.prompts()?)?;
+        recorder.embedded(&id, at, whose, embedder, report.tokens_embedded, took);
+        Ok(())
     }
 
     /// Everything a question needs; loads both models.

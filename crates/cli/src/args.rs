@@ -2,11 +2,13 @@
 
 mod eval_tree;
 mod feedback;
+mod keys;
 mod measure;
 mod placement;
 mod probe;
 mod routing;
 mod tree;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -17,6 +19,7 @@ use edgewise_types::{CollectionName, Money};
 
 pub(crate) use eval_tree::{EvalTree, Half};
 pub(crate) use feedback::Feedback;
+pub(crate) use keys::{CreateKey, Expiry, Keys};
 pub(crate) use measure::{
     Bench, BenchEngine, Eval, EvalChunking, EvalJudge, EvalPrediction, EvalRetrieval, EvalTraffic, Intervals,
     PredictedRoute, SimulatedMachine,
@@ -27,6 +30,7 @@ pub(crate) use routing::EvalRouting;
 pub(crate) use tree::{
     SummariserArg, Tree, TreeBuild, TreeDelete, TreePlanArgs, TreeShow, TreeStatusArgs, TreeWhat, document_of,
 };
+pub(crate) use usage::{BudgetSet, Budgets, Usage, UsageCommand};
 
 /// Answers questions about your documents, choosing for each how much context to pay for.
 #[derive(Debug, Parser)]
@@ -50,6 +54,9 @@ pub(crate) struct Global {
     // Not global: clap would let values after the command replace those before it, silently.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// Key for a server that needs one [default: EDGEWISE_API_KEY, which other users of this machine can't see]
+    #[arg(long, global = true, value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
     /// Log more (-v: debug, -vv: trace)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -65,6 +72,8 @@ pub(crate) enum Command {
     Quickstart(Quickstart),
     /// Serve the REST API and the dashboard
     Serve(Serve),
+    /// Give a model tools over standard input and output (Model Context Protocol): search, ask, list, read
+    Mcp(Mcp),
     /// Ingest files and folders into a collection
     Ingest(Ingest),
     /// Ask a question of a collection
@@ -85,10 +94,13 @@ pub(crate) enum Command {
     /// List, pull, verify or remove models
     #[command(subcommand)]
     Models(Models),
+    /// Make, list or revoke the keys of a server, or show its audit log
+    #[command(subcommand)]
+    Keys(Keys),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(Config),
-    /// Show tokens, cost and recent requests
+    /// Show tokens, cost and recent requests, and set budgets
     Usage(Usage),
     /// Rate an answer, so that later ones are routed better
     Feedback(Feedback),
@@ -142,6 +154,14 @@ pub(crate) struct Place {
     /// Use the server at this address, such as http://127.0.0.1:8080
     #[arg(long, value_name = "URL")]
     pub(crate) server: Option<String>,
+}
+
+/// Arguments of `mcp`.
+#[derive(Debug, Args)]
+pub(crate) struct Mcp {
+    /// Where the work is done.
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 /// Arguments of `ingest`.
@@ -531,18 +551,4 @@ pub(crate) enum Config {
     Show,
     /// List every environment variable
     Env,
-}
-
-/// Arguments of `usage`.
-#[derive(Debug, Args)]
-pub(crate) struct Usage {
-    /// Requests to list
-    #[arg(long, default_value_t = 10)]
-    pub(crate) recent: usize,
-    /// Show how far predictions of tokens, cost and time were off, instead
-    #[arg(long)]
-    pub(crate) predictions: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }

@@ -7,6 +7,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 use ureq::{
     Agent, Body,
     http::{Method, Response},
+    tls::TlsConfig,
     unversioned::multipart::{Form, Part},
 };
 
@@ -84,6 +86,20 @@ impl Drop for Announcement {
     }
 }
 
+/// The key of `--api-key`, or the one in the environment; for every request of this process.
+static KEY: OnceLock<Option<String>> = OnceLock::new();
+
+/// Takes note of the key that was given on the command line, if one was.
+pub(crate) fn use_key(given: Option<String>) {
+    // Set once, at the start; a second time would change nothing.
+    let _ = KEY.set(given);
+}
+
+fn bearer() -> Option<String> {
+    let given = KEY.get().cloned().flatten().or_else(|| std::env::var(edgewise_settings::env::API_KEY).ok());
+    given.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).map(|key| format!("Bearer {key}"))
+}
+
 /// An HTTP client bound to one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -113,9 +129,14 @@ struct ErrorDetail {
 impl Client {
     /// A client of the server at `url`. Connects lazily.
     pub(crate) fn new(url: &str) -> Self {
+        Self::with(url, TlsConfig::default())
+    }
+
+    fn with(url: &str, tls: TlsConfig) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(2)))
+            .tls_config(tls)
             .build()
             .new_agent();
         Self { url: url.trim_end_matches('/').to_owned(), agent }
@@ -123,7 +144,12 @@ impl Client {
 
     /// The server that serves `data_root` now, if any.
     pub(crate) fn discover(data_root: &Path) -> Option<Self> {
-        ServerFile::read(data_root).map(|file| Self::new(&file.url))
+        let ServerFile { url } = ServerFile::read(data_root)?;
+        // Its certificate is for the name others know it by. This address is of this machine, and the file that names it is
+        // in the user's own data folder: nobody stands between.
+        let own = ["https://127.0.0.1:", "https://[::1]:"].iter().any(|start| url.starts_with(start));
+        let tls = TlsConfig::builder().disable_verification(own).build();
+        Some(Self::with(&url, tls))
     }
 
     /// Its address.
@@ -134,6 +160,17 @@ impl Client {
     /// `GET path` as JSON.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.read(self.send(Method::GET, path, None)?)
+    }
+
+    /// `GET path`: JSON, or a text as a JSON string.
+    pub(crate) fn get_any(&self, path: &str) -> Result<Value, CliError> {
+        let mut response = self.check(self.send(Method::GET, path, None)?)?;
+        let is_json = response.body().mime_type() == Some("application/json");
+        let body = response.body_mut().with_config().limit(1 << 30);
+        match is_json {
+            true => body.read_json().map_err(|error| self.broken(&error)),
+            false => body.read_to_string().map(Value::String).map_err(|error| self.broken(&error)),
+        }
     }
 
     /// `POST path` with a JSON body, answered by JSON.
@@ -170,7 +207,11 @@ impl Client {
         for password in passwords.iter() {
             form = form.text("password", password);
         }
-        let sent = self.agent.post(format!("{}{path}", self.url)).send(form);
+        let mut request = self.agent.post(format!("{}{path}", self.url));
+        if let Some(bearer) = bearer() {
+            request = request.header("authorization", bearer);
+        }
+        let sent = request.send(form);
         self.read(sent.map_err(|error| self.broken(&error))?)
     }
 
@@ -220,7 +261,10 @@ impl Client {
     }
 
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Body>, CliError> {
-        let request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        if let Some(bearer) = bearer() {
+            request = request.header("authorization", bearer);
+        }
         let sent = match body {
             Some(body) => {
                 let request = request.header("content-type", "application/json").body(serde_json::to_vec(body)?);
@@ -248,6 +292,10 @@ impl Client {
             Ok(ErrorBody { error: ErrorDetail { message, hint: Some(hint) } }) => format!("{message} ({hint})"),
             Ok(ErrorBody { error }) => error.message,
             Err(_) => format!("the server at {} answered {status}", self.url),
+        };
+        let message = match status.as_u16() {
+            401 => format!("{message}; give this command one with --api-key or EDGEWISE_API_KEY"),
+            _ => message,
         };
         Err(CliError::Server { status: status.as_u16(), message })
     }

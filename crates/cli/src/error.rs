@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use edgewise_access::AccessError;
 use edgewise_evaluation::EvaluationError;
 use edgewise_gateway::GatewayError;
 use edgewise_ledger::LedgerError;
@@ -22,6 +23,8 @@ pub(crate) mod exit {
     pub(crate) const NOT_FOUND: u8 = 4;
     pub(crate) const BUSY: u8 = 5;
     pub(crate) const DOES_NOT_FIT: u8 = 6;
+    /// The server refused the key, or wants one.
+    pub(crate) const DENIED: u8 = 7;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
 
@@ -48,6 +51,8 @@ pub(crate) enum CliError {
     Profiles(#[from] ProfileStoreError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error(transparent)]
     Gateway(#[from] GatewayError),
     /// A mistake in the arguments that clap can't see.
@@ -141,10 +146,13 @@ impl CliError {
             Self::Model(ModelError::WindowExceeded { .. }) => exit::DOES_NOT_FIT,
             Self::Model(ModelError::Overloaded { .. }) => exit::BUSY,
             Self::Gateway(GatewayError::PortTaken { .. }) => exit::BUSY,
+            Self::Access(AccessError::UnknownKey { .. }) => exit::NOT_FOUND,
+            Self::Access(AccessError::Invalid(_) | AccessError::AlreadyRevoked { .. }) => exit::USAGE,
             Self::Busy(_) => exit::BUSY,
             Self::NotFound(_) => exit::NOT_FOUND,
             Self::Server { status, .. } => match status {
                 400 => exit::USAGE,
+                401 | 403 => exit::DENIED,
                 404 => exit::NOT_FOUND,
                 409 | 429 | 503 => exit::BUSY,
                 422 => exit::DOES_NOT_FIT,

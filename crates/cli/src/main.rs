@@ -58,11 +58,13 @@ fn run(cli: &Cli) -> Result<(), CliError> {
     if let Command::Config(command) = &cli.command {
         return commands::config::run(command, &loaded);
     }
+    client::use_key(cli.global.api_key.clone());
     use_threads(loaded.settings.engine.threads)?;
     let app = App::new(loaded.settings, cli.global.quiet);
     match &cli.command {
         Command::Quickstart(args) => commands::quickstart::run(args, &app),
         Command::Serve(args) => commands::serve::run(args, &app),
+        Command::Mcp(args) => commands::mcp::run(args, &app),
         Command::Ingest(args) => commands::ingest::run(args, &app),
         Command::Query(args) => commands::query::run(args, &app),
         Command::Chat(args) => commands::chat::run(args, &app),
@@ -71,6 +73,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Tree(command) => commands::tree::run(command, &app),
         Command::Documents(command) => commands::documents::run(command, &app),
         Command::Models(command) => commands::models::run(command, &app),
+        Command::Keys(command) => commands::keys::run(command, &app),
         Command::Usage(args) => commands::usage::run(args, &app),
         Command::Feedback(args) => commands::feedback::run(args, &app),
         Command::Eval(command) => commands::eval::run(command, &app),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use edgewise_catalog::{Catalog, OpenMode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::World;
 
 /// The user guide of this repository.
@@ -233,4 +233,77 @@ fn a_build_ends_cleanly_at_an_interrupt_and_goes_through_a_server() {
     world.run(&["tree", "build", "-c", "guide", "--local"]).fails_with(5, &["locked for writing", "that server"]);
     world.run(&["tree", "delete", "-c", "guide", "--yes"]).expect(0);
     drop(server);
+}
+
+fn get(url: &str) -> Value {
+    ureq::get(url).call().unwrap().body_mut().read_json().unwrap()
+}
+
+#[test]
+fn a_server_that_is_killed_during_a_build_goes_on_with_it_when_it_starts_again() {
+    let world = guide();
+    let mut server = world.serve();
+    let started = ureq::post(format!("{}/v1/collections/guide/tree", server.url)).send_json(json!({})).unwrap();
+    assert_eq!(started.status(), 202);
+    let job = started.headers()["location"].to_str().unwrap().to_owned();
+    let begun = Instant::now();
+    while catalog(&world).tree_overview().unwrap().summaries < 5 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", get(&format!("{}{job}", server.url)));
+    }
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    let kept = catalog(&world).tree_overview().unwrap().summaries;
+    assert_eq!(catalog(&world).check().unwrap(), Vec::<String>::new());
+
+    let server = world.serve();
+    let begun = Instant::now();
+    let ended = loop {
+        let job = get(&format!("{}{job}", server.url));
+        match job["state"].as_str().unwrap() {
+            "queued" | "running" => assert!(begun.elapsed() < Duration::from_secs(120), "{job}"),
+            _ => break job,
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!((&ended["state"], &ended["detail"]["complete"]), (&json!("done"), &json!(true)), "{ended}");
+    let all = catalog(&world).tree_overview().unwrap().summaries;
+    let made = ended["detail"]["summaries_made"].as_u64().unwrap() as usize;
+    assert_eq!(kept + made, all, "a summary was made twice, or lost: {ended}");
+    drop(server);
+    let again = world.run(&["tree", "build", "-c", "guide", "--full", "--json"]).expect(0).json();
+    assert_eq!((&again["complete"], &again["summaries_made"]), (&json!(true), &json!(0)), "{again}");
+}
+
+#[test]
+fn the_whole_is_found_in_summaries_and_a_detail_in_its_passage() {
+    let world = guide();
+    world.run(&["tree", "build", "-c", "guide"]).expect(0);
+    let server = world.serve();
+    let url = format!("{}/v1/collections/guide/tree/search", server.url);
+    let search = |body: Value| -> Value { ureq::post(&url).send_json(&body).unwrap().body_mut().read_json().unwrap() };
+    let nodes = |found: &Value| {
+        let picks = found["picks"].as_array().unwrap().clone();
+        (picks.iter().filter(|pick| pick["kind"] == "node").count(), picks)
+    };
+    let documents = |picks: &[Value]| -> BTreeSet<String> {
+        let of = |pick: &Value| pick["documents"].as_array().unwrap().clone();
+        picks.iter().flat_map(of).map(|id| id.as_str().unwrap().to_owned()).collect()
+    };
+    let budget = 600;
+    let whole =
+        search(json!({"query": "What is all of this about, as a whole?", "budget_tokens": budget, "breadth": 1.0}));
+    let (summaries, picks) = nodes(&whole);
+    assert!(summaries > 0 && whole["tokens"].as_u64().unwrap() <= budget, "{whole}");
+    let detail = json!({"query": "How do I stop the server from writing prefixes to disk?", "budget_tokens": budget});
+    let mut narrow = detail.clone();
+    narrow["breadth"] = json!(0.0);
+    let (few, hits) = nodes(&search(narrow));
+    assert!(few < summaries && hits[0]["kind"] == "chunk", "{hits:?}");
+    assert!(documents(&picks).len() > documents(&hits).len(), "the whole is told of more documents");
+    // Without a breadth, the question decides.
+    let mut asked = json!({"query": "What is all of this about, as a whole?", "budget_tokens": budget});
+    let (unsaid, picks) = nodes(&search(asked.clone()));
+    asked["breadth"] = json!(0.0);
+    let (as_a_detail, _) = nodes(&search(asked));
+    assert!(unsaid > as_a_detail, "{unsaid} against {as_a_detail}: {picks:?}");
 }

@@ -10,6 +10,8 @@ pub(crate) struct StopMatcher {
     stops: Vec<String>,
     /// Text in which a stop string may have begun.
     held: String,
+    /// The one that came up.
+    met: Option<String>,
 }
 
 /// What a piece of text led to.
@@ -24,7 +26,7 @@ pub(crate) struct Passed {
 impl StopMatcher {
     /// A matcher for `stops`, none of which may be empty.
     pub(crate) fn new(stops: Vec<String>) -> Self {
-        Self { stops, held: String::new() }
+        Self { stops, held: String::new(), met: None }
     }
 
     /// Takes the next piece.
@@ -32,9 +34,10 @@ impl StopMatcher {
         self.held.push_str(piece);
         let matches = self.stops.iter().filter_map(|stop| {
             let start = self.held.find(stop.as_str())?;
-            Some((start + stop.len(), start))
+            Some((start + stop.len(), start, stop))
         });
-        if let Some((_, start)) = matches.min() {
+        if let Some((_, start, stop)) = matches.min() {
+            self.met = Some(stop.clone());
             let mut text = std::mem::take(&mut self.held);
             text.truncate(start);
             return Passed { text, stopped: true };
@@ -42,6 +45,11 @@ impl StopMatcher {
         let keep = self.stops.iter().map(|stop| longest_start_at_end(&self.held, stop)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         Passed { text: std::mem::replace(&mut self.held, rest), stopped: false }
+    }
+
+    /// The stop string that came up, if one did.
+    pub(crate) fn met(&mut self) -> Option<String> {
+        self.met.take()
     }
 
     /// What was held back, at the end of the text.
@@ -82,6 +90,18 @@ mod tests {
         assert_eq!(matcher.push("N"), Passed { text: String::new(), stopped: false });
         assert_eq!(matcher.push("x EN"), Passed { text: "ENx ".to_owned(), stopped: false });
         assert_eq!(matcher.finish(), "EN");
+    }
+
+    #[test]
+    fn the_string_that_ends_the_text_is_told() {
+        let met = |stops: &[&str], text: &str| {
+            let mut matcher = StopMatcher::new(stops.iter().map(|&s| s.to_owned()).collect());
+            matcher.push(text);
+            matcher.met()
+        };
+        assert_eq!(met(&["x", "END"], "the END x").as_deref(), Some("END"));
+        assert_eq!(met(&["c", "bc", "abcd"], "xabcd").as_deref(), Some("bc"));
+        assert_eq!(met(&["END"], "the EN"), None);
     }
 
     #[test]

@@ -59,8 +59,8 @@ pub use prediction::{PredictionOptions, PredictionReport, evaluate_prediction};
 pub use probe::{Probe, ProbeOptions, ProbePlan, ProbeText};
 pub use retrieval::{Progress, RetrievalOptions, RetrievalReport, evaluate_retrieval};
 pub use routing::{
-    Calibration, KindFigures, KindQuestions, ModelReplay, Point, Policy, Replay, RoutedQuestion, Routing,
-    RoutingOptions, RoutingReport, RoutingSet, Scores, routing_curve,
+    Calibration, KindFigures, KindOfFile, KindQuestion, KindQuestions, KindsOfSource, ModelReplay, Point, Policy,
+    PreRouteReport, Replay, RoutedQuestion, Routing, RoutingOptions, RoutingReport, RoutingSet, Scores, routing_curve,
 };
 pub use rows::{Other, Rows};
 pub use systems::{System, SystemReport};

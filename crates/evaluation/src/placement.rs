@@ -42,6 +42,8 @@ pub struct PlacementOptions {
     pub positions: usize,
     /// Seed of the draw and of random orders.
     pub seed: u64,
+    /// Ask nothing: report on the questions whose rows are all there, by position and by order each.
+    pub recorded: bool,
     /// Intervals.
     pub bootstrap: Bootstrap,
 }
@@ -86,13 +88,26 @@ pub struct PlacementFigures {
     pub logprob_over_edges: Option<Estimate>,
 }
 
+/// What an order is expected to come to, from the places alone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExpectedFigures {
+    /// Name of the order.
+    pub name: String,
+    /// Share of questions answered.
+    pub accuracy: Estimate,
+    /// That less random order's, question by question.
+    pub accuracy_over_random: Estimate,
+}
+
 /// One number of passages.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlacementPart {
     /// Passages in a prompt.
     pub documents: usize,
-    /// Questions asked.
+    /// Questions asked by position.
     pub questions: usize,
+    /// Questions asked by order.
+    pub ordered: usize,
     /// Questions whose prompts do not fit the window.
     pub too_long: usize,
     /// Mean length of the prompts in tokens.
@@ -103,6 +118,9 @@ pub struct PlacementPart {
     pub curve: Option<ReadingCurve>,
     /// By order.
     pub orders: Vec<PlacementFigures>,
+    /// What the orders would come to if nothing but the place of the passage that answers mattered: over all questions
+    /// asked by position, each answered as it was at that place, between two places in proportion.
+    pub expected: Vec<ExpectedFigures>,
     /// Share of questions whose passage the embedder ranks first.
     pub gold_first: f64,
     /// Mean rank, from 1, of the passage that answers.
@@ -249,14 +267,21 @@ impl<'a> Placement<'a> {
         }
         let mut by_place: Vec<Vec<PlacementRow>> = vec![Vec::new(); places.len()];
         let mut observations = Vec::new();
-        for (item, question) in fitting.iter().enumerate() {
+        let orders_of = |places: &[usize]| places.iter().map(|place| gold_at(count, *place)).collect::<Vec<_>>();
+        let asked: Vec<(usize, &PlacementQuestion)> = fitting
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, question)| !self.options.recorded || known.has_all(question, &orders_of(&places)))
+            .collect();
+        for (item, question) in &asked {
             // The deepest first: the next finds most of its prompt in the engine's cache.
             for (slot, place) in places.iter().enumerate().rev() {
                 let row = self.ask(question, &gold_at(count, *place), reader, known)?;
                 step();
                 observations.push(Observation {
                     task: ReadingTask::MultiDocument,
-                    item,
+                    item: *item,
                     length: count,
                     slot,
                     depth: row.depth,
@@ -270,25 +295,39 @@ impl<'a> Placement<'a> {
         let halves = [0, 1].map(|half| self.profile(observations.iter().filter(|o| o.item % 2 == half)));
         let mut by_order: [Vec<PlacementRow>; 4] = Default::default();
         let (mut ranks, mut differs) = (Vec::new(), 0);
-        for (item, question) in fitting.iter().enumerate() {
+        let mut expected: [Vec<f64>; 4] = Default::default();
+        for (at, (item, question)) in asked.iter().enumerate() {
             let ranked = self.ranked(question, count)?;
             ranks.push(ranked.iter().position(|passage| *passage == 0).unwrap_or(count) + 1);
             // The half of the other questions.
-            let orders = self.orders(question, &ranked, halves.get(1 - item % 2), item)?;
+            let orders = self.orders(question, &ranked, halves.get(1 - item % 2), *item)?;
             differs += usize::from(orders[2] != orders[3]);
+            let recalled: Vec<f64> =
+                by_place.iter().filter_map(|rows| rows.get(at)).map(|row| f64::from(u8::from(row.recalled))).collect();
+            for (order, expected) in orders.iter().zip(&mut expected) {
+                let place = order.iter().position(|local| *local == 0).unwrap_or(0);
+                expected.push(between(&places, &recalled, place));
+            }
+            // In random order every place is as likely.
+            expected[0].pop();
+            expected[0].push((0..count).map(|place| between(&places, &recalled, place)).sum::<f64>() / count as f64);
+            if self.options.recorded && !known.has_all(question, &orders) {
+                continue;
+            }
             for (order, rows) in orders.iter().zip(&mut by_order) {
                 rows.push(self.ask(question, order, reader, known)?);
                 step();
             }
         }
         let all = self.profile(observations.iter());
-        let n = fitting.len().max(1) as f64;
+        let n = asked.len().max(1) as f64;
         let rows = || by_place.iter().flatten();
         let [random, _, edges, _] = &by_order;
         let figures = |(name, rows): (&str, &Vec<PlacementRow>)| self.figures(name, rows, Some((random, edges)));
         Ok(PlacementPart {
             documents: count,
-            questions: fitting.len(),
+            questions: asked.len(),
+            ordered: by_order[0].len(),
             too_long: self.questions.len() - fitting.len(),
             prompt_tokens: rows().map(|row| row.prompt_tokens as f64).sum::<f64>() / rows().count().max(1) as f64,
             positions: places
@@ -298,6 +337,15 @@ impl<'a> Placement<'a> {
                 .collect(),
             curve: all.curves.into_iter().find(|curve| curve.length == Some(count)),
             orders: ORDERS.into_iter().zip(&by_order).map(figures).collect(),
+            expected: ORDERS
+                .into_iter()
+                .zip(&expected)
+                .map(|(name, values)| ExpectedFigures {
+                    name: name.to_owned(),
+                    accuracy: self.options.bootstrap.estimate(values),
+                    accuracy_over_random: self.options.bootstrap.difference(values, &expected[0]),
+                })
+                .collect(),
             gold_first: ranks.iter().filter(|rank| **rank == 1).count() as f64 / n,
             gold_rank: ranks.iter().sum::<usize>() as f64 / n,
             curve_differs: differs as f64 / n,
@@ -452,6 +500,18 @@ impl<'a> Placement<'a> {
     }
 }
 
+/// The value at `place`, from those measured at `places`, which rise: between two of them in proportion.
+fn between(places: &[usize], values: &[f64], place: usize) -> f64 {
+    let known: Vec<(f64, f64)> = places.iter().map(|at| *at as f64).zip(values.iter().copied()).collect();
+    let at = place as f64;
+    let pair = known.windows(2).find(|pair| pair[0].0 <= at && at <= pair[1].0);
+    match (pair, known.first()) {
+        (Some([(left, low), (right, high)]), _) => low + (high - low) * (at - left) / (right - left).max(1.0),
+        (_, Some((_, only))) => *only,
+        _ => 0.0,
+    }
+}
+
 /// The negatives in their order, with the passage that answers at `place`.
 fn gold_at(count: usize, place: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (1..count).collect();
@@ -471,105 +531,12 @@ struct Known<'r> {
     index: BTreeMap<Key, usize>,
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
-mod tests {
-    use std::cell::Cell;
-
-    use edgewise_test_support::HashEmbedder;
-
-    use super::*;
-    use crate::{probe::tests::Reads, rows::Other};
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn ingested(&self, _: usize, _: usize) {}
-        fn answered(&self, _: usize, _: usize) {}
-    }
-
-    fn options() -> PlacementOptions {
-        PlacementOptions {
-            documents: vec![5, 10],
-            questions: 12,
-            positions: 5,
-            seed: 1,
-            bootstrap: Bootstrap { resamples: 200, ..Bootstrap::default() },
-        }
-    }
-
-    fn report(by_depth: fn(f64) -> f64, rows: &mut Rows<PlacementRow>) -> PlacementReport {
-        let (generator, embedder) = (Reads::new(by_depth), HashEmbedder::with_dimension(512));
-        let (prompts, set) = (Prompts::load(None).unwrap(), set::tests::made(20, 12, 30));
-        let placement = Placement::new(&generator, &embedder, &prompts, &set, options()).unwrap();
-        placement.run(rows, &Silent, &|| false).unwrap()
-    }
-
-    #[test]
-    fn a_model_that_reads_the_beginning_is_placed_for_by_the_curve_of_other_questions() {
-        let report = report(|depth| 0.95 - 0.9 * depth, &mut Rows::in_memory());
-        let part = &report.parts[1];
-        assert_eq!((part.documents, part.questions, part.too_long), (10, 12, 0));
-        assert!(part.curve.as_ref().unwrap().distinct);
-        let likely: Vec<f64> = part.positions.iter().map(|p| p.gold_logprob.unwrap().mean).collect();
-        assert!(likely.windows(2).all(|pair| pair[0] > pair[1]), "{likely:?}");
-        assert!(part.positions[0].accuracy.mean > part.positions[4].accuracy.mean);
-        let [random, ranked, edges, curve] = &part.orders[..] else { panic!("{:?}", part.orders) };
-        assert_eq!([&random.name, &ranked.name, &edges.name, &curve.name], ["random", "ranked", "edges", "curve"]);
-        // The rule puts the best last, where this model reads worst; its curve puts it first.
-        assert!(part.gold_first > 0.7 && part.curve_differs == 1.0, "{part:?}");
-        assert!(curve.logprob_over_edges.unwrap().low > 0.0 && curve.depth < edges.depth);
-        assert_eq!(edges.accuracy_over_edges.unwrap().mean, 0.0);
-    }
-
-    #[test]
-    fn a_model_that_reads_everything_alike_is_placed_for_by_the_rule() {
-        let mut rows = Rows::in_memory();
-        let report = report(|_| 0.7, &mut rows);
-        for part in &report.parts {
-            assert_eq!(part.curve_differs, 0.0);
-            let (edges, curve) = (&part.orders[2], &part.orders[3]);
-            assert_eq!((edges.depth, edges.accuracy), (curve.depth, curve.accuracy));
-        }
-        assert!(rows.rows().len() <= 12 * 2 * (5 + 3), "what comes to the same is asked once");
-    }
-
-    #[test]
-    fn an_interrupted_measurement_goes_on_and_comes_to_the_same() {
-        let (generator, embedder) = (Reads::new(|depth| 0.95 - 0.9 * depth), HashEmbedder::with_dimension(512));
-        let (prompts, set) = (Prompts::load(None).unwrap(), set::tests::made(20, 12, 30));
-        let placement = Placement::new(&generator, &embedder, &prompts, &set, options()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows");
-        let asked = Cell::new(0);
-        let stop = || {
-            asked.set(asked.get() + 1);
-            asked.get() > 200
-        };
-        let mut rows = Rows::open(&path, "x", Other::Refuse).unwrap();
-        assert!(matches!(placement.run(&mut rows, &Silent, &stop), Err(EvaluationError::Interrupted)));
-        let kept = rows.rows().len();
-        assert!(kept > 5, "{kept}");
-        drop(rows);
-        let mut rows = Rows::open(&path, "x", Other::Refuse).unwrap();
-        assert_eq!(rows.rows().len(), kept);
-        let resumed = placement.run(&mut rows, &Silent, &|| false).unwrap();
-        assert_eq!(resumed, placement.run(&mut Rows::in_memory(), &Silent, &|| false).unwrap());
-        assert!(placement.plan().unwrap().prompts >= rows.rows().len());
-    }
-
-    #[test]
-    fn options_out_of_range_are_refused() {
-        let (generator, embedder) = (Reads::new(|_| 0.7), HashEmbedder::new());
-        let (prompts, set) = (Prompts::load(None).unwrap(), set::tests::made(3, 12, 30));
-        for bad in [
-            PlacementOptions { documents: vec![14], ..options() },
-            PlacementOptions { documents: vec![1], ..options() },
-            PlacementOptions { documents: vec![], ..options() },
-            PlacementOptions { questions: 0, ..options() },
-            PlacementOptions { positions: 1, ..options() },
-        ] {
-            assert!(Placement::new(&generator, &embedder, &prompts, &set, bad).is_err());
-        }
+impl Known<'_> {
+    /// Whether the rows of a question are there for all these orders.
+    fn has_all(&self, question: &PlacementQuestion, orders: &[Vec<usize>]) -> bool {
+        orders.iter().all(|order| self.index.contains_key(&key(&question.id, order)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ mod data;
 mod fit;
 mod kinds;
 mod model;
+mod pre_route;
 mod replay;
 mod shape;
 
@@ -24,10 +25,13 @@ use serde::{Deserialize, Serialize};
 
 use edgewise_documents::IndexProfile;
 use edgewise_model_api::Embedder;
-use edgewise_planner::{BUCKETS, Platt, Provenance, QuestionKind, ROUTER_FORMAT, RouterFile, RouterInput, word_hashes};
+use edgewise_planner::{
+    BUCKETS, KindProbabilities, Platt, Provenance, QuestionKind, ROUTER_FORMAT, RouterFile, RouterInput, word_hashes,
+};
 
 pub use curve::svg as routing_curve;
-pub use data::{KindQuestions, RoutedQuestion, RoutingSet, Scores};
+pub use data::{KindOfFile, KindQuestion, KindQuestions, RoutedQuestion, RoutingSet, Scores};
+pub use pre_route::PreRouteReport;
 pub use replay::{Calibration, ModelReplay, Point, Policy, Replay};
 
 use crate::{Bootstrap, EvaluationError, Progress};
@@ -56,6 +60,19 @@ pub struct RoutingOptions {
     pub bootstrap: Bootstrap,
 }
 
+/// Questions of one kind from one file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KindsOfSource {
+    /// The file; the routing set by its name.
+    pub source: String,
+    /// The labelled kind.
+    pub kind: String,
+    /// Questions.
+    pub questions: usize,
+    /// Mean probability that they are about the whole.
+    pub global: f64,
+}
+
 /// How well kinds are told apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KindFigures {
@@ -65,6 +82,8 @@ pub struct KindFigures {
     pub accuracy: f64,
     /// See there.
     pub macro_recall: f64,
+    /// How the questions of each file and kind are seen.
+    pub sources: Vec<KindsOfSource>,
     /// Questions by labelled kind, then by likeliest kind.
     pub confusion: BTreeMap<String, BTreeMap<String, usize>>,
 }
@@ -118,10 +137,11 @@ impl<'a> Routing<'a> {
         progress: &dyn Progress,
     ) -> Result<Self, EvaluationError> {
         let shapes = shape::measure(set, embedder, &options.profile, options.lexical_only, progress)?;
-        let own = set.questions.iter().filter_map(|question| {
-            Labelled::new(&question.text, data::kind_of(&question.level)?, Some(question.document))
-        });
-        let others = options.kinds.questions.iter().filter_map(|(text, kind)| Labelled::new(text, *kind, None));
+        let own = set
+            .questions
+            .iter()
+            .filter_map(|question| Labelled::new(&question.text, data::kind_of(&question.level)?, question.document));
+        let others = labelled(&options.kinds);
         let likeness = model::likeness(&shapes);
         let embedder = match options.lexical_only {
             true => "none: hits of BM25 alone".to_owned(),
@@ -182,34 +202,54 @@ impl<'a> Routing<'a> {
         file
     }
 
-    fn kind_figures(&self) -> KindFigures {
-        let mut confusion: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-        let mut right = [(0usize, 0usize); QuestionKind::TRAINED.len()];
-        // Questions about one document stay together; the others go by their place.
-        let part = |at: usize, question: &Labelled| question.document.unwrap_or(at) % KIND_PARTS;
+    /// The kinds of every labelled question, by heads that its document or group was left out of.
+    fn held_out_kinds(&self) -> Vec<KindProbabilities> {
         let features = edgewise_planner::measure_hits(
             &[],
             edgewise_planner::Scope { documents: 0, tokens: 0 },
             edgewise_model_api::QueueState::default(),
         );
         let blank = RouterInput::new("", &features);
+        let mut found = vec![KindProbabilities::default(); self.labelled.len()];
         for out in 0..KIND_PARTS {
-            let (asked, kept): (Vec<_>, Vec<_>) =
-                self.labelled.iter().enumerate().partition(|(at, question)| part(*at, question) == out);
-            let kept: Vec<&Labelled> = kept.into_iter().map(|(_, question)| question).collect();
+            let kept: Vec<&Labelled> =
+                self.labelled.iter().filter(|question| question.group % KIND_PARTS != out).collect();
             let heads = kinds::fit(&kept);
-            for (_, question) in asked {
-                let input = RouterInput { surface: question.surface, ngrams: question.ngrams.clone(), ..blank.clone() };
-                let found = edgewise_planner::kinds(&heads, &input);
-                // Among the trained kinds: the rule for conversations has no labels to be measured on.
-                let values = &found.values()[..QuestionKind::TRAINED.len()];
-                let best = (0..values.len()).max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0);
-                let name = |kind: usize| QuestionKind::TRAINED[kind].as_str().to_owned();
-                *confusion.entry(name(question.kind)).or_default().entry(name(best)).or_default() += 1;
-                right[question.kind].0 += usize::from(best == question.kind);
-                right[question.kind].1 += 1;
+            for (question, found) in self.labelled.iter().zip(&mut found) {
+                if question.group % KIND_PARTS == out {
+                    let ngrams = question.ngrams.clone();
+                    let input = RouterInput { surface: question.surface, ngrams, ..blank.clone() };
+                    *found = edgewise_planner::kinds(&heads, &input);
+                }
             }
         }
+        found
+    }
+
+    fn kind_figures(&self) -> KindFigures {
+        let mut confusion: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        let mut right = [(0usize, 0usize); QuestionKind::TRAINED.len()];
+        let mut sources: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+        for (question, found) in self.labelled.iter().zip(self.held_out_kinds()) {
+            let best = likeliest(&found);
+            let name = |kind: usize| QuestionKind::TRAINED[kind].as_str().to_owned();
+            *confusion.entry(name(question.kind)).or_default().entry(name(best)).or_default() += 1;
+            right[question.kind].0 += usize::from(best == question.kind);
+            right[question.kind].1 += 1;
+            sources.entry((question.source, question.kind)).or_default().push(f64::from(found.global));
+        }
+        let names = source_names(&self.options.kinds);
+        let source = |((source, kind), global): ((usize, usize), Vec<f64>)| KindsOfSource {
+            source: source
+                .checked_sub(1)
+                .and_then(|at| names.get(at))
+                .map_or(self.set.name.as_str(), |name| name)
+                .to_owned(),
+            kind: QuestionKind::TRAINED[kind].as_str().to_owned(),
+            questions: global.len(),
+            global: mean(global),
+        };
+        let sources = sources.into_iter().map(source).collect();
         let share = |(right, all): (usize, usize)| right as f64 / all.max(1) as f64;
         let all = right.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         KindFigures {
@@ -217,8 +257,37 @@ impl<'a> Routing<'a> {
             accuracy: share(all),
             macro_recall: mean(right.iter().filter(|(_, all)| *all > 0).map(|counts| share(*counts))),
             confusion,
+            sources,
         }
     }
+}
+
+/// The likeliest among the trained kinds: the rule for conversations has no labels to be measured on.
+pub(crate) fn likeliest(found: &KindProbabilities) -> usize {
+    let values = &found.values()[..QuestionKind::TRAINED.len()];
+    (0..values.len()).max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0)
+}
+
+/// Files in the order of their numbers, from 1.
+fn source_names(kinds: &KindQuestions) -> Vec<&str> {
+    let mut names: Vec<&str> = kinds.questions.iter().map(|question| question.source.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Questions of other files than the routing set.
+fn labelled(kinds: &KindQuestions) -> Vec<Labelled> {
+    let names = source_names(kinds);
+    let mut groups: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut labelled = Vec::with_capacity(kinds.questions.len());
+    for KindQuestion { text, kind, source, group } in &kinds.questions {
+        let next = groups.len();
+        let group = *groups.entry((source, group)).or_insert(next);
+        let source = 1 + names.binary_search(&source.as_str()).unwrap_or_default();
+        labelled.extend(Labelled::other(text, *kind, source, group));
+    }
+    labelled
 }
 
 /// The figures that go with the file.

@@ -5,6 +5,10 @@
 //! eviction. Simulated are only the clock, the arrivals ([`day`]) and the time the model takes ([`engine`]): a latency
 //! curve instead of arithmetic.
 //!
+//! What the cache does not change is done once: every question is searched for and composed on every route
+//! ([`Planner::prepare`]), and then decided on as often as it is asked, by every policy. So answers are expected to have the
+//! configured length throughout, and not that of the last ones.
+//!
 //! The same day is lived through by several policies. All are judged by the same figures: the tokens that the cache
 //! really found, at the true prices, and the router's own expected quality of the route taken, which does not depend on
 //! the cache. Policies that differ in quality can't be compared by cost alone, so the routers also run with prices that
@@ -35,7 +39,7 @@ use std::{
 
 use edgewise_ledger::{ModelPrices, PriceBook};
 use edgewise_model_api::{Embedder, Generator, Tokenizer};
-use edgewise_planner::{Objective, Planner, PlannerError, PlannerOptions, Query, Route, SegmentKind};
+use edgewise_planner::{Objective, Planner, PlannerError, PlannerOptions, Prepared, Query, Route, SegmentKind};
 use edgewise_prompts::Prompts;
 use edgewise_types::{TokenPrice, Usage};
 use serde::{Deserialize, Serialize};
@@ -157,53 +161,136 @@ pub fn evaluate_traffic(
     let days: Vec<Day> = (1..=options.days).map(|seed| Day::simulate(&corpus, options, seed)).collect();
     let jobs: Vec<(TrafficPolicy, &Day)> =
         policies.iter().flat_map(|policy| days.iter().map(move |day| (*policy, day))).collect();
-    let total = jobs.iter().map(|(_, day)| day.arrivals.len()).sum();
+    let asked: BTreeSet<Asked> =
+        days.iter().flat_map(|day| &day.arrivals).map(|arrival| (arrival.collection, arrival.question)).collect();
+    let asked: Vec<Asked> = asked.into_iter().collect();
+    let total = asked.len() + jobs.iter().map(|(_, day)| day.arrivals.len()).sum::<usize>();
     let done = AtomicUsize::new(0);
     let answered = || progress.answered(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+    let setting = Setting { corpus: &corpus, embedder, memo: &memo, options };
+    let known = setting.prepare(&asked, &answered)?;
     let runs = spread(&jobs, |(policy, day)| {
-        let outcomes = live(*policy, day, &corpus, embedder, &memo, options, &answered)?;
+        let outcomes = setting.live(*policy, day, &known, &answered)?;
         Ok::<_, EvaluationError>(Run { policy: *policy, outcomes })
     })?;
-    let choices = choices(&days, &corpus, embedder, &memo, options)?;
+    let choices = known.into_iter().map(|(asked, Known { choices, .. })| (asked, choices)).collect();
     Ok(figures::report(&corpus, &days, &runs, &choices, options))
 }
 
-/// What the routes of every question come to when nothing is resident.
-fn choices(
-    days: &[Day],
-    corpus: &Corpus,
-    embedder: &Arc<dyn Embedder>,
-    memo: &Arc<TokenMemo>,
-    options: &TrafficOptions,
-) -> Result<HashMap<(usize, usize), Choices>, EvaluationError> {
-    let asked: BTreeSet<(usize, usize)> =
-        days.iter().flat_map(|day| &day.arrivals).map(|arrival| (arrival.collection, arrival.question)).collect();
-    let asked: Vec<(usize, usize)> = asked.into_iter().collect();
-    let engine = SimulatedEngine::new(&options.machine, Arc::clone(memo), Clock::default(), false)
-        .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
-    let planner_options = PlannerOptions { escalate: false, ..options.machine.planner.clone() };
-    let prompts = Prompts::load(None).map_err(PlannerError::from)?;
-    let prices = price_book(&options.prices, 1.0)?;
-    let planner = Planner::new(Arc::new(engine), Arc::clone(embedder), prompts, prices, planner_options)?;
-    let explained = spread(&asked, |(collection, question)| {
-        let (collection, question) = corpus.question(*collection, *question);
-        let query = Query { objective: options.objective, route: Some(Route::Documents), ..Query::new(question) };
-        let explanation = match planner.explain(collection, &query) {
-            Err(PlannerError::DoesNotFit { .. }) => planner.explain(collection, &Query { route: None, ..query })?,
-            explanation => explanation?,
-        };
-        let documents = explanation.prompt_map.iter().filter(|segment| segment.kind == SegmentKind::Document);
-        let documents = documents.filter_map(|segment| segment.document.clone()).collect();
-        Ok::<_, EvaluationError>(Choices::of(&explanation, documents, &options.prices))
-    })?;
-    Ok(asked.into_iter().zip(explained).collect())
+/// Index of a collection, and of a question to it.
+type Asked = (usize, usize);
+
+/// What does not depend on the state of the engine.
+struct Known {
+    prepared: Prepared,
+    /// What its routes come to when nothing is resident.
+    choices: Choices,
 }
 
-fn price_book(prices: &ModelPrices, factor: f64) -> Result<PriceBook, EvaluationError> {
-    let mut book = PriceBook::embedded().map_err(|error| EvaluationError::Simulation(error.to_string()))?;
-    book.models = Default::default();
-    book.default = scaled(prices, factor);
-    Ok(book)
+/// What all days and policies have in common.
+struct Setting<'a> {
+    corpus: &'a Corpus,
+    embedder: &'a Arc<dyn Embedder>,
+    memo: &'a Arc<TokenMemo>,
+    options: &'a TrafficOptions,
+}
+
+impl Setting<'_> {
+    /// Searches, composes and prices every question once.
+    fn prepare(&self, asked: &[Asked], done: &(dyn Fn() + Sync)) -> Result<HashMap<Asked, Known>, EvaluationError> {
+        let Self { corpus, embedder, memo, options } = self;
+        let engine = SimulatedEngine::new(&options.machine, Arc::clone(memo), Clock::default(), false)
+            .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
+        let planner_options = PlannerOptions { escalate: false, ..options.machine.planner.clone() };
+        let prompts = Prompts::load(None).map_err(PlannerError::from)?;
+        let prices = PriceBook::flat(options.prices);
+        // Its clock stands still: what is planned takes no simulated time.
+        let planner = Planner::new(Arc::new(engine), Arc::clone(embedder), prompts, prices, planner_options)?
+            .with_clock(|| Duration::ZERO);
+        let known = spread(asked, |(collection, question)| {
+            let (collection, question) = corpus.question(*collection, *question);
+            let query = Query { objective: options.objective, ..Query::new(question) };
+            let prepared = planner.prepare(collection, &query)?;
+            let by_documents = Query { route: Some(Route::Documents), ..query.clone() };
+            let explanation = match planner.explain_prepared(collection, &by_documents, &prepared) {
+                Err(PlannerError::DoesNotFit { .. }) => planner.explain_prepared(collection, &query, &prepared)?,
+                explanation => explanation?,
+            };
+            let documents = explanation.prompt_map.iter().filter(|segment| segment.kind == SegmentKind::Document);
+            let documents = documents.filter_map(|segment| segment.document.clone()).collect();
+            let choices = Choices::of(&explanation, documents, &options.prices);
+            done();
+            Ok::<_, EvaluationError>(Known { prepared, choices })
+        })?;
+        Ok(asked.iter().copied().zip(known).collect())
+    }
+
+    /// One day under one policy.
+    fn live(
+        &self,
+        policy: TrafficPolicy,
+        day: &Day,
+        known: &HashMap<Asked, Known>,
+        answered: &dyn Fn(),
+    ) -> Result<Vec<Outcome>, EvaluationError> {
+        let Self { corpus, embedder, memo, options } = self;
+        let clock = Clock::default();
+        let blind = matches!(policy, TrafficPolicy::Blind { .. });
+        let engine = SimulatedEngine::new(&options.machine, Arc::clone(memo), clock.clone(), blind)
+            .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
+        let engine = Arc::new(engine);
+        let generator: Arc<dyn Generator> = Arc::clone(&engine) as Arc<dyn Generator>;
+        let prompts = Prompts::load(None).map_err(PlannerError::from)?;
+        let prices = PriceBook::flat(scaled(&options.prices, policy.factor()));
+        // What a simulated engine says is no answer that could be judged.
+        let planner_options = PlannerOptions {
+            amortise: matches!(policy, TrafficPolicy::Aware { .. }),
+            escalate: false,
+            ..options.machine.planner.clone()
+        };
+        let time = clock.clone();
+        let planner = Planner::new(generator, Arc::clone(embedder), prompts, prices, planner_options)?
+            .with_clock(move || time.now());
+        let mut outcomes = Vec::with_capacity(day.arrivals.len());
+        for Arrival { at, collection: number, question } in &day.arrivals {
+            clock.set(*at);
+            let Some(Known { prepared, .. }) = known.get(&(*number, *question)) else { continue };
+            let (collection, question) = corpus.question(*number, *question);
+            let mut query = Query { objective: options.objective, ..Query::new(question) };
+            let mut answer = None;
+            for route in policy.forced() {
+                query.route = *route;
+                let sink = &mut |_| ControlFlow::Continue(());
+                match planner.answer_prepared(collection, &query, prepared, sink) {
+                    Err(PlannerError::DoesNotFit { .. }) if route.is_some() => {}
+                    result => {
+                        answer = Some(result?);
+                        break;
+                    }
+                }
+            }
+            answered();
+            let Some(answer) = answer else { continue };
+            let served = engine.served();
+            let chosen = answer.explanation.candidates.first();
+            outcomes.push(Outcome {
+                route: answer.explanation.chosen,
+                usage: answer.usage,
+                collection: *number,
+                writing: {
+                    let ModelPrices { cache_write_5m, cache_write_1h, .. } = options.prices;
+                    let Usage { cache_write_5m_tokens, cache_write_1h_tokens, .. } = answer.usage;
+                    (cache_write_5m.cost(cache_write_5m_tokens) + cache_write_1h.cost(cache_write_1h_tokens))
+                        .as_dollars_lossy()
+                },
+                dollars: options.prices.cost(&answer.usage).as_dollars_lossy(),
+                quality: chosen.map_or(0.0, |candidate| candidate.quality),
+                ttft: served.ttft,
+                total: served.total,
+            });
+        }
+        Ok(outcomes)
+    }
 }
 
 /// Prices times `factor`, as far as whole nano-dollars go.
@@ -218,75 +305,8 @@ fn scaled(prices: &ModelPrices, factor: f64) -> ModelPrices {
         cache_write_5m: scale(prices.cache_write_5m),
         cache_write_1h: scale(prices.cache_write_1h),
         output: scale(prices.output),
+        hour: prices.hour,
     }
-}
-
-/// One day under one policy.
-fn live(
-    policy: TrafficPolicy,
-    day: &Day,
-    corpus: &Corpus,
-    embedder: &Arc<dyn Embedder>,
-    memo: &Arc<TokenMemo>,
-    options: &TrafficOptions,
-    answered: &dyn Fn(),
-) -> Result<Vec<Outcome>, EvaluationError> {
-    let clock = Clock::default();
-    let blind = matches!(policy, TrafficPolicy::Blind { .. });
-    let engine = SimulatedEngine::new(&options.machine, Arc::clone(memo), clock.clone(), blind)
-        .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
-    let engine = Arc::new(engine);
-    let generator: Arc<dyn Generator> = Arc::clone(&engine) as Arc<dyn Generator>;
-    let prompts = Prompts::load(None).map_err(PlannerError::from)?;
-    let prices = price_book(&options.prices, policy.factor())?;
-    let planner_options =
-        // What a simulated engine says is no answer that could be judged.
-        PlannerOptions {
-            amortise: matches!(policy, TrafficPolicy::Aware { .. }),
-            escalate: false,
-            ..options.machine.planner.clone()
-        };
-    let time = clock.clone();
-    let planner =
-        Planner::new(generator, Arc::clone(embedder), prompts, prices, planner_options)?.with_clock(move || time.now());
-    let mut outcomes = Vec::with_capacity(day.arrivals.len());
-    for Arrival { at, collection, question } in &day.arrivals {
-        clock.set(*at);
-        let number = *collection;
-        let (collection, question) = corpus.question(number, *question);
-        let mut query = Query { objective: options.objective, ..Query::new(question) };
-        let mut answer = None;
-        for route in policy.forced() {
-            query.route = *route;
-            match planner.answer(collection, &query, &mut |_| ControlFlow::Continue(())) {
-                Err(PlannerError::DoesNotFit { .. }) if route.is_some() => {}
-                result => {
-                    answer = Some(result?);
-                    break;
-                }
-            }
-        }
-        answered();
-        let Some(answer) = answer else { continue };
-        let served = engine.served();
-        let chosen = answer.explanation.candidates.first();
-        outcomes.push(Outcome {
-            route: answer.explanation.chosen,
-            usage: answer.usage,
-            collection: number,
-            writing: {
-                let ModelPrices { cache_write_5m, cache_write_1h, .. } = options.prices;
-                let Usage { cache_write_5m_tokens, cache_write_1h_tokens, .. } = answer.usage;
-                (cache_write_5m.cost(cache_write_5m_tokens) + cache_write_1h.cost(cache_write_1h_tokens))
-                    .as_dollars_lossy()
-            },
-            dollars: options.prices.cost(&answer.usage).as_dollars_lossy(),
-            quality: chosen.map_or(0.0, |candidate| candidate.quality),
-            ttft: served.ttft,
-            total: served.total,
-        });
-    }
-    Ok(outcomes)
 }
 
 /// Shares of the routes.

@@ -27,7 +27,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use edgewise_documents::IndexProfile;
 use edgewise_model_api::{Embedder, Generator, Tokenizer};
-use edgewise_planner::{KindProbabilities, Planner, PlannerError, PlannerOptions, Query, tree_breadth};
+use edgewise_planner::{Planner, PlannerError, PlannerOptions, Query, tree_breadth};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{TreeBuildOptions, TreeMode, TreeReport, TreeSearchRequest};
 use edgewise_types::DocumentId;
@@ -238,8 +238,7 @@ impl Measuring {
     /// How much a question to `document` is about the whole, as the product takes it.
     fn breadth(&self, library: &Library, question: &str, document: &DocumentId) -> Result<f32, EvaluationError> {
         let query = Query { documents: Some(vec![document.clone()]), ..Query::new(question) };
-        let kind: KindProbabilities = self.planner.explain(&library.collection, &query)?.features.kind;
-        Ok(tree_breadth(&kind))
+        Ok(tree_breadth(&self.planner.question_kind(&library.collection, &query)?))
     }
 
     fn measure(

@@ -5,6 +5,7 @@
 //! - Dropping the stream (the client went away), the time limit and the end of the grace period all close the channel.
 //!   The planner learns of that from its sink and drops the generation, which cancels it in the engine.
 //! - The channel is unbounded, which the length of an answer bounds: a slow client never holds the engine up.
+//! - A turn of a conversation that the server keeps is on disk before `Done`.
 //! - The job holds its slot until it has really ended, so that abandoned work still counts against the limit.
 
 use std::{
@@ -18,10 +19,13 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
 use edgewise_planner::{Answer, AnswerEvent, PlannerError, Query};
+use edgewise_retrieval::Collections;
 use edgewise_types::{CollectionName, Usage};
 
 use crate::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, budgets,
+    caller::Caller,
+    conversations::Keep,
     middleware::RequestId,
     record::Failure,
     state::{AppState, Parts, Phase},
@@ -46,37 +50,57 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
-    /// Starts answering, or refuses when the server is at its limit.
+    /// Starts answering, or refuses when the server is at its limit. `keep` is told of the answer.
     pub(crate) fn start(
         state: &AppState,
+        caller: &Caller,
         collection: CollectionName,
         query: Query,
         request_id: RequestId,
+        keep: Option<Keep>,
     ) -> Result<Self, ApiError> {
+        let collections = state.collections(caller)?;
+        let query = Query { tenant: caller.tenant.clone(), key: caller.key_name(), ..query };
+        budgets::admit(state.parts(), caller, Some(&collection))?;
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();
-        let parts = state.shared_parts();
+        let (parts, labels) = (state.shared_parts(), state.labels().clone());
+        let (keys, asker) = (state.keys().clone(), caller.clone());
         let span = tracing::Span::current();
         // Detached on purpose: the job reports through the channel and ends when that closes.
         drop(tokio::task::spawn_blocking(move || {
-            let last = span.in_scope(|| answer(&parts, &collection, &query, &request_id, &sender));
+            let last = span.in_scope(|| {
+                let before = labels.newest(&parts);
+                let (answered, used) = answer(&parts, &collections, &collection, &query, &request_id, &sender);
+                keys.spent(&asker, &used);
+                let kept = answered.and_then(|answer| {
+                    labels.answered(&parts, before, &query.tenant, &answer);
+                    // The conversation's next question may come as soon as this one's end is told.
+                    keep.map_or(Ok(()), |keep| keep.keep(&request_id.0, &answer))?;
+                    Ok(answer)
+                });
+                kept.map_or_else(Progress::Failed, Progress::Done)
+            });
             // Free before the caller hears of the end, so that its next question finds the place.
             drop(slot);
             // Nobody may be listening any more; what was recorded is all that remains then.
             let _ = sender.send(last);
         }));
-        let stop = must_end(state);
+        let stop = must_end(state, caller);
         Ok(Self { progress, stop, ended: false })
     }
 }
 
-/// Resolves when an answer that begins now must end, with the reason: the time limit, or the end of the grace period.
-pub(crate) fn must_end(state: &AppState) -> Pin<Box<dyn Future<Output = ApiError> + Send>> {
+/// Resolves when an answer that begins now must end, with the reason: the time limit, the end of the grace period, or
+/// that of the caller's key. What was produced until then is recorded and charged.
+pub(crate) fn must_end(state: &AppState, caller: &Caller) -> Pin<Box<dyn Future<Output = ApiError> + Send>> {
     let limit = state.options().request_timeout;
     let cancelling = state.lifecycle().reached(Phase::Cancelling);
+    let ended = state.keys().ended(caller);
     Box::pin(async move {
         tokio::select! {
             () = cancelling => ApiError::shutting_down(),
+            error = ended => error,
             () = tokio::time::sleep(limit) => ApiError::new(
                 ErrorKind::Timeout,
                 format!("the answer took longer than {} s, which is this server's limit", limit.as_secs()),
@@ -116,21 +140,22 @@ impl Stream for Answering {
     }
 }
 
-/// The job: answers, records, and gives the last step to report.
+/// The job: answers and records. With the answer, the tokens used, also where there is none.
 fn answer(
     parts: &Parts,
+    collections: &Collections,
     collection: &CollectionName,
     query: &Query,
     request_id: &RequestId,
     sender: &mpsc::UnboundedSender<Progress>,
-) -> Progress {
+) -> (Result<Box<Answer>, ApiError>, Usage) {
     let at = jiff::Timestamp::now();
     let started = Instant::now();
     let mut planned = None;
     let mut first_token = None;
     let mut output_tokens = 0;
     let mut before = Usage::default();
-    let result = parts.collections.get(collection).map_err(PlannerError::from).and_then(|collection| {
+    let result = collections.get(collection).map_err(PlannerError::from).and_then(|collection| {
         parts.planner.answer(&collection, query, &mut |event| {
             match &event {
                 AnswerEvent::Plan(explanation) => planned = Some(explanation.clone()),
@@ -162,15 +187,20 @@ fn answer(
             if edgewise_telemetry::log_texts() {
                 tracing::info!(question = query.question, answer = answer.text, "answered");
             }
-            Progress::Done(Box::new(answer))
+            let used = answer.usage;
+            (Ok(Box::new(answer)), used)
         }
         Err(error) => {
+            let mut used = before;
             if let (Some(explanation), Some(ttft)) = (&planned, first_token) {
+                let chosen = explanation.candidates.iter().find(|candidate| candidate.route == explanation.chosen);
+                let prompt = chosen.map_or_else(Usage::default, |candidate| candidate.usage);
+                used = used.plus(&Usage { output_tokens, ..prompt });
                 let total = started.elapsed();
                 let failure = Failure { explanation, error: &error, before, output_tokens, ttft, total };
                 tracing::info_span!("record").in_scope(|| parts.recorder.failed(&request_id.0, at, query, &failure));
             }
-            Progress::Failed(error.into())
+            (Err(error.into()), used)
         }
     }
 }

@@ -8,6 +8,7 @@ use edgewise_types::CollectionName;
 
 use crate::{
     ApiError, ErrorBody,
+    caller::Caller,
     extract::{ApiJson, InCollection},
     state::AppState,
 };
@@ -26,11 +27,13 @@ use crate::{
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
 ) -> Result<Json<Budget>, ApiError> {
+    let collections = state.collections(&caller)?;
     state
-        .read(move |parts| {
-            let Ceiling { max_cost, max_input_tokens, max_latency_ms } = parts.collections.get(&name)?.ceiling()?;
+        .read(move |_| {
+            let Ceiling { max_cost, max_input_tokens, max_latency_ms } = collections.get(&name)?.ceiling()?;
             Ok(Json(Budget { max_cost, max_input_tokens, max_latency_ms }))
         })
         .await
@@ -54,13 +57,15 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn put(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(budget): ApiJson<Budget>,
 ) -> Result<Json<Budget>, ApiError> {
+    let collections = state.collections(&caller)?;
     state
-        .read(move |parts| {
+        .read(move |_| {
             let Budget { max_cost, max_input_tokens, max_latency_ms } = budget;
-            parts.collections.get(&name)?.set_ceiling(Ceiling { max_cost, max_input_tokens, max_latency_ms })?;
+            collections.get(&name)?.set_ceiling(Ceiling { max_cost, max_input_tokens, max_latency_ms })?;
             Ok(Json(budget))
         })
         .await

@@ -5,7 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -14,18 +19,27 @@ use edgewise_types::{CollectionName, DocumentId};
 
 use crate::{
     ApiError, ErrorBody, ErrorDetail,
-    extract::{ApiJson, InCollection},
+    caller::Caller,
+    etag::{self, IfMatch, IfNoneMatch, Tag},
+    extract::{ApiJson, ApiQuery, InCollection},
+    page::{self, PageParams},
     state::{AppState, Parts},
 };
 
-/// Every collection.
+/// A part of the list of collections.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CollectionList {
     /// Those that work, in order of name.
     pub collections: Vec<CollectionStats>,
     /// Those that can't be opened.
     pub damaged: Vec<DamagedCollection>,
+    /// Where the list goes on, if it does.
+    #[serde(default)]
+    pub next: Option<String>,
 }
+
+/// Most collections of one page unless a client asks for fewer.
+const PAGE: usize = page::MAX_LIMIT;
 
 /// A collection that can't be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -78,24 +92,47 @@ fn default_limit() -> usize {
     10
 }
 
-/// List the collections.
+/// List the collections, in order of name.
 #[utoipa::path(
     get,
     path = "/v1/collections",
     tag = "collections",
+    params(PageParams),
     responses(
-        (status = 200, description = "Every collection", body = CollectionList),
+        (status = 200, description = "The collections", body = CollectionList),
+        (status = 400, description = "Malformed parameters", body = ErrorBody),
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
 )]
-pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<CollectionList>, ApiError> {
-    let listing = state.read(|parts| Ok(parts.collections.list()?)).await?;
-    let damaged = listing.damaged.into_iter().map(|(name, error)| {
-        let error = ApiError::from(error);
-        error.log();
-        DamagedCollection { name, error: error.body().error }
-    });
-    Ok(Json(CollectionList { collections: listing.collections, damaged: damaged.collect() }))
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiQuery(asked): ApiQuery<PageParams>,
+) -> Result<Json<CollectionList>, ApiError> {
+    let limit = page::limit(asked.limit, PAGE)?;
+    let after = asked.after::<1>()?.map(|[name]| name);
+    let own = state.collections(&caller)?;
+    let read = move |_: &Parts| {
+        let mut names = own.names()?;
+        names.retain(|name| after.as_deref().is_none_or(|after| name.as_str() > after));
+        names.truncate(limit + 1);
+        let (names, next) = page::cut(names, limit, |name| page::cursor(&[name.as_str()]));
+        let (mut collections, mut damaged) = (Vec::new(), Vec::new());
+        for name in names {
+            match own.get(&name).and_then(|collection| collection.stats()) {
+                Ok(stats) => collections.push(stats),
+                // Deleted since its name was read.
+                Err(RetrievalError::UnknownCollection { .. }) => {}
+                Err(error) => {
+                    let error = ApiError::from(error);
+                    error.log();
+                    damaged.push(DamagedCollection { name, error: error.body().error });
+                }
+            }
+        }
+        Ok(Json(CollectionList { collections, damaged, next }))
+    };
+    state.read(read).await
 }
 
 /// Make a collection. Making one that exists changes nothing.
@@ -104,11 +141,13 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<Collectio
     path = "/v1/collections",
     tag = "collections",
     request_body = CreateCollectionRequest,
+    params(IfNoneMatch),
     responses(
         (status = 201, description = "It was made", body = CollectionStats),
         (status = 200, description = "It existed already", body = CollectionStats),
         (status = 400, description = "Malformed request or name", body = ErrorBody),
         (status = 409, description = "Another process holds it", body = ErrorBody),
+        (status = 412, description = "It exists, which If-None-Match forbids", body = ErrorBody),
         (status = 415, description = "Not JSON", body = ErrorBody),
         (status = 500, description = "Failure inside the server", body = ErrorBody),
         (status = 507, description = "The disk is full", body = ErrorBody),
@@ -116,18 +155,25 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<Collectio
 )]
 pub(crate) async fn create(
     State(state): State<AppState>,
+    caller: Caller,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<CreateCollectionRequest>,
-) -> Result<(StatusCode, Json<CollectionStats>), ApiError> {
+) -> Result<Response, ApiError> {
     let name: CollectionName = request.name.parse()?;
+    let collections = state.collections(&caller)?;
+    let turn = state.order().turn(&caller.tenant, &name, &headers).await;
     state
-        .read(move |parts| {
-            let status = match parts.collections.get(&name) {
-                Ok(_) => StatusCode::OK,
-                Err(RetrievalError::UnknownCollection { .. }) => StatusCode::CREATED,
+        .read(move |_| {
+            let _turn = turn;
+            let (status, now) = match collections.get(&name) {
+                Ok(collection) => (StatusCode::OK, Some(Tag::of_json(&collection.stats()?)?)),
+                Err(RetrievalError::UnknownCollection { .. }) => (StatusCode::CREATED, None),
                 Err(error) => return Err(error.into()),
             };
-            let collection = parts.collections.get_or_create_default(&name)?;
-            Ok((status, Json(collection.stats()?)))
+            etag::check(&headers, now.as_ref())?;
+            let stats = collections.get_or_create_default(&name)?.stats()?;
+            let tag = Tag::of_json(&stats)?;
+            Ok(tag.respond(&HeaderMap::new(), (status, Json(stats))))
         })
         .await
 }
@@ -137,18 +183,22 @@ pub(crate) async fn create(
     get,
     path = "/v1/collections/{collection}",
     tag = "collections",
-    params(("collection" = CollectionName, Path, description = "Its name")),
+    params(("collection" = CollectionName, Path, description = "Its name"), IfNoneMatch),
     responses(
         (status = 200, description = "Its size and state", body = CollectionStats),
+        (status = 304, description = "It is what If-None-Match names"),
         (status = 400, description = "Malformed name", body = ErrorBody),
         (status = 404, description = "No such collection", body = ErrorBody),
     )
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
-) -> Result<Json<CollectionStats>, ApiError> {
-    state.read(move |parts| Ok(Json(parts.collections.get(&name)?.stats()?))).await
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let collections = state.collections(&caller)?;
+    state.read(move |_| etag::json(&headers, &collections.get(&name)?.stats()?)).await
 }
 
 /// Delete a collection with everything in it.
@@ -156,21 +206,30 @@ pub(crate) async fn get(
     delete,
     path = "/v1/collections/{collection}",
     tag = "collections",
-    params(("collection" = CollectionName, Path, description = "Its name")),
+    params(("collection" = CollectionName, Path, description = "Its name"), IfMatch),
     responses(
         (status = 204, description = "It is gone"),
         (status = 400, description = "Malformed name", body = ErrorBody),
         (status = 404, description = "No such collection", body = ErrorBody),
         (status = 409, description = "Another process writes to it", body = ErrorBody),
+        (status = 412, description = "It is not what If-Match names", body = ErrorBody),
     )
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
+    headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
+    let collections = state.collections(&caller)?;
+    let turn = state.order().turn(&caller.tenant, &name, &headers).await;
     state
-        .read(move |parts| {
-            parts.collections.delete(&name)?;
+        .read(move |_| {
+            let _turn = turn;
+            if etag::conditional(&headers) {
+                etag::check(&headers, Some(&Tag::of_json(&collections.get(&name)?.stats()?)?))?;
+            }
+            collections.delete(&name)?;
             Ok(StatusCode::NO_CONTENT)
         })
         .await
@@ -194,6 +253,7 @@ pub(crate) async fn delete(
 )]
 pub(crate) async fn search(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<CollectionSearchRequest>,
 ) -> Result<Json<SearchResults>, ApiError> {
@@ -204,8 +264,9 @@ pub(crate) async fn search(
     // A closed connection drops this future, and the guard with it.
     let gone = Arc::new(AtomicBool::new(false));
     let _guard = SetOnDrop(Arc::clone(&gone));
-    let search = move |parts: &Parts| {
-        let collection = parts.collections.get(&name)?;
+    let collections = state.collections(&caller)?;
+    let search = move |_: &Parts| {
+        let collection = collections.get(&name)?;
         Ok(Json(collection.search_until(&request, &|| gone.load(Ordering::Relaxed))?))
     };
     state.read(search).await

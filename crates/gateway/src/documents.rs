@@ -3,39 +3,43 @@
 //! An upload is all or nothing only per file: each file gets its own outcome in the report, and a file that can't be
 //! read never keeps the others out. An upload whose client leaves stops before its next commit.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
     Json,
     extract::{FromRequest, Multipart, Request, State, multipart::MultipartError},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use edgewise_retrieval::{
-    IngestOptions, IngestReport, Outcome, Passwords, Silent, Source, SourceContent, SourceReport,
+    IngestOptions, IngestReport, Outcome, Passwords, RetrievalError, Silent, Source, SourceContent, SourceReport,
 };
 use edgewise_telemetry::names::{self, labels};
 use edgewise_types::{CollectionName, Document, DocumentId, Span};
 
 use crate::{
-    ApiError, ErrorBody, ErrorKind,
+    ApiError, ErrorBody, ErrorKind, Whose, budgets,
+    caller::Caller,
     collections::parse_filter,
+    etag::{self, IfMatch, IfNoneMatch, Tag},
     extract::{ApiQuery, InCollection, InDocument, is_media_type, json_body, too_large},
+    middleware::new_id,
+    page,
     state::{AppState, Phase},
     tree,
 };
 
 /// Longest name of a document, in bytes.
 const MAX_URI: usize = 1024;
-
-/// Most documents of one page of the list.
-const MAX_PAGE: usize = 1000;
 
 /// A document given as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -71,8 +75,11 @@ pub struct DocumentList {
     pub documents: Vec<Document>,
     /// How many there are in all.
     pub total: usize,
-    /// How many were skipped.
+    /// How many were skipped by `offset`.
     pub offset: usize,
+    /// Where the list goes on, if it does.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 /// Which part of the list.
@@ -80,10 +87,13 @@ pub struct DocumentList {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Page {
-    /// Documents to skip.
+    /// Documents to skip; not together with `cursor`, which is quicker and leaves nothing out when documents come or go.
     #[serde(default)]
     #[param(default = 0)]
     offset: usize,
+    /// Where to go on: `next` of the page before.
+    #[serde(default)]
+    cursor: Option<String>,
     /// Most documents to return, 1 to 1,000.
     #[serde(default = "default_page")]
     #[param(default = 100, minimum = 1, maximum = 1000)]
@@ -116,7 +126,7 @@ pub(crate) struct TextRange {
     post,
     path = "/v1/collections/{collection}/documents",
     tag = "documents",
-    params(("collection" = CollectionName, Path, description = "Name of the collection")),
+    params(("collection" = CollectionName, Path, description = "Name of the collection"), IfMatch, IfNoneMatch),
     request_body(content(
         (FileUpload = "multipart/form-data"),
         (DocumentUpload = "application/json"),
@@ -127,6 +137,7 @@ pub(crate) struct TextRange {
         (status = 404, description = "No such collection", body = ErrorBody),
         (status = 408, description = "The body did not arrive in time", body = ErrorBody),
         (status = 409, description = "Another process writes to the collection", body = ErrorBody),
+        (status = 412, description = "The document is not what If-Match or If-None-Match ask for", body = ErrorBody),
         (status = 413, description = "Body too large", body = ErrorBody),
         (status = 415, description = "Neither a form nor JSON", body = ErrorBody),
         (status = 500, description = "Failure inside the server", body = ErrorBody),
@@ -136,11 +147,19 @@ pub(crate) struct TextRange {
 )]
 pub(crate) async fn upload(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     request: Request,
 ) -> Result<Json<IngestReport>, ApiError> {
     // An unknown collection is refused before megabytes are read for it.
-    let collection = state.read(move |parts| Ok(parts.collections.get(&name)?)).await?;
+    let headers = request.headers().clone();
+    if etag::conditional(&headers) && !is_media_type(&headers, "application/json") {
+        let message = "If-Match and If-None-Match go with one document, sent as JSON";
+        return Err(ApiError::new(ErrorKind::InvalidRequest, message).hint("leave the header out for a form of files"));
+    }
+    let collections = state.collections(&caller)?;
+    let collection = state.read(move |_| Ok(collections.get(&name)?)).await?;
+    budgets::admit(state.parts(), &caller, Some(collection.name()))?;
     let slot = state.upload_slot().await?;
     let limit = state.options().request_timeout;
     let (sources, passwords) = tokio::time::timeout(limit, read_sources(&state, request)).await.map_err(|_| {
@@ -149,7 +168,19 @@ pub(crate) async fn upload(
     let cancel = CancelOnDrop(Arc::default());
     let options = IngestOptions { cancel: Some(Arc::clone(&cancel.0)), passwords, ..IngestOptions::default() };
     let after = Arc::clone(&collection);
-    let ingest = state.blocking(slot, move |_| Ok(collection.ingest(sources, &options, &Silent)?));
+    let turn = state.order().turn(&caller.tenant, collection.name(), &headers).await;
+    let ingest = state.blocking(slot, move |_| {
+        let _turn = turn;
+        if let (true, Some(source)) = (etag::conditional(&headers), sources.first()) {
+            let now = match collection.document(&DocumentId::from_uri(&source.uri)) {
+                Ok(document) => Some(Tag::of_json(&document)?),
+                Err(RetrievalError::UnknownDocument { .. }) => None,
+                Err(error) => return Err(error.into()),
+            };
+            etag::check(&headers, now.as_ref())?;
+        }
+        Ok(collection.ingest(sources, &options, &Silent)?)
+    });
     let mut ingest = std::pin::pin!(ingest);
     let report = tokio::select! {
         report = &mut ingest => report,
@@ -160,12 +191,13 @@ pub(crate) async fn upload(
     };
     let report = report?;
     count(&report);
+    charge(&state, caller.pays(Some(&report.collection)), &report).await;
     let changed =
         |source: &SourceReport| matches!(source.outcome, Outcome::Added | Outcome::Changed | Outcome::Removed);
     if report.sources.iter().any(changed) {
         let shared = state.clone();
         // Writing the job down may wait for another write; the response does not.
-        drop(tokio::task::spawn_blocking(move || tree::after_ingest(&shared, &after)));
+        drop(tokio::task::spawn_blocking(move || tree::after_ingest(&shared, &caller.tenant, &after)));
     }
     Ok(Json(report))
 }
@@ -182,6 +214,20 @@ fn count(report: &IngestReport) {
         metrics::counter!(names::INGEST_DOCUMENTS_TOTAL, labels::OUTCOME => outcome).increment(1);
     }
     metrics::counter!(names::INGEST_CHUNKS_TOTAL).increment(report.chunks_embedded as u64);
+}
+
+/// Records what was embedded.
+async fn charge(state: &AppState, whose: Whose, report: &IngestReport) {
+    let (id, at) = (new_id(), jiff::Timestamp::now());
+    let (tokens, took) = (report.tokens_embedded, Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
+    let charged = state.read(move |parts| {
+        let model = &parts.planner.embedder().info().model;
+        parts.recorder.embedded(&id, at, whose, model, tokens, took);
+        Ok(())
+    });
+    if let Err(error) = charged.await {
+        error.log();
+    }
 }
 
 /// Stops the ingest it belongs to when the handler goes away.
@@ -240,7 +286,7 @@ async fn read_sources(state: &AppState, request: Request) -> Result<(Vec<Source>
     Ok((sources, Passwords::new(passwords)))
 }
 
-fn check_uri(uri: &str) -> Result<(), ApiError> {
+pub(crate) fn check_uri(uri: &str) -> Result<(), ApiError> {
     let wrong = match uri {
         "" => "is empty",
         uri if uri.len() > MAX_URI => "is longer than 1,024 bytes",
@@ -264,26 +310,39 @@ fn check_uri(uri: &str) -> Result<(), ApiError> {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiQuery(page): ApiQuery<Page>,
 ) -> Result<Json<DocumentList>, ApiError> {
-    let Page { offset, limit, filter } = page;
+    let Page { offset, cursor, limit, filter } = page;
     let filter = parse_filter(filter.as_deref())?;
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(ApiError::new(ErrorKind::InvalidRequest, format!("limit must be between 1 and {MAX_PAGE}")));
+    let limit = page::limit(Some(limit), limit)?;
+    let after = cursor.as_deref().map(page::parse::<1>).transpose()?.map(|[uri]| uri);
+    if after.is_some() && offset > 0 {
+        let message = "`offset` and `cursor` can't be sent together: leave out `offset`";
+        return Err(ApiError::new(ErrorKind::InvalidRequest, message));
     }
+    let collections = state.collections(&caller)?;
     state
-        .read(move |parts| {
-            let collection = parts.collections.get(&name)?;
+        .read(move |_| {
+            let collection = collections.get(&name)?;
             let (documents, total) = match filter {
-                None => (collection.documents(offset, limit)?, collection.stats()?.documents),
+                None => {
+                    let documents = match &after {
+                        Some(uri) => collection.documents_after(Some(uri), limit + 1)?,
+                        None => collection.documents(offset, limit + 1)?,
+                    };
+                    (documents, collection.stats()?.documents)
+                }
                 Some(filter) => {
                     let matching = collection.matching(&filter, None)?;
                     let total = matching.len();
-                    (matching.into_iter().skip(offset).take(limit).collect(), total)
+                    let behind = |document: &Document| after.as_ref().is_none_or(|uri| document.uri > *uri);
+                    (matching.into_iter().filter(behind).skip(offset).take(limit + 1).collect(), total)
                 }
             };
-            Ok(Json(DocumentList { documents, total, offset }))
+            let (documents, next) = page::cut(documents, limit, |document| page::cursor(&[&document.uri]));
+            Ok(Json(DocumentList { documents, total, offset, next }))
         })
         .await
 }
@@ -296,18 +355,23 @@ pub(crate) async fn list(
     params(
         ("collection" = CollectionName, Path, description = "Name of the collection"),
         ("document" = DocumentId, Path, description = "Id of the document"),
+        IfNoneMatch,
     ),
     responses(
         (status = 200, description = "The document", body = Document),
+        (status = 304, description = "It is what If-None-Match names"),
         (status = 400, description = "Malformed name or id", body = ErrorBody),
         (status = 404, description = "No such collection or document", body = ErrorBody),
     )
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
-) -> Result<Json<Document>, ApiError> {
-    state.read(move |parts| Ok(Json(parts.collections.get(&name)?.document(&id)?))).await
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let collections = state.collections(&caller)?;
+    state.read(move |_| etag::json(&headers, &collections.get(&name)?.document(&id)?)).await
 }
 
 /// Normalised text of a document, or the part of it that a citation points to.
@@ -321,28 +385,34 @@ pub(crate) async fn get(
         ("collection" = CollectionName, Path, description = "Name of the collection"),
         ("document" = DocumentId, Path, description = "Id of the document"),
         TextRange,
+        IfNoneMatch,
     ),
     responses(
         (status = 200, description = "The text", body = String, content_type = "text/plain"),
+        (status = 304, description = "It is what If-None-Match names"),
         (status = 400, description = "Malformed name, id or range", body = ErrorBody),
         (status = 404, description = "No such collection or document", body = ErrorBody),
     )
 )]
 pub(crate) async fn text(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
+    headers: HeaderMap,
     ApiQuery(range): ApiQuery<TextRange>,
 ) -> Result<Response, ApiError> {
+    let collections = state.collections(&caller)?;
     let text = state
-        .read(move |parts| {
-            let text = parts.collections.get(&name)?.document_text(&id)?;
+        .read(move |_| {
+            let text = collections.get(&name)?.document_text(&id)?;
             let (start, end) = (range.start.unwrap_or(0), range.end.unwrap_or(text.len()));
             // Not `Span::new`, which would turn an inverted range into an empty one.
             let part = Span { start, end }.slice(&text);
             part.map(str::to_owned).map_err(|error| ApiError::new(ErrorKind::InvalidRequest, error.to_string()))
         })
         .await?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+    let tag = Tag::of(text.as_bytes());
+    Ok(tag.respond(&headers, ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text)))
 }
 
 /// Delete a document.
@@ -353,22 +423,33 @@ pub(crate) async fn text(
     params(
         ("collection" = CollectionName, Path, description = "Name of the collection"),
         ("document" = DocumentId, Path, description = "Id of the document"),
+        IfMatch,
     ),
     responses(
         (status = 204, description = "It is gone"),
         (status = 400, description = "Malformed name or id", body = ErrorBody),
         (status = 404, description = "No such collection or document", body = ErrorBody),
         (status = 409, description = "Another process writes to the collection", body = ErrorBody),
+        (status = 412, description = "It is not what If-Match names", body = ErrorBody),
         (status = 507, description = "The disk is full", body = ErrorBody),
     )
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     InDocument(name, id): InDocument,
+    headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
+    let collections = state.collections(&caller)?;
+    let turn = state.order().turn(&caller.tenant, &name, &headers).await;
     state
-        .read(move |parts| {
-            parts.collections.get(&name)?.delete_document(&id)?;
+        .read(move |_| {
+            let _turn = turn;
+            let collection = collections.get(&name)?;
+            if etag::conditional(&headers) {
+                etag::check(&headers, Some(&Tag::of_json(&collection.document(&id)?)?))?;
+            }
+            collection.delete_document(&id)?;
             Ok(StatusCode::NO_CONTENT)
         })
         .await

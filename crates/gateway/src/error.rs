@@ -16,6 +16,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use edgewise_access::AccessError;
 use edgewise_model_api::ModelError;
 use edgewise_planner::PlannerError;
 use edgewise_retrieval::RetrievalError;
@@ -31,6 +32,10 @@ pub enum ErrorKind {
     InvalidRequest,
     /// A collection name or document id is not well-formed.
     InvalidName,
+    /// There is no key, or it does not work.
+    Unauthorized,
+    /// The key may not do this.
+    Forbidden,
     /// The request comes from a page of another site.
     CrossOrigin,
     /// No such path.
@@ -47,14 +52,21 @@ pub enum ErrorKind {
     UnknownRequest,
     /// No job has this id.
     UnknownJob,
+    /// No conversation has this id.
+    UnknownConversation,
     /// The summary tree has no such node.
     UnknownNode,
     /// The path does not take this method.
     MethodNotAllowed,
     /// The body did not arrive in time.
     RequestTimeout,
-    /// Another process writes to the collection, it was made with another embedder, or its name is taken.
+    /// Another process writes to the collection, it was made with another embedder, its name is taken, or the same is being
+    /// done already.
     Conflict,
+    /// What is there is not what `If-Match` or `If-None-Match` ask for.
+    PreconditionFailed,
+    /// The idempotency key was used for another request.
+    IdempotencyMismatch,
     /// The body is larger than the server accepts.
     TooLarge,
     /// The body is of a media type that this path does not take.
@@ -67,6 +79,12 @@ pub enum ErrorKind {
     EmptyCollection,
     /// Too much work is queued already.
     Overloaded,
+    /// A budget of money is spent; see Retry-After for when it begins anew.
+    BudgetExhausted,
+    /// There is no budget of this name.
+    UnknownBudget,
+    /// The key has used what it may use for now.
+    LimitReached,
     /// A failure inside the server.
     Internal,
     /// The server is loading or shutting down.
@@ -79,10 +97,12 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [ErrorKind; 25] = [
+    pub const ALL: [ErrorKind; 33] = [
         Self::MalformedRequest,
         Self::InvalidRequest,
         Self::InvalidName,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::CrossOrigin,
         Self::UnknownPath,
         Self::UnknownCollection,
@@ -91,16 +111,22 @@ impl ErrorKind {
         Self::UnknownPrefix,
         Self::UnknownRequest,
         Self::UnknownJob,
+        Self::UnknownConversation,
         Self::UnknownNode,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::Conflict,
+        Self::PreconditionFailed,
+        Self::IdempotencyMismatch,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::UnknownHost,
         Self::DoesNotFit,
         Self::EmptyCollection,
         Self::Overloaded,
+        Self::BudgetExhausted,
+        Self::UnknownBudget,
+        Self::LimitReached,
         Self::Internal,
         Self::Unavailable,
         Self::Timeout,
@@ -111,7 +137,8 @@ impl ErrorKind {
     pub fn status(self) -> StatusCode {
         match self {
             Self::MalformedRequest | Self::InvalidRequest | Self::InvalidName => StatusCode::BAD_REQUEST,
-            Self::CrossOrigin => StatusCode::FORBIDDEN,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::CrossOrigin | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::UnknownPath
             | Self::UnknownCollection
             | Self::UnknownModel
@@ -119,15 +146,18 @@ impl ErrorKind {
             | Self::UnknownPrefix
             | Self::UnknownRequest
             | Self::UnknownJob
+            | Self::UnknownBudget
+            | Self::UnknownConversation
             | Self::UnknownNode => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
-            Self::DoesNotFit | Self::EmptyCollection => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::DoesNotFit | Self::EmptyCollection | Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Overloaded | Self::BudgetExhausted | Self::LimitReached => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -141,6 +171,7 @@ impl ErrorKind {
         match self {
             Self::Internal => tracing::Level::ERROR,
             Self::Overloaded
+            | Self::BudgetExhausted
             | Self::DiskFull
             | Self::Timeout
             | Self::Conflict
@@ -157,6 +188,8 @@ impl ErrorKind {
             Self::MalformedRequest => "malformed_request",
             Self::InvalidRequest => "invalid_request",
             Self::InvalidName => "invalid_name",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::CrossOrigin => "cross_origin",
             Self::UnknownPath => "unknown_path",
             Self::UnknownCollection => "unknown_collection",
@@ -165,16 +198,22 @@ impl ErrorKind {
             Self::UnknownPrefix => "unknown_prefix",
             Self::UnknownRequest => "unknown_request",
             Self::UnknownJob => "unknown_job",
+            Self::UnknownConversation => "unknown_conversation",
             Self::UnknownNode => "unknown_node",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::Conflict => "conflict",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnknownHost => "unknown_host",
             Self::DoesNotFit => "does_not_fit",
             Self::EmptyCollection => "empty_collection",
             Self::Overloaded => "overloaded",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::UnknownBudget => "unknown_budget",
+            Self::LimitReached => "limit_reached",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
@@ -261,6 +300,11 @@ impl ApiError {
         self
     }
 
+    /// When to come back, if that is known.
+    pub fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -291,6 +335,11 @@ impl IntoResponse for ApiError {
             let seconds = wait.as_secs().max(1);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.kind == ErrorKind::Unauthorized {
+            // RFC 9110, 11.6.1: a 401 says how to authenticate.
+            let scheme = HeaderValue::from_static("Bearer realm=\"edgewise\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
         response.extensions_mut().insert(Failed(self));
         response
     }
@@ -299,6 +348,18 @@ impl IntoResponse for ApiError {
 impl From<IdError> for ApiError {
     fn from(error: IdError) -> Self {
         Self::new(ErrorKind::InvalidName, error.to_string())
+    }
+}
+
+impl From<AccessError> for ApiError {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Invalid(message) => Self::new(ErrorKind::InvalidRequest, message),
+            AccessError::UnknownPrefix { .. } => Self::new(ErrorKind::UnknownPrefix, error.to_string())
+                .hint("GET /v1/shared-prefixes lists what is published"),
+            AccessError::DiskFull => Self::new(ErrorKind::DiskFull, error.to_string()),
+            _ => Self::internal(error.to_string()),
+        }
     }
 }
 

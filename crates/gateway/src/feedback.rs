@@ -9,12 +9,12 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use edgewise_ledger::{Decision, Ledger, LedgerError, Rating};
-use edgewise_planner::{Corrections, Explanation, Feedback, Query};
-use edgewise_types::TenantId;
+use edgewise_ledger::{Decided, Ledger, LedgerError, Rating};
+use edgewise_planner::{Corrections, Explanation, Feedback};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
+    caller::Caller,
     extract::ApiJson,
     state::{AppState, Parts},
 };
@@ -96,16 +96,15 @@ pub(crate) fn restore(parts: &Parts) {
     }
 }
 
-/// Keeps what a rating of this answer would need: measures of the question, none of its text.
-pub(crate) fn keep(ledger: &Ledger, request_id: &str, at: jiff::Timestamp, query: &Query, explanation: &Explanation) {
-    let Some(decision) = explanation.rated(0.0) else { return };
-    let id = format!("{}-{request_id}", at.as_microsecond());
-    let kept = serde_json::to_string(&decision).map_err(|error| error.to_string()).and_then(|decision| {
-        let tenant = &query.tenant;
-        ledger.decided(&Decision { id: &id, request_id, at, tenant, decision: &decision }).map_err(|e| e.to_string())
-    });
-    if let Err(error) = kept {
-        tracing::error!(%error, id, "the decision of a request could not be kept: its answer cannot be rated");
+/// What a rating of this answer would need: measures of the question, none of its text.
+pub(crate) fn decided(request_id: &str, explanation: &Explanation) -> Option<Decided> {
+    let decision = explanation.rated(0.0)?;
+    match serde_json::to_string(&decision) {
+        Ok(decision) => Some(Decided { request_id: request_id.to_owned(), decision }),
+        Err(error) => {
+            tracing::error!(%error, request_id, "the decision of a request cannot be kept: its answer cannot be rated");
+            None
+        }
     }
 }
 
@@ -125,6 +124,7 @@ pub(crate) fn keep(ledger: &Ledger, request_id: &str, at: jiff::Timestamp, query
 )]
 pub(crate) async fn rate(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<FeedbackRequest>,
 ) -> Result<Json<FeedbackStored>, ApiError> {
     let rating = check_rating(request.rating, request.good, request.comment.as_deref())
@@ -133,7 +133,7 @@ pub(crate) async fn rate(
         .read(move |parts| {
             let ledger = &parts.recorder.ledger;
             let rated = ledger.rate(&Rating {
-                tenant: &TenantId::local(),
+                tenant: &caller.tenant,
                 request: &request.request_id,
                 rating,
                 comment: request.comment.as_deref(),
@@ -155,7 +155,8 @@ pub(crate) async fn rate(
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
 )]
-pub(crate) async fn forget(State(state): State<AppState>) -> Result<Json<FeedbackForgotten>, ApiError> {
+pub(crate) async fn forget(State(state): State<AppState>, caller: Caller) -> Result<Json<FeedbackForgotten>, ApiError> {
+    caller.require_operator()?;
     state
         .read(|parts| {
             let forgotten = parts.recorder.ledger.forget_ratings()?;

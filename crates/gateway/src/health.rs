@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::{
     ApiError, ServerInfo,
+    caller::Caller,
     state::{AppState, Phase},
 };
 
@@ -72,8 +73,14 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<H
     tag = "server",
     responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"))
 )]
-pub(crate) async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let text = state.read(|parts| Ok(parts.metrics.render())).await?;
+pub(crate) async fn metrics(State(state): State<AppState>, caller: Caller) -> Result<Response, ApiError> {
+    caller.require_operator()?;
+    let tenants = state.tenants().clone();
+    let text = state.read(move |parts| {
+        crate::gauges::collections(&tenants);
+        Ok(parts.metrics.render())
+    });
+    let text = text.await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -1,8 +1,9 @@
 //! What every request passes through, outermost first: [`observe`] (request id, span, metrics, log of failures), the
-//! panic guard, [`guard`] (host and origin), [`headers`], and for the API [`gate`] (503 while loading or shutting down).
+//! panic guard, [`guard`] (host and origin), [`headers`], [`crate::caller::authenticate`], what watches and unpacks bodies
+//! ([`crate::incoming`]), and for the API [`gate`] (503 while loading or shutting down).
 //!
-//! The server has no keys yet and listens on the loopback device, so the web pages a user visits are the attackers to
-//! keep out. [`guard`] does: a page that rebinds its own name to 127.0.0.1 is refused by its `Host`, a page that posts
+//! A server without keys can be reached by the web pages its user visits, and one with keys by pages that the browser
+//! sends the session's cookie for: they are to be kept out. [`guard`] does: a page that rebinds its own name to 127.0.0.1 is refused by its `Host`, a page that posts
 //! a form here by its `Origin`. No CORS header is ever sent, so no other page reads a response.
 
 use std::{
@@ -221,7 +222,7 @@ fn check_host(host: &Authority, allowed: &[String]) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::new(ErrorKind::UnknownHost, format!("this server does not answer for the host `{name}`"))
-        .hint("use localhost or an IP address"))
+        .hint("use localhost or an IP address, or add the name to server.allowed_hosts"))
 }
 
 /// Forms and plain scripts of other sites may send some requests without asking first; their `Origin` gives them away.
@@ -245,7 +246,7 @@ fn check_origin(method: &Method, headers: &HeaderMap, host: &Authority) -> Resul
 }
 
 /// Headers that keep a browser from doing more with a response than is meant.
-pub(crate) async fn headers(request: Request, next: Next) -> Response {
+pub(crate) async fn headers(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in [
@@ -255,6 +256,10 @@ pub(crate) async fn headers(request: Request, next: Next) -> Response {
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    if state.options().tls {
+        // RFC 6797: for a year, browsers come back over TLS only.
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
     // Pages bring their own policy and caching; data is never executed, nor kept.
     headers

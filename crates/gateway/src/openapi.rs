@@ -8,13 +8,14 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     middleware::{from_fn, from_fn_with_state},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    budget, cache, collections, dialect, documents, feedback, health, jobs, middleware, pages, query, reading, sse,
-    state::AppState, tree, upkeep, usage,
+    ApiError, batch, budget, budgets, cache, caller, collections, conversations, describe, dialect, documents, events,
+    feedback, health, idempotency, incoming, jobs, mcp, middleware, pages, published, quality, query, reading,
+    requests, session, sse, state::AppState, tree, upkeep, usage,
 };
 
 #[derive(OpenApi)]
@@ -23,16 +24,19 @@ use crate::{
         title = "Edgewise",
         description = "Answers questions over document collections and chooses, for every request, how much context \
                        to pay for. Errors have one shape, `ErrorBody`. Amounts of money are decimal strings in US \
-                       dollars; spans are bytes of a document's normalised text.",
+                       dollars; spans are bytes of a document's normalised text. A server with keys wants one in \
+                       `Authorization: Bearer`, in `x-api-key`, or the cookie of a session.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
         (name = "questions", description = "Answers and routes"),
         (name = "collections", description = "Collections and search"),
         (name = "documents", description = "Documents of a collection"),
+        (name = "cache", description = "What the engine keeps of prompts"),
         (name = "dialects", description = "The API in the forms of Anthropic and OpenAI"),
         (name = "tree", description = "Summary trees"),
         (name = "jobs", description = "Background work"),
+        (name = "session", description = "Signing in to the pages"),
         (name = "server", description = "Usage, probes, metrics and this document"),
     ),
     // The data of stream events, which no path can name as its body.
@@ -40,6 +44,10 @@ use crate::{
         sse::SourcesEvent,
         sse::TokenEvent,
         sse::UsageEvent,
+        events::MissedEvents,
+        edgewise_ledger::Alert,
+        batch::BatchProgress,
+        batch::BatchRequest,
         edgewise_planner::Citation,
         edgewise_planner::Escalated,
         edgewise_retrieval::TreeProgress,
@@ -49,14 +57,17 @@ use crate::{
 struct Document;
 
 /// The API's routes and their document, without any layer. JSON bodies are limited to `max_body` bytes and uploads to
-/// `max_upload`.
+/// `max_upload`; uploads of many documents are limited as they are read.
 fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
     let uploads = OpenApiRouter::new()
         .routes(routes!(documents::list, documents::upload))
         .layer(DefaultBodyLimit::max(max_upload));
+    let batches = OpenApiRouter::new().routes(routes!(batch::upload)).layer(DefaultBodyLimit::disable());
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(query::query))
         .routes(routes!(query::explain))
+        .routes(routes!(conversations::list, conversations::create))
+        .routes(routes!(conversations::get, conversations::delete))
         .routes(routes!(feedback::rate, feedback::forget))
         .routes(routes!(collections::list, collections::create))
         .routes(routes!(collections::get, collections::delete))
@@ -79,10 +90,19 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::api::cancel))
         .routes(routes!(jobs::api::events))
         .routes(routes!(usage::usage))
+        .routes(routes!(requests::list))
+        .routes(routes!(requests::get))
+        .routes(routes!(events::events))
+        .routes(routes!(budgets::list))
+        .routes(routes!(budgets::get, budgets::put, budgets::delete))
         .routes(routes!(reading::get))
         .routes(routes!(usage::predictions))
+        .routes(routes!(quality::get))
         .routes(routes!(cache::get))
+        .routes(routes!(cache::prefixes, cache::warm))
         .routes(routes!(cache::release))
+        .routes(routes!(published::list))
+        .routes(routes!(published::publish, published::withdraw))
         .routes(routes!(dialect::anthropic::messages))
         .routes(routes!(dialect::anthropic::count_tokens))
         .routes(routes!(dialect::openai::completions))
@@ -91,6 +111,7 @@ fn api(max_body: usize, max_upload: usize) -> OpenApiRouter<AppState> {
         .routes(routes!(dialect::openai::model))
         .layer(DefaultBodyLimit::max(max_body))
         .merge(uploads)
+        .merge(batches)
 }
 
 /// What must answer in every phase of the server's life.
@@ -101,6 +122,7 @@ fn probes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::metrics))
         .routes(routes!(health::info))
         .routes(routes!(openapi))
+        .routes(routes!(session::whoami, session::sign_in, session::sign_out))
 }
 
 /// The OpenAPI document of this server.
@@ -110,22 +132,60 @@ fn probes() -> OpenApiRouter<AppState> {
     tag = "server",
     responses((status = 200, description = "This document", content_type = "application/json"))
 )]
-async fn openapi(State(state): State<AppState>) -> Json<utoipa::openapi::OpenApi> {
+async fn openapi(State(state): State<AppState>) -> Result<Json<serde_json::Value>, ApiError> {
     let options = state.options();
-    Json(api(options.max_body_bytes, options.max_upload_bytes).merge(probes()).into_openapi())
+    let document = api(options.max_body_bytes, options.max_upload_bytes).merge(probes()).into_openapi();
+    let document = serde_json::to_value(document).map_err(|error| ApiError::internal(error.to_string()));
+    document.map(|mut document| {
+        describe::complete(&mut document);
+        Json(document)
+    })
 }
 
 /// The complete service.
 pub fn router(state: AppState) -> Router {
+    // Tools are requests to everything else, with all its checks.
+    let mcp = mcp::service(&state, layered(state.clone(), None, Entry::Keys));
+    layered(state, Some(mcp), Entry::Keys)
+}
+
+/// The service for a process that speaks to nobody but its own user, whose files it serves: every request is the operator's.
+/// Not to be listened with.
+pub fn operator_router(state: AppState) -> Router {
+    layered(state, None, Entry::Operator)
+}
+
+/// Who may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// Who has a key, where there are keys.
+    Keys,
+    /// The operator, as everybody is.
+    Operator,
+}
+
+/// The service, with the tools of the Model Context Protocol or without.
+fn layered(state: AppState, mcp: Option<mcp::McpService>, entry: Entry) -> Router {
     let options = state.options();
     let api: Router<AppState> = api(options.max_body_bytes, options.max_upload_bytes).into();
     let probes: Router<AppState> = probes().into();
-    api.route_layer(from_fn_with_state(state.clone(), middleware::gate))
+    let mcp = mcp.map_or_else(Router::new, |mcp| Router::new().route_service(mcp::PATH, mcp));
+    let all = api
+        .route_layer(from_fn_with_state(state.clone(), idempotency::once))
+        .route_layer(from_fn_with_state(state.clone(), middleware::gate))
+        .merge(mcp)
         .merge(probes)
         .merge(pages::router())
         .fallback(middleware::unknown_path)
         .method_not_allowed_fallback(middleware::method_not_allowed)
-        .layer(from_fn(middleware::headers))
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        .layer(from_fn_with_state(state.clone(), incoming::watch));
+    let entered = match entry {
+        Entry::Keys => all.layer(from_fn_with_state(state.clone(), caller::authenticate)),
+        Entry::Operator => all.layer(from_fn(caller::as_operator)),
+    };
+    entered
+        .layer(from_fn_with_state(state.clone(), middleware::headers))
         .layer(from_fn_with_state(state.clone(), middleware::guard))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(from_fn(dialect::errors::rewrite))

@@ -11,12 +11,14 @@ use utoipa::ToSchema;
 
 use edgewise_model_api::Sampling;
 use edgewise_planner::{Answer, Budget, Explanation, Objective, Query, Route, Turn};
-use edgewise_types::{CollectionName, DocumentId, TenantId};
+use edgewise_types::{CollectionName, DocumentId};
 
 use crate::{
-    ApiError, ErrorBody,
+    ApiError, ErrorBody, ErrorKind,
     answering::{Answering, Progress},
+    caller::Caller,
     collections::{parse_filter, parse_ids},
+    conversations::{Continued, Keep},
     extract::ApiJson,
     middleware::RequestId,
     sse,
@@ -56,9 +58,10 @@ impl RouteChoice {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueryRequest {
-    /// The collection to answer from.
-    #[schema(value_type = CollectionName)]
-    pub collection: String,
+    /// The collection to answer from. May be left out with `conversation`, which has one.
+    #[serde(default)]
+    #[schema(value_type = Option<CollectionName>, example = "guide")]
+    pub collection: Option<String>,
     /// The question.
     #[schema(example = "How do I rotate the keys?")]
     pub question: String,
@@ -96,6 +99,15 @@ pub struct QueryRequest {
     /// questions and answers in all.
     #[serde(default)]
     pub history: Vec<Turn>,
+    /// Id of a conversation whose history the server keeps, in place of `history`: the question goes on from its last turn,
+    /// and becomes its next. While a question of it is being answered, another is refused with 409.
+    #[serde(default)]
+    #[schema(example = json!(null))]
+    pub conversation: Option<String>,
+    /// What to do with the question, in place of the server's own instruction; at most 16 KiB. The server's rules about
+    /// sources and citations stay.
+    #[serde(default)]
+    pub instructions: Option<String>,
     /// Whether to take a wider route once when the sources seem not to hold the answer; absent does as configured with
     /// `auto`, and does not with a route that is asked for.
     #[serde(default)]
@@ -109,9 +121,10 @@ pub struct QueryRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
-    /// The collection.
-    #[schema(value_type = CollectionName)]
-    pub collection: String,
+    /// The collection. May be left out with `conversation`, which has one.
+    #[serde(default)]
+    #[schema(value_type = Option<CollectionName>, example = "guide")]
+    pub collection: Option<String>,
     /// The question.
     pub question: String,
     /// Route to take; `auto`, or absent, lets the planner choose.
@@ -142,6 +155,13 @@ pub struct ExplainRequest {
     /// questions and answers in all.
     #[serde(default)]
     pub history: Vec<Turn>,
+    /// Id of a conversation whose history the server keeps, in place of `history`. Nothing is added to it.
+    #[serde(default)]
+    #[schema(example = json!(null))]
+    pub conversation: Option<String>,
+    /// What to do with the question, in place of the server's own instruction.
+    #[serde(default)]
+    pub instructions: Option<String>,
     /// Whether to take a wider route once when the sources seem not to hold the answer; absent does as configured with
     /// `auto`, and does not with a route that is asked for.
     #[serde(default)]
@@ -161,6 +181,8 @@ impl From<ExplainRequest> for QueryRequest {
             filter,
             max_output_tokens,
             history,
+            conversation,
+            instructions,
             escalate,
         } = request;
         Self {
@@ -174,6 +196,8 @@ impl From<ExplainRequest> for QueryRequest {
             filter,
             max_output_tokens,
             history,
+            conversation,
+            instructions,
             escalate,
             sampling: Sampling::default(),
             stop: Vec::new(),
@@ -182,10 +206,41 @@ impl From<ExplainRequest> for QueryRequest {
     }
 }
 
+/// A question that was checked as far as it can be without its collection.
+struct Asked {
+    collection: CollectionName,
+    query: Query,
+    keep: Option<Keep>,
+}
+
 impl QueryRequest {
-    /// The planner's query; it checks the ranges.
-    fn into_query(self) -> Result<(CollectionName, Query), ApiError> {
+    /// The planner's query, which checks the ranges, with the history of its conversation. With `only_look`, nothing will be
+    /// added to that.
+    async fn into_query(mut self, state: &AppState, caller: &Caller, only_look: bool) -> Result<Asked, ApiError> {
+        let tenant = caller.tenant.clone();
+        let invalid = |message: &str| ApiError::new(ErrorKind::InvalidRequest, message);
+        let named = self.collection.take().map(|name| name.parse::<CollectionName>()).transpose()?;
         let documents = parse_ids(self.documents)?;
+        let filter = parse_filter(self.filter.as_deref())?;
+        let (collection, history, keep) = match self.conversation {
+            None => {
+                let none = || invalid("`collection` is missing").hint("name one, or the `conversation` to go on with");
+                (named.ok_or_else(none)?, self.history, None)
+            }
+            Some(_) if !self.history.is_empty() => {
+                return Err(invalid("`history` and `conversation` can't be sent together")
+                    .hint("leave out `history`: the server keeps that of the conversation"));
+            }
+            Some(id) => {
+                let open = Continued::open(state, &tenant, id, only_look).await?;
+                let (collection, history, keep) = open.into_parts();
+                if named.is_some_and(|named| named != collection) {
+                    return Err(invalid(&format!("the conversation asks collection `{collection}`"))
+                        .hint("leave out `collection`, or begin another conversation"));
+                }
+                (collection, history, Some(keep))
+            }
+        };
         let query = Query {
             question: self.question,
             route: self.route.and_then(RouteChoice::forced),
@@ -194,22 +249,24 @@ impl QueryRequest {
             ceilings: Vec::new(),
             top_k: self.top_k,
             documents,
-            filter: parse_filter(self.filter.as_deref())?,
+            filter,
             sampling: self.sampling,
             max_output_tokens: self.max_output_tokens,
             stop: self.stop,
-            tenant: TenantId::local(),
-            history: self.history,
+            tenant,
+            key: None,
+            history,
             escalate: self.escalate,
+            instructions: self.instructions,
         };
-        Ok((self.collection.parse()?, query))
+        Ok(Asked { collection, query, keep })
     }
 }
 
 /// Answer a question.
 ///
 /// Without `stream`, the complete answer. With `stream`, server-sent events: `plan` (Explanation), `sources`
-/// (SourcesEvent), `token` (TokenEvent), `citation` (Citation), `usage` (UsageEvent), then `done` (Answer) or `error`
+/// (SourcesEvent: the passages, documents or summaries in the prompt), `token` (TokenEvent), `citation` (Citation), `usage` (UsageEvent), then `done` (Answer) or `error`
 /// (ErrorBody). When the sources seem not to hold the answer, `escalated` (Escalated) comes behind the tokens, and
 /// `sources` and `token` events once more: the tokens before it are superseded. A failure before the first event is an ordinary error response. Closing the connection cancels the
 /// answer.
@@ -224,7 +281,9 @@ impl QueryRequest {
             (String = "text/event-stream"),
         )),
         (status = 400, description = "Malformed or invalid request", body = ErrorBody),
-        (status = 404, description = "No such collection or document", body = ErrorBody),
+        (status = 404, description = "No such collection, document or conversation", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time", body = ErrorBody),
+        (status = 409, description = "A question of the conversation is being answered", body = ErrorBody),
         (status = 413, description = "Body too large", body = ErrorBody),
         (status = 415, description = "Not JSON", body = ErrorBody),
         (status = 422, description = "Nothing to answer from, or no route fits the budget or the window", body = ErrorBody),
@@ -236,12 +295,13 @@ impl QueryRequest {
 )]
 pub(crate) async fn query(
     State(state): State<AppState>,
+    caller: Caller,
     request_id: RequestId,
     ApiJson(request): ApiJson<QueryRequest>,
 ) -> Result<Response, ApiError> {
     let stream = request.stream;
-    let (collection, query) = request.into_query()?;
-    let mut answering = Answering::start(&state, collection, query, request_id)?;
+    let Asked { collection, query, keep } = request.into_query(&state, &caller, false).await?;
+    let mut answering = Answering::start(&state, &caller, collection, query, request_id, keep)?;
     if stream {
         return sse::respond(answering).await;
     }
@@ -276,14 +336,16 @@ pub(crate) async fn query(
 )]
 pub(crate) async fn explain(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<ExplainRequest>,
 ) -> Result<Json<Explanation>, ApiError> {
-    let (collection, query) = QueryRequest::from(request).into_query()?;
+    let Asked { collection, query, .. } = QueryRequest::from(request).into_query(&state, &caller, true).await?;
+    let collections = state.collections(&caller)?;
     // Composing prompts to price them is work of the size of an answer's preparation, hence the same limit.
     let slot = state.answer_slot()?;
     let explanation = state
         .blocking(slot, move |parts| {
-            let collection = parts.collections.get(&collection)?;
+            let collection = collections.get(&collection)?;
             Ok(parts.planner.explain(&collection, &query)?)
         })
         .await?;

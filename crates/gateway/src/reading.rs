@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use edgewise_planner::{ReadingProfile, SignalReport};
 
-use crate::{ApiError, ErrorBody, state::AppState};
+use crate::{ApiError, ErrorBody, caller::Caller, state::AppState};
 
 /// How well the model that answers reads, as measured and as watched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -16,7 +16,8 @@ pub struct ReadingReport {
     pub model: String,
     /// What `edgewise probe` measured; absent if it was not run for this model.
     pub profile: Option<ReadingProfile>,
-    /// Thirds of prompts, now and over time: facts found by probes, passages cited by answers.
+    /// Thirds of prompts, now and over time: facts found by probes, passages cited by answers. For the operator; empty for
+    /// other tenants.
     pub signals: Vec<SignalReport>,
 }
 
@@ -33,12 +34,14 @@ pub struct ReadingReport {
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
 )]
-pub(crate) async fn get(State(state): State<AppState>) -> Result<Json<ReadingReport>, ApiError> {
-    let report = state.read(|parts| {
+pub(crate) async fn get(State(state): State<AppState>, caller: Caller) -> Result<Json<ReadingReport>, ApiError> {
+    // The signals come from all tenants' answers.
+    let operator = caller.is_operator();
+    let report = state.read(move |parts| {
         Ok(Json(ReadingReport {
             model: parts.info.generator.clone(),
             profile: parts.planner.reading_profile().map(|profile| (*profile).clone()),
-            signals: parts.reading.report(),
+            signals: if operator { parts.reading.report() } else { Vec::new() },
         }))
     });
     report.await

@@ -8,12 +8,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edgewise_ledger::{Ledger, Prediction, PriceBook, RequestRecord, RequestStatus};
+use edgewise_ledger::{
+    Decided, DetailSource, Entry, Ledger, Prediction, PriceBook, PricedRoute, RequestRecord, RequestStatus, Work,
+};
 use edgewise_planner::{Answer, Candidate, Explanation, PlannerError, Query, Route};
-use edgewise_telemetry::names::{self, labels};
-use edgewise_types::{ContentHash, Money, Timings, Usage};
+use edgewise_types::{CollectionName, ContentHash, TenantId, Timings, Usage};
 
-use crate::feedback;
+use crate::{caller::Caller, detail::RequestDetail, feedback, figures};
+
+/// What stands for a route in records of embedding: no question was answered.
+const EMBEDDING: &str = "embedding";
 
 /// Writes records. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +31,24 @@ pub struct Recorder {
     pub model: String,
     /// Hash of the prompt templates.
     pub template_hash: ContentHash,
+}
+
+/// Who pays for work that is no question.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Public id of the key, if one was used.
+    pub key: Option<String>,
+    /// The collection, if it was for one.
+    pub collection: Option<CollectionName>,
+}
+
+impl Whose {
+    /// The caller, for a collection or none.
+    pub(crate) fn of(caller: &Caller, collection: Option<CollectionName>) -> Self {
+        Self { tenant: caller.tenant.clone(), key: caller.key.as_ref().map(ToString::to_string), collection }
+    }
 }
 
 /// What is known of a question that failed.
@@ -50,15 +72,6 @@ impl Recorder {
     /// Records an answer. `id` and `at`, the time the question came in, together are unique in the ledger.
     pub fn answered(&self, id: &str, at: jiff::Timestamp, query: &Query, answer: &Answer) {
         let decided = answer.escalation.as_ref().map_or(&answer.explanation, |wider| wider.explanation.as_ref());
-        let route = decided.chosen.to_string();
-        let seconds = |ms: f64| ms / 1e3;
-        metrics::histogram!(names::QUERY_DURATION_SECONDS, labels::ROUTE => route.clone())
-            .record(seconds(answer.timings.total_ms));
-        metrics::histogram!(names::TTFT_SECONDS).record(seconds(answer.timings.ttft_ms));
-        metrics::counter!(names::ROUTE_DECISIONS_TOTAL, labels::ROUTE => route.clone()).increment(1);
-        metrics::counter!(names::COST_NANODOLLARS_TOTAL, labels::ROUTE => route)
-            .increment(u64::try_from(answer.cost.nanos()).unwrap_or(0));
-
         let status = if answer.unanswerable { RequestStatus::Unanswerable } else { RequestStatus::Answered };
         let base = self.base(id, at, query, &answer.explanation, answer.usage.output_tokens);
         // What is compared with the time and cost of both answers is what was predicted for both.
@@ -69,8 +82,10 @@ impl Recorder {
             latency_ms: base.predicted.latency_ms + second.latency_ms,
             usage: base.predicted.usage.map(|usage| usage.plus(&second.usage)),
         });
-        self.write(&RequestRecord {
+        let record = RequestRecord {
             route: decided.chosen.to_string(),
+            escalated_from: answer.escalation.as_ref().map(|wider| wider.from.to_string()),
+            miss: answer.miss.map(|miss| miss.name().to_owned()),
             predicted,
             status,
             usage: answer.usage,
@@ -78,8 +93,12 @@ impl Recorder {
             full_cost: if decided.chosen == Route::Full { Some(answer.cost) } else { base.full_cost },
             timings: answer.timings,
             ..base
-        });
-        feedback::keep(&self.ledger, id, at, query, decided);
+        };
+        figures::answered(&record);
+        let (question, answer, texts) = (query.question.clone(), answer.clone(), self.ledger.keeps_texts());
+        let detail = move || RequestDetail::answered(question, answer).kept(texts);
+        let decided = feedback::decided(id, decided);
+        self.enter(record, decided, Some(Box::new(detail)));
     }
 
     /// Records a failure after the first token.
@@ -97,25 +116,48 @@ impl Recorder {
             output_tokens: failure.output_tokens,
             ..Usage::default()
         };
-        let cost = self.prices.cost(&self.model, &usage) + self.prices.cost(&self.model, &failure.before);
-        let usage = usage.plus(&failure.before);
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         let timings = Timings { ttft_ms: ms(failure.ttft), total_ms: ms(failure.total), ..Timings::default() };
-        self.write(&RequestRecord { status, usage, cost, timings, ..base });
+        let usage = usage.plus(&failure.before);
+        // Of how long the engine worked on it, only an upper bound is known.
+        let cost = self.prices.of(&self.model, at).cost_of(&usage, timings.total_ms);
+        let record = RequestRecord { status, usage, cost, timings, ..base };
+        figures::failed(&record);
+        let (question, explanation) = (query.question.clone(), failure.explanation.clone());
+        let texts = self.ledger.keeps_texts();
+        let detail = move || RequestDetail::failed(question, explanation, &timings).kept(texts);
+        self.enter(record, None, Some(Box::new(detail)));
     }
 
     /// Records a chat with the bare engine.
     pub(crate) fn chatted(&self, record: &RequestRecord) {
         let _span = tracing::info_span!("record").entered();
-        metrics::counter!(names::ROUTE_DECISIONS_TOTAL, labels::ROUTE => record.route.clone()).increment(1);
-        metrics::counter!(names::COST_NANODOLLARS_TOTAL, labels::ROUTE => record.route.clone())
-            .increment(u64::try_from(record.cost.nanos()).unwrap_or(0));
-        if record.status == RequestStatus::Answered {
-            metrics::histogram!(names::QUERY_DURATION_SECONDS, labels::ROUTE => record.route.clone())
-                .record(record.timings.total_ms / 1e3);
-            metrics::histogram!(names::TTFT_SECONDS).record(record.timings.ttft_ms / 1e3);
+        match record.status {
+            RequestStatus::Answered => figures::answered(record),
+            _ => figures::failed(record),
         }
         self.write(record);
+    }
+
+    /// Records texts that `model` embedded, for an ingest or for a client. Nothing is recorded of no tokens.
+    pub fn embedded(&self, id: &str, at: jiff::Timestamp, whose: Whose, model: &str, tokens: usize, took: Duration) {
+        if tokens == 0 {
+            return;
+        }
+        let ms = took.as_secs_f64() * 1e3;
+        let usage = Usage { input_tokens: tokens, ..Usage::default() };
+        let record = RequestRecord {
+            key: whose.key,
+            collection: whose.collection,
+            work: Work::Embedding,
+            forced: true,
+            usage,
+            cost: self.prices.of(model, at).cost_of(&usage, ms),
+            timings: Timings { embed_ms: ms, total_ms: ms, ..Timings::default() },
+            ..RequestRecord::begun(format!("{}-embed-{id}", at.as_microsecond()), at, whose.tenant, model, EMBEDDING)
+        };
+        figures::worked(&record);
+        self.write(&record);
     }
 
     fn base(
@@ -134,31 +176,42 @@ impl Recorder {
                 usage: Some(candidate.usage),
             });
         // The whole scope, had it been read for the same answer: as predicted, but with the tokens that really came.
-        let output_cost = |output_tokens| self.prices.cost(&self.model, &Usage { output_tokens, ..Usage::default() });
+        let prices = self.prices.of(&self.model, at);
+        let output_cost = |output_tokens| prices.cost(&Usage { output_tokens, ..Usage::default() });
+        let really = |c: &Candidate| c.cost - output_cost(c.output_tokens) + output_cost(output_tokens);
         let full = candidate(explanation, Route::Full).filter(|candidate| candidate.feasible);
-        let full_cost = full.map(|full| full.cost - output_cost(full.output_tokens) + output_cost(output_tokens));
+        let priced = |candidate: &Candidate| PricedRoute {
+            route: candidate.route.to_string(),
+            feasible: candidate.feasible,
+            prompt_tokens: candidate.prompt_tokens,
+            resident_tokens: candidate.resident_tokens,
+            cost: really(candidate),
+            latency_ms: candidate.latency_ms,
+            quality: candidate.quality,
+        };
+        let id = format!("{}-{id}", at.as_microsecond());
+        let route = explanation.chosen.to_string();
         RequestRecord {
-            id: format!("{}-{id}", at.as_microsecond()),
-            at,
-            tenant: query.tenant.clone(),
+            key: query.key.clone(),
             collection: Some(explanation.collection.clone()),
-            full_cost,
-            model: self.model.clone(),
+            full_cost: full.map(really),
+            candidates: explanation.candidates.iter().map(priced).collect(),
             template_hash: self.template_hash.to_string(),
-            route: explanation.chosen.to_string(),
             forced: explanation.forced,
-            status: RequestStatus::Answered,
-            usage: Usage::default(),
-            cost: Money::ZERO,
             predicted,
-            timings: Timings::default(),
             question_chars: query.question.chars().count(),
+            ..RequestRecord::begun(id, at, query.tenant.clone(), &self.model, &route)
         }
     }
 
     pub(crate) fn write(&self, record: &RequestRecord) {
-        if let Err(error) = self.ledger.record(record) {
-            tracing::error!(%error, id = record.id, "a request could not be recorded in the ledger");
+        self.enter(record.clone(), None, None);
+    }
+
+    fn enter(&self, record: RequestRecord, decided: Option<Decided>, detail: Option<DetailSource>) {
+        let id = record.id.clone();
+        if let Err(error) = self.ledger.enter(Entry { record, decided, detail }) {
+            tracing::error!(%error, id, "a request could not be recorded in the ledger");
         }
     }
 }

@@ -8,12 +8,20 @@
 //!
 //! Deliberately not here: anything about HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa::ToSchema;
 
+use edgewise_access::AccessStore;
+use edgewise_ledger::Retention;
 use edgewise_planner::{Planner, ReadingMonitor};
 use edgewise_retrieval::Collections;
 use edgewise_telemetry::{
@@ -21,7 +29,11 @@ use edgewise_telemetry::{
     names::{self, labels},
 };
 
-use crate::{ApiError, Recorder, Trees, dialect::memory::Memory, jobs::Jobs, tree};
+use crate::{
+    ApiError, Recorder, Trees, batch, budgets, cache::Labels, caller::Caller, conversations::Busy,
+    dialect::memory::Memory, etag::Order, events::Events, idempotency::InFlight, jobs::Jobs, keys::Keys,
+    published::Published, store::Store, tenants::Tenants, tree,
+};
 
 /// Limits and times of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +42,8 @@ pub struct GatewayOptions {
     pub max_body_bytes: usize,
     /// Largest upload, in bytes; an upload is held in memory.
     pub max_upload_bytes: usize,
+    /// Largest upload of many documents, packed and unpacked, in bytes; it is kept on disk until it is ingested.
+    pub max_batch_bytes: usize,
     /// Longest an answer or an upload may take.
     pub request_timeout: Duration,
     /// Answers worked on at once; more are refused with 429.
@@ -38,8 +52,20 @@ pub struct GatewayOptions {
     pub max_concurrent_uploads: usize,
     /// How long running requests may finish after a shutdown was asked for.
     pub shutdown_grace: Duration,
+    /// How long records are kept.
+    pub retention: Retention,
     /// Host names this server answers for, besides `localhost` and every IP address.
     pub allowed_hosts: Vec<String>,
+    /// Whether a key is needed even while none was made: wherever others than this machine's users can connect.
+    pub keys_required: bool,
+    /// Whether connections are encrypted by this server.
+    pub tls: bool,
+    /// How long the head of a request may take to arrive, and an idle connection is kept.
+    pub header_timeout: Duration,
+    /// How long nothing of a body may arrive.
+    pub body_timeout: Duration,
+    /// Connections at once; more wait.
+    pub max_connections: usize,
 }
 
 impl Default for GatewayOptions {
@@ -53,11 +79,18 @@ impl From<&edgewise_settings::Server> for GatewayOptions {
         Self {
             max_body_bytes: server.max_body_bytes,
             max_upload_bytes: server.max_upload_bytes,
+            max_batch_bytes: server.max_batch_bytes,
             request_timeout: Duration::from_secs(server.request_timeout_s),
             max_concurrent_requests: server.max_concurrent_requests,
             max_concurrent_uploads: 2,
             shutdown_grace: Duration::from_secs(server.shutdown_grace_s),
-            allowed_hosts: Vec::new(),
+            retention: Retention::default(),
+            allowed_hosts: server.allowed_hosts.clone(),
+            keys_required: !server.is_private(),
+            tls: server.tls_files().is_some(),
+            header_timeout: Duration::from_secs(server.header_timeout_s),
+            body_timeout: Duration::from_secs(server.body_timeout_s),
+            max_connections: server.max_connections,
         }
     }
 }
@@ -79,8 +112,11 @@ pub struct ServerInfo {
 /// What the server is made of.
 #[derive(Clone)]
 pub struct Parts {
-    /// The collections.
-    pub collections: Arc<Collections>,
+    /// The collections of the tenant `local`; those of others are in folders below its own. Handlers take theirs from
+    /// [`AppState::collections`].
+    pub local_collections: Arc<Collections>,
+    /// Keys, and who may do what.
+    pub access: Arc<AccessStore>,
     /// Answers questions.
     pub planner: Arc<Planner>,
     /// Records them.
@@ -105,8 +141,21 @@ pub struct AppState {
     jobs: Jobs,
     answers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
+    /// Uploads with an idempotency key whose bodies are being read.
+    buffers: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     memory: Memory,
+    events: Events,
+    /// Set when something is recorded or a budget is set, for the thread that watches budgets.
+    changed: Arc<AtomicBool>,
+    store: Arc<Store>,
+    busy: Busy,
+    in_flight: InFlight,
+    order: Order,
+    labels: Labels,
+    tenants: Tenants,
+    keys: Keys,
+    published: Published,
 }
 
 /// Short blocking calls, such as catalog reads, running at once; more wait.
@@ -118,18 +167,43 @@ impl AppState {
         crate::feedback::restore(&parts);
         metrics::gauge!(names::BUILD_INFO, labels::VERSION => parts.info.version.clone()).set(1.0);
         let lifecycle = Lifecycle::new();
+        let (events, changed) = (Events::new(), Arc::new(AtomicBool::new(false)));
+        parts.recorder.ledger.observe({
+            let (events, changed) = (events.clone(), Arc::clone(&changed));
+            move |record| {
+                changed.store(true, Ordering::Release);
+                events.request(record);
+            }
+        });
+        budgets::watch(&parts.recorder.ledger, parts.options.retention, Arc::clone(&changed), events.clone());
         let state = Self {
             jobs: Jobs::new(lifecycle.clone()),
             lifecycle,
             answers: Arc::new(Semaphore::new(parts.options.max_concurrent_requests)),
             uploads: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
+            buffers: Arc::new(Semaphore::new(parts.options.max_concurrent_uploads.max(1))),
             reads: Arc::new(Semaphore::new(READS)),
             memory: Memory::default(),
+            events,
+            changed,
+            store: Arc::new(Store::of(parts.local_collections.root())),
+            busy: Busy::default(),
+            in_flight: InFlight::default(),
+            order: Order::default(),
+            labels: Labels::default(),
+            published: Published::default(),
+            tenants: Tenants::new(Arc::clone(&parts.local_collections)),
+            keys: Keys::watch(Arc::clone(&parts.access), parts.options.keys_required),
             parts: Arc::new(parts),
         };
+        let uploads = batch::leftovers(state.tenants());
         // Nobody waits for it: a job that is not taken up yet is one that waits.
         let shared = state.clone();
-        if let Err(error) = std::thread::Builder::new().name("jobs".to_owned()).spawn(move || tree::take_up(&shared)) {
+        let thread = std::thread::Builder::new().name("jobs".to_owned());
+        if let Err(error) = thread.spawn(move || {
+            batch::take_up(&shared, uploads);
+            tree::take_up(&shared);
+        }) {
             tracing::warn!(%error, "unfinished jobs are left until the next start");
         }
         state
@@ -138,6 +212,36 @@ impl AppState {
     /// Background work.
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// Where what happens is told.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// To be set when a budget is.
+    pub(crate) fn budgets_changed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.changed)
+    }
+
+    /// The collections of the caller's tenant.
+    pub(crate) fn collections(&self, caller: &Caller) -> Result<Arc<Collections>, ApiError> {
+        Ok(self.tenants.of(&caller.tenant)?)
+    }
+
+    /// The collections of every tenant.
+    pub(crate) fn tenants(&self) -> &Tenants {
+        &self.tenants
+    }
+
+    /// Shared prefixes as tokens.
+    pub(crate) fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// Who may do what.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// How far the server has come.
@@ -156,6 +260,31 @@ impl AppState {
     /// Turns of conversations whose clients only send texts back.
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// What is kept between requests.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.store)
+    }
+
+    /// Conversations in which a question is being answered.
+    pub(crate) fn busy(&self) -> &Busy {
+        &self.busy
+    }
+
+    /// Idempotency keys that are being worked on.
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// Who may write to a collection.
+    pub(crate) fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// Which collections retained prefixes belong to.
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     pub(crate) fn options(&self) -> &GatewayOptions {
@@ -178,6 +307,16 @@ impl AppState {
     /// take more memory than their number times `max_upload_bytes`.
     pub(crate) async fn upload_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.uploads).acquire_owned().await.map_err(|_| ApiError::shutting_down())
+    }
+
+    /// A place among the uploads whose bodies are read before their handler; waits for one.
+    pub(crate) async fn buffer_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.buffers).acquire_owned().await.map_err(|_| ApiError::shutting_down())
+    }
+
+    /// Answers that could be begun now.
+    pub fn free_answers(&self) -> usize {
+        self.answers.available_permits()
     }
 
     /// Runs a short blocking call.

@@ -13,7 +13,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,7 @@ use edgewise_types::CollectionName;
 
 use crate::{
     ApiError, ErrorBody,
+    caller::Caller,
     extract::{ApiJson, InCollection},
     state::AppState,
 };
@@ -61,10 +62,12 @@ pub(crate) struct RenameCollectionRequest {
 )]
 pub(crate) async fn check(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
 ) -> Result<Json<CheckReport>, ApiError> {
+    let collections = state.collections(&caller)?;
     let slot = state.upload_slot().await?;
-    state.blocking(slot, move |parts| Ok(Json(edgewise_retrieval::check(parts.collections.root(), &name)?))).await
+    state.blocking(slot, move |_| Ok(Json(edgewise_retrieval::check(collections.root(), &name)?))).await
 }
 
 /// Mend what a check finds, from the catalog.
@@ -84,10 +87,12 @@ pub(crate) async fn check(
 )]
 pub(crate) async fn repair(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
 ) -> Result<Json<Repaired>, ApiError> {
+    let collections = state.collections(&caller)?;
     let slot = state.upload_slot().await?;
-    state.blocking(slot, move |parts| Ok(Json(parts.collections.repair(&name)?))).await
+    state.blocking(slot, move |_| Ok(Json(collections.repair(&name)?))).await
 }
 
 /// Give back the room of deleted documents.
@@ -107,10 +112,12 @@ pub(crate) async fn repair(
 )]
 pub(crate) async fn compact(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
 ) -> Result<Json<Compacted>, ApiError> {
+    let collections = state.collections(&caller)?;
     let slot = state.upload_slot().await?;
-    state.blocking(slot, move |parts| Ok(Json(parts.collections.compact(&name)?))).await
+    state.blocking(slot, move |_| Ok(Json(collections.compact(&name)?))).await
 }
 
 /// Give a collection another name.
@@ -131,15 +138,19 @@ pub(crate) async fn compact(
 )]
 pub(crate) async fn rename(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<RenameCollectionRequest>,
 ) -> Result<Json<CollectionStats>, ApiError> {
     let to: CollectionName = request.name.parse()?;
+    let collections = state.collections(&caller)?;
     let slot = state.upload_slot().await?;
+    let turn = state.order().turn(&caller.tenant, &name, &HeaderMap::new()).await;
     state
-        .blocking(slot, move |parts| {
-            parts.collections.rename(&name, &to)?;
-            Ok(Json(parts.collections.get(&to)?.stats()?))
+        .blocking(slot, move |_| {
+            let _turn = turn;
+            collections.rename(&name, &to)?;
+            Ok(Json(collections.get(&to)?.stats()?))
         })
         .await
 }
@@ -162,15 +173,17 @@ pub(crate) async fn rename(
 )]
 pub(crate) async fn export(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
 ) -> Result<Response, ApiError> {
+    let collections = state.collections(&caller)?;
     let slot = state.upload_slot().await?;
     let file_name = format!("attachment; filename=\"{name}.edgewise\"");
     let (exported, mut file, bytes) = state
-        .blocking(slot, move |parts| {
+        .blocking(slot, move |_| {
             // Complete and checked before the first byte is sent: half a download must not pass for an export.
-            let exported = Exported::new(parts.collections.root(), &name);
-            edgewise_retrieval::export(parts.collections.root(), &name, &exported.0)?;
+            let exported = Exported::new(collections.root(), &name);
+            edgewise_retrieval::export(collections.root(), &name, &exported.0)?;
             let opened = std::fs::File::open(&exported.0).and_then(|file| Ok((file.metadata()?.len(), file)));
             let (bytes, file) =
                 opened.map_err(|error| ApiError::internal(format!("cannot read an export: {error}")))?;

@@ -1,12 +1,21 @@
-//! What was used and what it cost: `GET /v1/usage`.
+//! What was used and what it cost: `GET /v1/usage` and `GET /v1/usage/predictions`.
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use edgewise_ledger::{LedgerError, PredictionErrors, RequestRecord, Totals};
+use edgewise_access::Scope;
+use edgewise_ledger::{
+    Dimension, Interval, LedgerError, PredictionErrors, RequestQuery, RequestRecord, Sums, Totals, UsageFilter,
+    UsageGroup, UsageQuery,
+};
 
-use crate::{ApiError, ErrorBody, ErrorKind, extract::ApiQuery, state::AppState};
+use crate::{ApiError, ErrorBody, ErrorKind, caller::Caller, extract::ApiQuery, state::AppState};
 
 /// Most records of one report.
 const MAX_RECENT: usize = 1000;
@@ -14,10 +23,25 @@ const MAX_RECENT: usize = 1000;
 /// Sums and the newest records.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UsageReport {
-    /// Sums over all records, or those since the time asked for.
+    /// Sums over all records that were asked for, and by route.
     pub totals: Totals,
-    /// The newest records, newest first.
+    /// The newest of these records, newest first.
     pub recent: Vec<RequestRecord>,
+    /// The first moment that is counted, where one was given; earlier than that where single records of then are gone and
+    /// only sums of full hours are kept.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub from: Option<jiff::Timestamp>,
+    /// The first moment that is not counted any more, where one was given.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub to: Option<jiff::Timestamp>,
+    /// Sums by group, in order of time and of the dimensions; empty without `by` and `interval`.
+    #[serde(default)]
+    pub groups: Vec<UsageGroup>,
+    /// Over all groups.
+    #[serde(default)]
+    pub total: Sums,
 }
 
 /// What to report.
@@ -29,9 +53,47 @@ pub(crate) struct UsageParams {
     #[serde(default = "default_recent")]
     #[param(default = 50, maximum = 1000)]
     recent: usize,
-    /// Sum up records since this time (RFC 3339); absent sums up all.
+    /// The same as `from`.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<jiff::Timestamp>,
+    /// First moment to count (RFC 3339); absent counts from the first record there was.
+    #[param(value_type = Option<String>, format = DateTime)]
+    from: Option<jiff::Timestamp>,
+    /// First moment not to count any more (RFC 3339).
+    #[param(value_type = Option<String>, format = DateTime)]
+    to: Option<jiff::Timestamp>,
+    /// What to group by, separated by commas: `tenant`, `key`, `collection`, `model`, `route`, `status`, `work`.
+    #[param(example = "route,collection")]
+    by: Option<String>,
+    /// Steps of time to group by: `minute`, `hour` or `day` (UTC).
+    #[param(value_type = Option<Interval>)]
+    interval: Option<String>,
+    /// Only this tenant's; an operator may ask for any, others see their own in any case.
+    tenant: Option<String>,
+    /// Only of requests with this key.
+    key: Option<String>,
+    /// Only of this collection.
+    collection: Option<String>,
+    /// Only of this model.
+    model: Option<String>,
+    /// Only of requests that took this route.
+    route: Option<String>,
+    /// Only of requests that ended this way.
+    status: Option<String>,
+    /// Only of work for this: `answer`, `summary`, `embedding`, `warming`.
+    work: Option<String>,
+    /// `json`, or `csv` for the groups alone.
+    #[serde(default)]
+    format: Format,
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    #[default]
+    Json,
+    Csv,
 }
 
 fn default_recent() -> usize {
@@ -45,37 +107,124 @@ impl From<LedgerError> for ApiError {
                 Self::new(ErrorKind::UnknownRequest, format!("no answered request `{id}` is known"))
                     .hint("take the id from the header x-request-id of the answer or from GET /v1/usage, or say `last`")
             }
+            LedgerError::UnknownBudget { name } => {
+                Self::new(ErrorKind::UnknownBudget, format!("there is no budget `{name}`"))
+                    .hint("GET /v1/budgets lists those there are")
+            }
             LedgerError::DiskFull => Self::new(ErrorKind::DiskFull, error.to_string()),
+            LedgerError::TooManyGroups { .. } | LedgerError::Cursor { .. } | LedgerError::Budget { .. } => {
+                Self::new(ErrorKind::InvalidRequest, error.to_string())
+            }
             _ => Self::internal(error.to_string()),
         }
     }
 }
 
-/// Tokens and cost so far, and the newest requests.
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorKind::InvalidRequest, message)
+}
+
+impl UsageParams {
+    fn query(&self, caller: &Caller) -> Result<UsageQuery, ApiError> {
+        if self.since.is_some() && self.from.is_some() {
+            return Err(invalid("since and from mean the same: give one of them"));
+        }
+        let (from, to) = (self.from.or(self.since), self.to);
+        if from.zip(to).is_some_and(|(from, to)| from > to) {
+            return Err(invalid("from must not be after to"));
+        }
+        let names = self.by.as_deref().unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
+        let mut by: Vec<Dimension> = Vec::new();
+        for name in names {
+            let dimension = name.parse().map_err(|error| invalid(format!("by: {error}")))?;
+            if !by.contains(&dimension) {
+                by.push(dimension);
+            }
+        }
+        let interval = self.interval.as_deref().map(str::parse::<Interval>).transpose();
+        let UsageParams { key, collection, model, route, status, work, .. } = self.clone();
+        Ok(UsageQuery {
+            from,
+            to,
+            by,
+            interval: interval.map_err(|error| invalid(format!("interval: {error}")))?,
+            filter: UsageFilter {
+                tenant: caller.shown(self.tenant.clone()),
+                key,
+                collection,
+                model,
+                route,
+                status,
+                work,
+            },
+        })
+    }
+}
+
+/// Tokens and cost so far, by any dimensions and steps of time, and the newest requests.
+///
+/// Sums are exact, to the last nano-dollar, in every grouping. Records are kept for a while (`ledger.keep_days`), sums by hour
+/// for good. Work that is no question is counted too: summaries (`work` is `summary`), vectors (`embedding`) and
+/// prompts computed ahead (`warming`).
 #[utoipa::path(
     get,
     path = "/v1/usage",
     tag = "server",
     params(UsageParams),
     responses(
-        (status = 200, description = "Sums and records", body = UsageReport),
-        (status = 400, description = "Malformed parameters", body = ErrorBody),
+        (status = 200, description = "Sums and records; with `format=csv` the groups, one a line", content(
+            (UsageReport = "application/json"),
+            (String = "text/csv"),
+        )),
+        (status = 400, description = "Malformed parameters, or a report that would be too long", body = ErrorBody),
         (status = 500, description = "Failure inside the server", body = ErrorBody),
     )
 )]
 pub(crate) async fn usage(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(params): ApiQuery<UsageParams>,
-) -> Result<Json<UsageReport>, ApiError> {
+) -> Result<Response, ApiError> {
     if params.recent > MAX_RECENT {
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("recent must be between 0 and {MAX_RECENT}")));
     }
-    state
+    let query = params.query(&caller)?;
+    if params.format == Format::Csv {
+        let text = state
+            .read(move |parts| {
+                let table = parts.recorder.ledger.usage(&query)?;
+                Ok(edgewise_ledger::csv(&table, &query.by, query.interval.is_some()))
+            })
+            .await?;
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8")),
+            (header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"edgewise-usage.csv\"")),
+        ];
+        return Ok((headers, text).into_response());
+    }
+    let report = state
         .read(move |parts| {
-            let totals = parts.recorder.ledger.totals(params.since)?;
-            Ok(Json(UsageReport { totals, recent: parts.recorder.ledger.recent(params.recent)? }))
+            let ledger = &parts.recorder.ledger;
+            let by_route = UsageQuery { by: vec![Dimension::Route], interval: None, ..query.clone() };
+            let totals = ledger.usage(&by_route)?;
+            let grouped = !query.by.is_empty() || query.interval.is_some();
+            let groups = if grouped { ledger.usage(&query)?.groups } else { Vec::new() };
+            let (from, to) = (query.from, query.to);
+            let recent = match recent {
+                0 => Vec::new(),
+                limit => {
+                    let listed = RequestQuery { filter: query.filter, from, to, limit, ..RequestQuery::default() };
+                    ledger.requests(&listed)?.requests
+                }
+            };
+            let route = |mut group: UsageGroup| (group.keys.remove("route").unwrap_or_default(), group.sums);
+            let total = totals.total.clone();
+            let by_route = totals.groups.into_iter().map(route).collect();
+            let (from, to) = (totals.from, totals.to);
+            Ok(UsageReport { totals: Totals { all: totals.total, by_route }, recent, from, to, groups, total })
         })
-        .await
+        .await?;
+    Ok(Json(report).into_response())
 }
 
 /// Predictions against what became of them.
@@ -109,8 +258,10 @@ pub(crate) struct PredictionParams {
 )]
 pub(crate) async fn predictions(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(params): ApiQuery<PredictionParams>,
 ) -> Result<Json<PredictionReport>, ApiError> {
+    caller.require_operator()?;
     state
         .read(move |parts| Ok(Json(PredictionReport { routes: parts.recorder.ledger.predictions(params.since)? })))
         .await

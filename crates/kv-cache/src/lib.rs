@@ -76,4 +76,4 @@ pub use page::{HostSlot, Move, PageId};
 pub use prefix::{Export, Importing, Place, PrefixId, PrefixInfo, PrefixRecord};
 pub use request::{Boundary, Lookup, Miss, MissReason, OpenRequest, Opened, Priority, Refreshed, Ttl};
 pub use sequence::Sequence;
-pub use stats::{Evictions, MissCount, Stats, Times};
+pub use stats::{Evicted, Evictions, MissCount, Stats, Times};

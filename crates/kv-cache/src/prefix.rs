@@ -17,6 +17,8 @@ pub struct PrefixInfo {
     pub id: PrefixId,
     /// Its name for good: the same prefix has the same digest after a restart.
     pub digest: Digest,
+    /// The longest other prefix that it begins with.
+    pub parent: Option<PrefixId>,
     /// Whose it is.
     pub tenant: TenantId,
     /// Its length.

@@ -76,6 +76,15 @@ pub struct MissCount {
     pub tokens: u64,
 }
 
+/// A page that was evicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evicted {
+    /// Time since its last use.
+    pub idle: Duration,
+    /// Time since its publication.
+    pub residency: Duration,
+}
+
 /// A sum of durations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {

@@ -42,11 +42,42 @@ pub enum LedgerError {
         /// Newest version known here.
         known: i64,
     },
-    /// A record with this id exists.
-    #[error("the ledger already has a record `{id}`: every request needs its own id")]
-    DuplicateId {
-        /// The id.
-        id: String,
+    /// The journal cannot be made, read or written.
+    #[error("the ledger's journal cannot be written or read: {0}; check the folder of the ledger and its permissions")]
+    Journal(std::io::Error),
+    /// The database cannot be brought up to date. What was acknowledged is in the journal.
+    #[error("the ledger's database is behind its journal: {reason}; nothing is lost, try again")]
+    Behind {
+        /// Why.
+        reason: String,
+    },
+    /// A question to the ledger that has too large an answer.
+    #[error(
+        "the report would have more than {most} rows: choose a longer interval, a shorter time or fewer dimensions"
+    )]
+    TooManyGroups {
+        /// Most rows of a report.
+        most: usize,
+    },
+    /// A place in a list that the ledger did not give.
+    #[error("`{cursor}` is not a place in the list of requests: pass on what came as `next`")]
+    Cursor {
+        /// The cursor.
+        cursor: String,
+    },
+    /// There is no budget of this name.
+    #[error("there is no budget `{name}`: `edgewise usage budgets list` shows those there are")]
+    UnknownBudget {
+        /// The name.
+        name: String,
+    },
+    /// A budget that makes no sense.
+    #[error("the budget `{name}` is not valid: {reason}")]
+    Budget {
+        /// Its name.
+        name: String,
+        /// What is wrong and what to do.
+        reason: String,
     },
     /// No answered request has this id.
     #[error(
@@ -78,5 +109,19 @@ impl From<rusqlite::Error> for LedgerError {
             Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
             _ => Self::Database(error),
         }
+    }
+}
+
+impl LedgerError {
+    pub(crate) fn journal(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            _ => Self::Journal(error),
+        }
+    }
+
+    /// The thread of the ledger is gone, which only a defect does.
+    pub(crate) fn ended() -> Self {
+        Self::Behind { reason: "its thread has ended; restart the program".to_owned() }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! Deliberately not here: what a rating teaches.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, ToSql, TransactionBehavior, params};
 
 use edgewise_types::TenantId;
 
@@ -80,20 +80,23 @@ pub struct Rated {
     pub replaced: bool,
 }
 
+/// Writes id, id of the request, time, tenant and decision.
+pub(crate) fn insert(connection: &Connection, decision: &[&dyn ToSql]) -> Result<(), LedgerError> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO decisions (id, request_id, at_us, tenant, decision) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(decision)?;
+    Ok(())
+}
+
 impl Ledger {
     /// Keeps what a rating of this request will need. It is on disk when this returns.
     pub fn decided(&self, decision: &Decision<'_>) -> Result<(), LedgerError> {
-        self.connection().execute(
-            "INSERT OR REPLACE INTO decisions (id, request_id, at_us, tenant, decision) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![
-                decision.id,
-                decision.request_id,
-                decision.at.as_microsecond(),
-                decision.tenant.0.as_ref(),
-                decision.decision
-            ],
-        )?;
-        Ok(())
+        let Decision { id, request_id, at, tenant, decision } = *decision;
+        self.writing(|connection| {
+            insert(connection, params![id, request_id, at.as_microsecond(), tenant.0.as_ref(), decision])
+        })
     }
 
     /// Stores a rating. It is on disk when this returns.
@@ -101,42 +104,47 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::UnknownRequest`] if no answered request of the tenant has the id.
     pub fn rate(&self, rating: &Rating<'_>) -> Result<Rated, LedgerError> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction()?;
-        let tenant = rating.tenant.0.as_ref();
-        let id: Option<String> = if rating.request == LAST {
-            let newest = "SELECT id FROM decisions WHERE tenant = ?1 ORDER BY at_us DESC, rowid DESC LIMIT 1";
-            transaction.query_row(newest, [tenant], |row| row.get(0)).optional()?
-        } else {
-            let named = "SELECT id FROM decisions WHERE tenant = ?1 AND (id = ?2 OR request_id = ?2) \
-                         ORDER BY id = ?2 DESC, at_us DESC, rowid DESC LIMIT 1";
-            transaction.query_row(named, [tenant, rating.request], |row| row.get(0)).optional()?
-        };
-        let Some(id) = id else { return Err(LedgerError::UnknownRequest { id: rating.request.to_owned() }) };
-        let replaced: bool =
-            transaction.query_row("SELECT EXISTS (SELECT 1 FROM feedback WHERE id = ?1)", [&id], |row| row.get(0))?;
-        transaction.execute(
-            "INSERT OR REPLACE INTO feedback (id, rated_us, rating, comment) VALUES (?1, ?2, ?3, ?4)",
-            params![id, rating.at.as_microsecond(), rating.rating, rating.comment],
-        )?;
-        transaction.commit()?;
-        Ok(Rated { id, replaced })
+        self.writing(|connection| rate(connection, rating))
     }
 
     /// Decisions and ratings of the `most` newest rated requests, oldest request first.
     pub fn ratings(&self, most: usize) -> Result<Vec<(String, f64)>, LedgerError> {
-        let connection = self.connection();
-        let mut select = connection.prepare_cached(
-            "SELECT decision, rating FROM decisions JOIN feedback USING (id) ORDER BY at_us DESC, id DESC LIMIT ?1",
-        )?;
-        let rows = select.query_map([i64::try_from(most).unwrap_or(i64::MAX)], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let mut ratings: Vec<(String, f64)> = rows.collect::<Result<_, _>>()?;
-        ratings.reverse();
-        Ok(ratings)
+        self.reading(|connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT decision, rating FROM decisions JOIN feedback USING (id) ORDER BY at_us DESC, id DESC LIMIT ?1",
+            )?;
+            let rows =
+                select.query_map([i64::try_from(most).unwrap_or(i64::MAX)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let mut ratings: Vec<(String, f64)> = rows.collect::<Result<_, _>>()?;
+            ratings.reverse();
+            Ok(ratings)
+        })
     }
 
     /// Deletes every rating; how many there were. Requests can be rated again.
     pub fn forget_ratings(&self) -> Result<usize, LedgerError> {
-        Ok(self.connection().execute("DELETE FROM feedback", [])?)
+        self.writing(|connection| Ok(connection.execute("DELETE FROM feedback", [])?))
     }
+}
+
+fn rate(connection: &mut Connection, rating: &Rating<'_>) -> Result<Rated, LedgerError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let tenant = rating.tenant.0.as_ref();
+    let id: Option<String> = if rating.request == LAST {
+        let newest = "SELECT id FROM decisions WHERE tenant = ?1 ORDER BY at_us DESC, rowid DESC LIMIT 1";
+        transaction.query_row(newest, [tenant], |row| row.get(0)).optional()?
+    } else {
+        let named = "SELECT id FROM decisions WHERE tenant = ?1 AND (id = ?2 OR request_id = ?2) \
+                     ORDER BY id = ?2 DESC, at_us DESC, rowid DESC LIMIT 1";
+        transaction.query_row(named, [tenant, rating.request], |row| row.get(0)).optional()?
+    };
+    let Some(id) = id else { return Err(LedgerError::UnknownRequest { id: rating.request.to_owned() }) };
+    let replaced: bool =
+        transaction.query_row("SELECT EXISTS (SELECT 1 FROM feedback WHERE id = ?1)", [&id], |row| row.get(0))?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO feedback (id, rated_us, rating, comment) VALUES (?1, ?2, ?3, ?4)",
+        params![id, rating.at.as_microsecond(), rating.rating, rating.comment],
+    )?;
+    transaction.commit()?;
+    Ok(Rated { id, replaced })
 }

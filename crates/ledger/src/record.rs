@@ -1,4 +1,4 @@
-//! Records and their sums: plain data.
+//! One record: plain data.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -20,6 +20,9 @@ pub enum RequestStatus {
 }
 
 impl RequestStatus {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Answered, Self::Unanswerable, Self::Cancelled, Self::Failed];
+
     /// Its name, as serialised.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,7 +34,41 @@ impl RequestStatus {
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        [Self::Answered, Self::Unanswerable, Self::Cancelled, Self::Failed].into_iter().find(|s| s.as_str() == name)
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+/// What the work was for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// A question to a collection, or a chat with the bare engine.
+    #[default]
+    Answer,
+    /// Summaries of a summary tree.
+    Summary,
+    /// Vectors of passages that were ingested, or of texts that a client sent.
+    Embedding,
+    /// Beginnings of prompts that were computed ahead.
+    Warming,
+}
+
+impl Work {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Answer, Self::Summary, Self::Embedding, Self::Warming];
+
+    /// Its name, as serialised.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Summary => "summary",
+            Self::Embedding => "embedding",
+            Self::Warming => "warming",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|work| work.as_str() == name)
     }
 }
 
@@ -49,6 +86,25 @@ pub struct Prediction {
     pub usage: Option<Usage>,
 }
 
+/// A route that was priced for a request, whether it was taken or not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PricedRoute {
+    /// The route.
+    pub route: String,
+    /// Whether it fitted every limit.
+    pub feasible: bool,
+    /// Length of its prompt in tokens.
+    pub prompt_tokens: usize,
+    /// How many of them were resident.
+    pub resident_tokens: usize,
+    /// What it would have cost, with the tokens that the answer really had.
+    pub cost: Money,
+    /// Predicted time to the last token, in milliseconds.
+    pub latency_ms: f64,
+    /// Expected quality, 0 to 1.
+    pub quality: f64,
+}
+
 /// One request. Holds no text of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RequestRecord {
@@ -59,25 +115,40 @@ pub struct RequestRecord {
     pub at: jiff::Timestamp,
     /// Who asked.
     pub tenant: TenantId,
+    /// Public id of the key it came with; absent without keys.
+    #[serde(default)]
+    pub key: Option<String>,
     /// The collection asked; absent for a chat with the bare engine.
     #[serde(default)]
     pub collection: Option<CollectionName>,
+    /// What the work was for.
+    #[serde(default)]
+    pub work: Work,
     /// Registry name of the model that answered.
     pub model: String,
     /// Hash of the prompt templates.
     pub template_hash: String,
     /// Route taken.
     pub route: String,
+    /// The route that was taken before it, if the sources of that one seemed not to hold the answer.
+    #[serde(default)]
+    pub escalated_from: Option<String>,
     /// Whether the caller asked for this route.
     pub forced: bool,
     /// How it ended.
     pub status: RequestStatus,
     /// Tokens used.
     pub usage: Usage,
-    /// What they cost.
+    /// Why not more of the prompt was resident, by name; absent where all that can be was, or where it is not known.
+    #[serde(default)]
+    pub miss: Option<String>,
+    /// What it cost, at the prices of its time.
     pub cost: Money,
     /// What reading the whole scope would have cost, where that could be priced.
     pub full_cost: Option<Money>,
+    /// Every route that was priced, the first choice first; empty where nothing was to choose.
+    #[serde(default)]
+    pub candidates: Vec<PricedRoute>,
     /// What was predicted.
     pub predicted: Prediction,
     /// Where the time went.
@@ -86,42 +157,35 @@ pub struct RequestRecord {
     pub question_chars: usize,
 }
 
-/// Sums over records.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Sums {
-    /// Number of records.
-    pub requests: usize,
-    /// Tokens used.
-    pub usage: Usage,
-    /// What they cost.
-    pub cost: Money,
-    /// What reading the whole scope each time would have cost more, over the records where that is known. Negative if
-    /// it would have cost less.
-    pub saved_against_full: Money,
-}
+impl RequestRecord {
+    /// A record of something that has begun and used nothing yet.
+    pub fn begun(id: String, at: jiff::Timestamp, tenant: TenantId, model: &str, route: &str) -> Self {
+        Self {
+            id,
+            at,
+            tenant,
+            key: None,
+            collection: None,
+            work: Work::Answer,
+            model: model.to_owned(),
+            template_hash: String::new(),
+            route: route.to_owned(),
+            escalated_from: None,
+            forced: false,
+            status: RequestStatus::Answered,
+            usage: Usage::default(),
+            miss: None,
+            cost: Money::ZERO,
+            full_cost: None,
+            candidates: Vec::new(),
+            predicted: Prediction::default(),
+            timings: Timings::default(),
+            question_chars: 0,
+        }
+    }
 
-/// What records are grouped by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Grouping {
-    /// Route taken.
-    Route,
-    /// Tenant.
-    Tenant,
-    /// Collection.
-    Collection,
-    /// Model.
-    Model,
-    /// How requests ended.
-    Status,
-}
-
-/// The sum over all records, and over those of each route.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Totals {
-    /// Over all records.
-    #[serde(flatten)]
-    pub all: Sums,
-    /// By route, in order of name.
-    pub by_route: std::collections::BTreeMap<String, Sums>,
+    /// Tokens of its prompt that were not resident and had to be computed.
+    pub fn missed_tokens(&self) -> usize {
+        self.usage.prompt_tokens() - self.usage.cache_read_tokens
+    }
 }

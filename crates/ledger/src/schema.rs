@@ -7,7 +7,11 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::LedgerError;
+use crate::{
+    LedgerError,
+    rollup::{Additions, Known},
+    rows,
+};
 
 /// Steps from each version to the next; version 0 is an empty file. The version is in `PRAGMA user_version`.
 const STEPS: &[&str] = &[
@@ -44,7 +48,81 @@ ALTER TABLE requests ADD COLUMN predicted_cache_write_5m_tokens INTEGER;
 ALTER TABLE requests ADD COLUMN predicted_cache_write_1h_tokens INTEGER;
 ALTER TABLE requests ADD COLUMN predicted_output_tokens INTEGER;
 ",
+    "
+ALTER TABLE requests ADD COLUMN key TEXT;
+ALTER TABLE requests ADD COLUMN work TEXT NOT NULL DEFAULT 'answer';
+ALTER TABLE requests ADD COLUMN escalated_from TEXT;
+ALTER TABLE requests ADD COLUMN miss TEXT;
+ALTER TABLE requests ADD COLUMN candidates TEXT;
+UPDATE requests SET work = 'summary' WHERE route = 'tree-build';
+CREATE INDEX requests_tenant_at ON requests (tenant, at_us);
+CREATE INDEX requests_request ON requests (substr(id, instr(id, '-') + 1));
+CREATE TABLE dimensions (
+    number INTEGER PRIMARY KEY NOT NULL,
+    tenant TEXT NOT NULL,
+    key TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    model TEXT NOT NULL,
+    route TEXT NOT NULL,
+    status TEXT NOT NULL,
+    work TEXT NOT NULL,
+    UNIQUE (tenant, key, collection, model, route, status, work)
+) STRICT;
+CREATE TABLE rollups (
+    span INTEGER NOT NULL,
+    at_us INTEGER NOT NULL,
+    dimensions INTEGER NOT NULL REFERENCES dimensions (number),
+    requests INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_5m_tokens INTEGER NOT NULL,
+    cache_write_1h_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost_nanos INTEGER NOT NULL,
+    full_cost_nanos INTEGER NOT NULL,
+    saved_nanos INTEGER NOT NULL,
+    miss TEXT,
+    alternatives TEXT,
+    ttft BLOB,
+    latency BLOB,
+    PRIMARY KEY (span, at_us, dimensions)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE details (
+    id TEXT PRIMARY KEY NOT NULL,
+    at_us INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    question TEXT,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX details_at ON details (at_us);
+CREATE TABLE marks (name TEXT PRIMARY KEY NOT NULL, at_us INTEGER NOT NULL) STRICT;
+CREATE TABLE budgets (
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    budget TEXT NOT NULL,
+    PRIMARY KEY (owner, name)
+) STRICT;
+CREATE TABLE alerts (
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    period_us INTEGER NOT NULL,
+    per_mille INTEGER NOT NULL,
+    at_us INTEGER NOT NULL,
+    spent_nanos INTEGER NOT NULL,
+    limit_nanos INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    error TEXT,
+    PRIMARY KEY (owner, name, period_us, per_mille)
+) STRICT;
+",
 ];
+
+/// Version from which sums are kept beside the records.
+const ROLLED_UP: usize = 3;
+
+/// Records that are summed up at a time when an older file is brought up to date.
+const BATCH: usize = 50_000;
 
 /// Brings a file to the newest version.
 pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
@@ -58,11 +136,32 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Le
     for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(step).map_err(open)?;
     }
+    if (1..ROLLED_UP as i64).contains(&found) {
+        sum_up(&transaction)?;
+    }
     if found < known {
         transaction.pragma_update(None, "user_version", known).map_err(open)?;
     }
     crate::feedback::create(&transaction).map_err(open)?;
     transaction.commit().map_err(open)
+}
+
+/// Makes the sums of records that were written before there were any.
+fn sum_up(transaction: &Connection) -> Result<(), LedgerError> {
+    let mut known = Known::new();
+    let mut select = transaction.prepare(&format!("SELECT {} FROM requests ORDER BY at_us", rows::COLUMNS))?;
+    let mut records = select.query([])?;
+    let mut additions = Additions::default();
+    let mut batched = 0;
+    while let Some(row) = records.next()? {
+        additions.record(&rows::read(row)?);
+        batched += 1;
+        if batched == BATCH {
+            std::mem::take(&mut additions).write(transaction, &mut known)?;
+            batched = 0;
+        }
+    }
+    additions.write(transaction, &mut known)
 }
 
 #[cfg(test)]
@@ -93,6 +192,8 @@ mod tests {
             assert_eq!(records.len(), 1);
             assert_eq!((records[0].predicted.cost.nanos(), records[0].predicted.usage), (7, None));
             assert_eq!(ledger.predictions(None).unwrap(), [], "nothing to compare with");
+            let totals = ledger.totals(None).unwrap();
+            assert_eq!((totals.all.requests, totals.all.cost.nanos()), (1, 6), "summed up once");
         }
         let version: i64 =
             Connection::open(&path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();

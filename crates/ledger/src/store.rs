@@ -1,249 +1,310 @@
-//! Records in SQLite.
+//! The ledger: opening it, taking records, reading.
 //!
-//! Write-ahead log with `synchronous=FULL`: a commit is synced before [`Ledger::record`] returns. Amounts are stored as
-//! integer nano-dollars and summed as integers.
+//! A ledger in a file has two parts: the journal, which acknowledges a record with one write, and the database, which one
+//! thread brings up to date in batches, roll-ups in the same transaction. Every reading first waits until the database has
+//! all that was acknowledged, also what other processes have only in their journals.
+//!
+//! What is durable when: with [`Durability::Process`] an acknowledged record is in the hands of the operating system, and
+//! survives the end of the process however it comes; with [`Durability::Power`] it is on the device, and survives a power
+//! failure too. The database itself is consistent after either.
 
 use std::{
-    collections::BTreeMap,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
-use rusqlite::{Connection, Row, params};
-
-use edgewise_types::{Money, TenantId, Usage};
+use rusqlite::{Connection, OpenFlags};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    Compared, Grouping, LedgerError, Prediction, PredictionErrors, RequestRecord, RequestStatus, Sums, Totals, schema,
+    LedgerError, PredictionErrors, RequestRecord, Totals, UsageFilter,
+    apply::{self, Books},
+    budget::Meter,
+    prediction::Compared,
+    query::{Dimension, UsageQuery},
+    requests::RequestQuery,
+    rollup::stored,
+    rows, schema,
+    writer::Writer,
 };
 
 /// Most records that predictions are compared in.
 pub const MOST_COMPARED: usize = 10_000;
 
-const COLUMNS: &str = "id, at_us, tenant, collection, model, template_hash, route, forced, status, input_tokens, \
-    cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, cost_nanos, full_cost_nanos, \
-    predicted_cost_nanos, predicted_ttft_ms, predicted_latency_ms, timings, question_chars, predicted_input_tokens, \
-    predicted_cache_read_tokens, predicted_cache_write_5m_tokens, predicted_cache_write_1h_tokens, \
-    predicted_output_tokens";
+/// Readers kept open for later use.
+const READERS: usize = 4;
 
-const SUMS: &str = "count(*), coalesce(sum(input_tokens), 0), coalesce(sum(cache_read_tokens), 0), \
-    coalesce(sum(cache_write_5m_tokens), 0), coalesce(sum(cache_write_1h_tokens), 0), \
-    coalesce(sum(output_tokens), 0), coalesce(sum(cost_nanos), 0), \
-    coalesce(sum(full_cost_nanos - cost_nanos), 0)";
+/// How long one process waits for another to finish with the database.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The ledger. Share it in an `Arc`; calls from several threads take turns.
+/// What an acknowledged record survives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process, however it comes.
+    #[default]
+    Process,
+    /// A power failure too: every record is synced, together with those that come meanwhile.
+    Power,
+}
+
+/// How a ledger is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerOptions {
+    /// What an acknowledged record survives.
+    pub durability: Durability,
+    /// Whether details may hold questions, answers and quotes. The ledger only tells: who makes details obeys.
+    pub texts: bool,
+}
+
+impl Default for LedgerOptions {
+    fn default() -> Self {
+        Self { durability: Durability::Process, texts: true }
+    }
+}
+
+/// What a rating of a request will need, and the id its caller knows it by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// Id its caller knows it by.
+    pub request_id: String,
+    /// What the planner keeps of it, opaque to the ledger.
+    pub decision: String,
+}
+
+/// Texts and decisions of one request, kept apart from its record and for a shorter time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// The question, which is searched; absent where no texts are kept.
+    pub question: Option<String>,
+    /// JSON.
+    pub body: String,
+}
+
+/// Makes a [`Detail`] on the ledger's own thread, so that the request does not wait for it.
+pub type DetailSource = Box<dyn FnOnce() -> Option<Detail> + Send>;
+
+/// A record with what belongs to it.
+pub struct Entry {
+    /// The record.
+    pub record: RequestRecord,
+    /// Of an answer that may be rated.
+    pub decided: Option<Decided>,
+    /// Detail. Not acknowledged: one that was not written yet when the process is killed is lost.
+    pub detail: Option<DetailSource>,
+}
+
+impl From<RequestRecord> for Entry {
+    fn from(record: RequestRecord) -> Self {
+        Self { record, decided: None, detail: None }
+    }
+}
+
+type Observer = Box<dyn Fn(&RequestRecord) + Send + Sync>;
+
+/// The ledger. Share it in an `Arc`.
 pub struct Ledger {
-    connection: Mutex<Connection>,
+    /// The connection that writes, shared with the writer's thread.
+    books: Arc<Mutex<Books>>,
+    /// Connections that read; `None` in memory, where there is only one connection.
+    readers: Option<Readers>,
+    /// `None` in memory, where records are written at once.
+    writer: Option<Writer>,
+    observers: RwLock<Vec<Observer>>,
+    pub(crate) meter: Meter,
+    texts: bool,
+}
+
+struct Readers {
+    path: std::path::PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// A panic elsewhere cannot leave a transaction half done: what the lock guards is usable.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ledger {
-    /// Opens the ledger at `path`, or makes it. Its folder must exist.
+    /// Opens the ledger at `path`, or makes it, surviving the end of the process. Its folder must exist.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        Self::open_with(path, LedgerOptions::default())
+    }
+
+    /// Opens the ledger at `path`, or makes it. Its folder must exist. What processes that were killed left in their
+    /// journals is in the database when this returns.
+    pub fn open_with(path: &Path, options: LedgerOptions) -> Result<Self, LedgerError> {
+        let LedgerOptions { durability, texts } = options;
         let open = |source| LedgerError::Open { path: path.to_owned(), source };
-        let connection = Connection::open(path).map_err(open)?;
-        // Another process may be reading: wait rather than fail.
-        connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+        let mut connection = Connection::open(path).map_err(open)?;
+        // Another process may be reading or writing: wait rather than fail.
+        connection.busy_timeout(PATIENCE).map_err(open)?;
         connection.pragma_update(None, "journal_mode", "wal").map_err(open)?;
-        connection.pragma_update(None, "synchronous", "full").map_err(open)?;
-        Self::with_schema(connection, path)
+        let synchronous = match durability {
+            Durability::Process => "normal",
+            Durability::Power => "full",
+        };
+        connection.pragma_update(None, "synchronous", synchronous).map_err(open)?;
+        schema::migrate(&mut connection, path)?;
+        let books = Arc::new(Mutex::new(Books::new(connection)));
+        let writer = Writer::start(path, durability, Arc::clone(&books))?;
+        let ledger = Self {
+            books,
+            readers: Some(Readers { path: path.to_owned(), idle: Mutex::default() }),
+            writer: Some(writer),
+            observers: RwLock::default(),
+            meter: Meter::default(),
+            texts,
+        };
+        ledger.settle()?;
+        Ok(ledger)
     }
 
     /// A ledger that ends with the process.
     pub fn in_memory() -> Result<Self, LedgerError> {
-        Self::with_schema(Connection::open_in_memory()?, Path::new(":memory:"))
+        let mut connection = Connection::open_in_memory()?;
+        schema::migrate(&mut connection, Path::new(":memory:"))?;
+        Ok(Self {
+            books: Arc::new(Mutex::new(Books::new(connection))),
+            readers: None,
+            writer: None,
+            observers: RwLock::default(),
+            meter: Meter::default(),
+            texts: LedgerOptions::default().texts,
+        })
     }
 
-    fn with_schema(mut connection: Connection, path: &Path) -> Result<Self, LedgerError> {
-        schema::migrate(&mut connection, path)?;
-        Ok(Self { connection: Mutex::new(connection) })
+    /// Whether details may hold questions, answers and quotes.
+    pub fn keeps_texts(&self) -> bool {
+        self.texts
     }
 
-    /// A panic elsewhere cannot leave a transaction half done: the connection is usable.
-    pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Calls `observer` with every record from now on, on the thread that brings it, right after it is acknowledged. It
+    /// must be quick.
+    pub fn observe(&self, observer: impl Fn(&RequestRecord) + Send + Sync + 'static) {
+        self.observers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(observer));
     }
 
-    /// Writes one record. It is on disk when this returns.
+    /// Takes one record. It is durable when this returns.
     pub fn record(&self, record: &RequestRecord) -> Result<(), LedgerError> {
-        let timings = serde_json::to_string(&record.timings)
-            .map_err(|error| LedgerError::Damaged { id: record.id.clone(), reason: error.to_string() })?;
-        let predicted = |class: fn(&Usage) -> usize| record.predicted.usage.as_ref().map(|usage| stored(class(usage)));
-        let connection = self.connection();
-        let mut insert = connection.prepare_cached(&format!(
-            "INSERT INTO requests ({COLUMNS}) VALUES \
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-             ?22, ?23, ?24, ?25, ?26)"
-        ))?;
-        let done = insert.execute(params![
-            record.id,
-            record.at.as_microsecond(),
-            record.tenant.0.as_ref(),
-            record.collection.as_ref().map_or("", |collection| collection.as_str()),
-            record.model,
-            record.template_hash,
-            record.route,
-            record.forced,
-            record.status.as_str(),
-            stored(record.usage.input_tokens),
-            stored(record.usage.cache_read_tokens),
-            stored(record.usage.cache_write_5m_tokens),
-            stored(record.usage.cache_write_1h_tokens),
-            stored(record.usage.output_tokens),
-            record.cost.nanos(),
-            record.full_cost.map(Money::nanos),
-            record.predicted.cost.nanos(),
-            record.predicted.ttft_ms,
-            record.predicted.latency_ms,
-            timings,
-            stored(record.question_chars),
-            predicted(|usage| usage.input_tokens),
-            predicted(|usage| usage.cache_read_tokens),
-            predicted(|usage| usage.cache_write_5m_tokens),
-            predicted(|usage| usage.cache_write_1h_tokens),
-            predicted(|usage| usage.output_tokens),
-        ]);
-        match done {
-            Ok(_) => Ok(()),
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
-                Err(LedgerError::DuplicateId { id: record.id.clone() })
-            }
-            Err(error) => Err(error.into()),
+        self.enter(record.clone().into())
+    }
+
+    /// Takes one record with what belongs to it. Record and decision are durable when this returns.
+    pub fn enter(&self, mut entry: Entry) -> Result<(), LedgerError> {
+        make_finite(&mut entry.record);
+        // Observed from a copy: by then the entry is on its way.
+        let observers = self.observers.read().unwrap_or_else(PoisonError::into_inner);
+        let record = entry.record.clone();
+        match &self.writer {
+            Some(writer) => writer.enter(entry)?,
+            None => apply::apply(&mut lock(&self.books), &[apply::Ready::from(entry)])?,
         }
+        self.meter.spend(&record);
+        observers.iter().for_each(|observer| observer(&record));
+        Ok(())
+    }
+
+    /// Waits until the database has every acknowledged record, those of other processes included.
+    pub(crate) fn settle(&self) -> Result<(), LedgerError> {
+        self.writer.as_ref().map_or(Ok(()), |writer| writer.settle(&self.books))
+    }
+
+    /// Runs `read` on a connection, after every acknowledged record is in the database.
+    pub(crate) fn reading<T>(
+        &self,
+        read: impl FnOnce(&mut Connection) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        self.settle()?;
+        let Some(readers) = &self.readers else { return read(&mut lock(&self.books).connection) };
+        let idle = lock(&readers.idle).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let connection = Connection::open_with_flags(&readers.path, flags)?;
+                connection.busy_timeout(PATIENCE)?;
+                connection
+            }
+        };
+        let result = read(&mut connection);
+        let mut idle = lock(&readers.idle);
+        if idle.len() < READERS {
+            idle.push(connection);
+        }
+        result
+    }
+
+    /// Runs `write` on the connection that writes, after every acknowledged record is in the database.
+    pub(crate) fn writing<T>(
+        &self,
+        write: impl FnOnce(&mut Connection) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        self.settle()?;
+        write(&mut lock(&self.books).connection)
     }
 
     /// The newest `limit` records, newest first; of records of the same microsecond, the one written last comes first.
     pub fn recent(&self, limit: usize) -> Result<Vec<RequestRecord>, LedgerError> {
-        let connection = self.connection();
-        let mut select = connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM requests ORDER BY at_us DESC, rowid DESC LIMIT ?1"))?;
-        let mut rows = select.query([stored(limit)])?;
-        let mut records = Vec::new();
-        while let Some(row) = rows.next()? {
-            records.push(read(row)?);
-        }
-        Ok(records)
+        Ok(self.requests(&RequestQuery { limit, ..RequestQuery::default() })?.requests)
     }
 
     /// How good predictions were since `since`, or of all records, but at most of the newest [`MOST_COMPARED`].
     pub fn predictions(&self, since: Option<jiff::Timestamp>) -> Result<Vec<PredictionErrors>, LedgerError> {
-        let connection = self.connection();
-        let mut select = connection.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM requests WHERE at_us >= ?1 ORDER BY at_us DESC, rowid DESC LIMIT ?2"
-        ))?;
-        let mut rows = select.query([since_us(since), stored(MOST_COMPARED)])?;
-        let mut records = Vec::new();
-        while let Some(row) = rows.next()? {
-            records.extend(Compared::of(&read(row)?));
-        }
-        Ok(PredictionErrors::of(records))
+        self.reading(|connection| {
+            let mut select = connection.prepare_cached(&format!(
+                "SELECT {} FROM requests WHERE at_us >= ?1 ORDER BY at_us DESC, rowid DESC LIMIT ?2",
+                rows::COLUMNS
+            ))?;
+            let since = since.map_or(i64::MIN, |since| since.as_microsecond());
+            let mut rows = select.query([since, stored(MOST_COMPARED)])?;
+            let mut records = Vec::new();
+            while let Some(row) = rows.next()? {
+                records.extend(Compared::of(&rows::read(row)?));
+            }
+            Ok(PredictionErrors::of(records))
+        })
     }
 
-    /// Sums over the records since `since`, or over all.
+    /// Sums over all records since `since`, or over all there ever were.
     pub fn totals(&self, since: Option<jiff::Timestamp>) -> Result<Totals, LedgerError> {
-        let by_route = self.grouped(Grouping::Route, since)?;
-        let connection = self.connection();
-        let mut select = connection.prepare_cached(&format!("SELECT '', {SUMS} FROM requests WHERE at_us >= ?1"))?;
-        let all = select.query_row([since_us(since)], |row| Ok(sums(row)?.1))?;
-        Ok(Totals { all, by_route })
+        self.totals_of(since, UsageFilter::default())
     }
 
-    /// Sums over the records of each group since `since`, or over all.
-    pub fn grouped(&self, by: Grouping, since: Option<jiff::Timestamp>) -> Result<BTreeMap<String, Sums>, LedgerError> {
-        let column = match by {
-            Grouping::Route => "route",
-            Grouping::Tenant => "tenant",
-            Grouping::Collection => "collection",
-            Grouping::Model => "model",
-            Grouping::Status => "status",
-        };
-        let connection = self.connection();
-        let mut select = connection
-            .prepare_cached(&format!("SELECT {column}, {SUMS} FROM requests WHERE at_us >= ?1 GROUP BY {column}"))?;
-        let groups = select.query_map([since_us(since)], sums)?;
-        Ok(groups.collect::<Result<_, _>>()?)
+    /// Sums over the records that `filter` selects, since `since` or over all there ever were.
+    pub fn totals_of(&self, since: Option<jiff::Timestamp>, filter: UsageFilter) -> Result<Totals, LedgerError> {
+        let query = UsageQuery { from: since, by: vec![Dimension::Route], filter, ..UsageQuery::default() };
+        let table = self.usage(&query)?;
+        let by_route = table.groups.into_iter().map(|group| {
+            let route = group.keys.into_iter().next().map_or_else(String::new, |(_, route)| route);
+            (route, group.sums)
+        });
+        Ok(Totals { by_route: by_route.collect(), all: table.total })
     }
 }
 
-/// SQLite's integers are signed. A count that large does not occur; it would be stored as the largest.
-fn stored(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<usize> {
-    let stored: i64 = row.get(column)?;
-    usize::try_from(stored).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, stored))
-}
-
-fn since_us(since: Option<jiff::Timestamp>) -> i64 {
-    since.map_or(i64::MIN, |since| since.as_microsecond())
-}
-
-fn sums(row: &Row<'_>) -> rusqlite::Result<(String, Sums)> {
-    let usage = Usage {
-        input_tokens: count(row, 2)?,
-        cache_read_tokens: count(row, 3)?,
-        cache_write_5m_tokens: count(row, 4)?,
-        cache_write_1h_tokens: count(row, 5)?,
-        output_tokens: count(row, 6)?,
-    };
-    let sums = Sums {
-        requests: count(row, 1)?,
-        usage,
-        cost: Money::from_nanos(row.get(7)?),
-        saved_against_full: Money::from_nanos(row.get(8)?),
-    };
-    Ok((row.get(0)?, sums))
-}
-
-fn predicted_usage(row: &Row<'_>) -> rusqlite::Result<Option<Usage>> {
-    if row.get::<_, Option<i64>>(21)?.is_none() {
-        return Ok(None);
+/// JSON has no infinite or undefined numbers: such a time would make the record unreadable.
+fn make_finite(record: &mut RequestRecord) {
+    let t = &mut record.timings;
+    let times = [
+        &mut t.embed_ms,
+        &mut t.lexical_ms,
+        &mut t.vector_ms,
+        &mut t.fuse_ms,
+        &mut t.plan_ms,
+        &mut t.queue_ms,
+        &mut t.prefill_ms,
+        &mut t.decode_ms,
+        &mut t.cite_ms,
+        &mut t.ttft_ms,
+        &mut t.total_ms,
+        &mut record.predicted.ttft_ms,
+        &mut record.predicted.latency_ms,
+    ];
+    let routes = record.candidates.iter_mut().flat_map(|route| [&mut route.latency_ms, &mut route.quality]);
+    for value in times.into_iter().chain(routes) {
+        if !value.is_finite() {
+            *value = 0.0;
+        }
     }
-    Ok(Some(Usage {
-        input_tokens: count(row, 21)?,
-        cache_read_tokens: count(row, 22)?,
-        cache_write_5m_tokens: count(row, 23)?,
-        cache_write_1h_tokens: count(row, 24)?,
-        output_tokens: count(row, 25)?,
-    }))
-}
-
-fn read(row: &Row<'_>) -> Result<RequestRecord, LedgerError> {
-    let id: String = row.get(0)?;
-    let damaged = |reason: String| LedgerError::Damaged { id: id.clone(), reason };
-    let status: String = row.get(8)?;
-    let collection: String = row.get(3)?;
-    let timings: String = row.get(19)?;
-    Ok(RequestRecord {
-        at: jiff::Timestamp::from_microsecond(row.get(1)?).map_err(|error| damaged(error.to_string()))?,
-        tenant: TenantId(row.get::<_, String>(2)?.into()),
-        collection: match collection.as_str() {
-            "" => None,
-            name => Some(name.parse().map_err(|error| damaged(format!("{error}")))?),
-        },
-        model: row.get(4)?,
-        template_hash: row.get(5)?,
-        route: row.get(6)?,
-        forced: row.get(7)?,
-        status: RequestStatus::from_name(&status).ok_or_else(|| damaged(format!("unknown status `{status}`")))?,
-        usage: Usage {
-            input_tokens: count(row, 9)?,
-            cache_read_tokens: count(row, 10)?,
-            cache_write_5m_tokens: count(row, 11)?,
-            cache_write_1h_tokens: count(row, 12)?,
-            output_tokens: count(row, 13)?,
-        },
-        cost: Money::from_nanos(row.get(14)?),
-        full_cost: row.get::<_, Option<i64>>(15)?.map(Money::from_nanos),
-        predicted: Prediction {
-            cost: Money::from_nanos(row.get(16)?),
-            ttft_ms: row.get(17)?,
-            latency_ms: row.get(18)?,
-            usage: predicted_usage(row)?,
-        },
-        timings: serde_json::from_str(&timings).map_err(|error| damaged(error.to_string()))?,
-        question_chars: count(row, 20)?,
-        id,
-    })
 }

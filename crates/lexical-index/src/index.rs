@@ -315,12 +315,17 @@ impl LexicalIndex {
         query::search(self, bm25, text, k, filter).map_err(|error| LexicalError::tantivy(&self.path, &error))
     }
 
-    /// What a text of average length scores for `text` that has each of its words once in the body: what scores of a search
-    /// can be measured by. 0 for a text without words.
-    pub fn weight_of(&self, text: &str) -> Result<f32, LexicalError> {
-        let weights =
-            query::weights(self, self.config.bm25, text).map_err(|error| LexicalError::tantivy(&self.path, &error))?;
-        Ok(weights.terms.iter().map(|(_, weight)| weight).sum())
+    /// How much of `text`, by the weight of its words in this index, `other` has too: 0 to 1. 0 for a text without words.
+    pub fn share_in(&self, text: &str, other: &str) -> Result<f32, LexicalError> {
+        let weigh = |text| {
+            query::weights(self, self.config.bm25, text).map_err(|error| LexicalError::tantivy(&self.path, &error))
+        };
+        let (text, other) = (weigh(text)?, weigh(other)?);
+        // Terms are in order.
+        let has = |term: &String| other.terms.binary_search_by(|(known, _)| known.cmp(term)).is_ok();
+        let all: f32 = text.terms.iter().map(|(_, weight)| weight).sum();
+        let shared: f32 = text.terms.iter().filter(|(term, _)| has(term)).map(|(_, weight)| weight).sum();
+        Ok(if all > 0.0 { shared / all } else { 0.0 })
     }
 
     /// Starts an update. Waits for another thread's to end; takes the lock file unless this index holds it already.

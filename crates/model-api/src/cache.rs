@@ -93,6 +93,9 @@ pub fn prompt_usage(
 pub struct RetainedPrefix {
     /// Its name, never used twice by one engine.
     pub id: u64,
+    /// Id of the longest other prefix that it begins with, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u64>,
     /// Whose it is.
     pub tenant: TenantId,
     /// Its length.

@@ -241,6 +241,8 @@ pub enum GenerationEvent {
         sample: usize,
         /// Why.
         reason: FinishReason,
+        /// The stop string that came up, where the engine knows which.
+        stop: Option<String>,
         /// Text to append.
         text: String,
         /// Tokens used. The prompt is counted with the sample that ends first: the sum over all samples is the

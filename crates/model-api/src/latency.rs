@@ -3,8 +3,12 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Prefill time `a + b·(T−P) + c·(T²−P²)` for a prompt of `T` tokens of which `P` are resident, and decode time
+/// Prefill time `a + b·(T−P) + c·(T²−P²) + r·P` for a prompt of `T` tokens of which `P` are resident, and decode time
 /// `d + e·T` per output token. Linear work is matrix products; the quadratic term is attention. Milliseconds.
+///
+/// `r` is what reading the resident keys and values takes, whatever number of tokens attends to them. It shows where few
+/// do, as when a question follows a long prefix that is in the cache. A decode step reads them too, for one token and two
+/// pairs of positions per token of context, so `r = e − 2c`, or 0 where attention is bound by arithmetic alone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LatencyCurve {
     /// Fixed cost of a request.
@@ -24,7 +28,12 @@ impl LatencyCurve {
     pub fn prefill_ms(&self, prompt: usize, resident: usize) -> f64 {
         let t = prompt as f64;
         let p = resident.min(prompt) as f64;
-        self.a + self.b * (t - p) + self.c * (t * t - p * p)
+        self.a + self.b * (t - p) + self.c * (t * t - p * p) + if p < t { self.reading() * p } else { 0.0 }
+    }
+
+    /// Time to read the keys and values of one resident token, in milliseconds.
+    fn reading(&self) -> f64 {
+        (self.e - 2.0 * self.c).max(0.0)
     }
 
     /// Decode time in milliseconds of `output` tokens after a prompt of `prompt` tokens.
@@ -86,6 +95,10 @@ mod tests {
         assert_eq!(CURVE.prefill_ms(100, 100), 5.0);
         assert_eq!(CURVE.prefill_ms(100, 0), 5.0 + 200.0 + 10.0);
         assert!(CURVE.prefill_ms(100, 50) < CURVE.prefill_ms(100, 49));
+        // Ten tokens behind ninety: 20 for themselves, 1.9 for pairs, and 0.72 to read the ninety.
+        assert!((CURVE.prefill_ms(100, 90) - (5.0 + 20.0 + 1.9 + 0.72)).abs() < 1e-9);
+        let arithmetic = LatencyCurve { e: 0.001, ..CURVE };
+        assert!((arithmetic.prefill_ms(100, 90) - (5.0 + 20.0 + 1.9)).abs() < 1e-9);
         assert_eq!(CURVE.prefill_ms(100, 500), 5.0, "more resident than prompt costs the fixed part");
     }
 

@@ -6,7 +6,8 @@ use std::{
 };
 
 use edgewise_model_api::{
-    FinishReason, GenerateRequest, GenerationEvent, GenerationStream, GenerationTimings, ModelError, NextEvent, Prompt,
+    FinishReason, GenerateRequest, GenerationEvent, GenerationStream, GenerationTimings, MissReason, ModelError,
+    NextEvent, Prompt,
 };
 use edgewise_retrieval::Collection;
 use edgewise_types::{DocumentId, Money, Span, Timings, Usage};
@@ -35,7 +36,10 @@ struct Heard {
     logprobs: Vec<f32>,
     /// Prompt tokens that were resident.
     cached: usize,
+    /// Why not more were.
+    miss: Option<MissReason>,
     reason: FinishReason,
+    stop: Option<String>,
     usage: Usage,
     timings: GenerationTimings,
     /// When its first token came, since the request began.
@@ -95,7 +99,8 @@ pub(crate) fn carry_out(
         recap: recap.is_some(),
         attempt: None,
     };
-    let (mut usage, mut cost) = (heard.usage, request.cost(&heard.usage));
+    let (mut usage, mut cost) = (heard.usage, request.cost(&heard));
+    let first_miss = heard.miss;
     let mut escalation = None;
     if settled.probability > planner.options.escalate_above {
         let judging = explanation.pre_route.as_ref().map_or(Money::ZERO, |judged| judged.cost);
@@ -134,7 +139,7 @@ pub(crate) fn carry_out(
                 settled = request.settle(&composed, &heard)?;
                 timings.cite_ms += settled.ms;
                 usage = usage.plus(&heard.usage);
-                cost += request.cost(&heard.usage);
+                cost += request.cost(&heard);
                 let attempt = Attempt { answer: first_heard.raw, sources: std::mem::take(&mut turn.sources) };
                 turn = Turn {
                     answer: heard.raw.clone(),
@@ -162,6 +167,9 @@ pub(crate) fn carry_out(
         prompt_map: compose::mark_cached(composed.segments, heard.cached),
         sources: composed.sources,
         finish_reason: heard.reason,
+        // A second prompt goes on from the first: what the first did not find is what there was to be missed.
+        miss: first_miss.or(heard.miss),
+        stop_sequence: heard.stop.clone(),
         model: planner.generator.info().model.clone(),
         cost,
         usage,
@@ -202,19 +210,20 @@ impl Request<'_> {
         })
     }
 
-    fn cost(&self, usage: &Usage) -> Money {
-        self.planner.prices.cost(&self.planner.generator.info().model, usage)
+    fn cost(&self, heard: &Heard) -> Money {
+        let GenerationTimings { prefill_ms, decode_ms, .. } = heard.timings;
+        self.planner.model_prices().cost_of(&heard.usage, prefill_ms + decode_ms)
     }
 
     /// Passes a generation on to `sink` until it ends.
     fn listen(&self, mut stream: GenerationStream, sink: &mut Sink<'_>) -> Result<Heard, PlannerError> {
-        let (mut raw, mut logprobs, mut cached, mut ttft_ms) = (String::new(), Vec::new(), 0, None);
+        let (mut raw, mut logprobs, mut found, mut ttft_ms) = (String::new(), Vec::new(), (0, None), None);
         let mut phases = edgewise_telemetry::Phases::queued();
         loop {
             match stream.next_within(PATIENCE) {
-                NextEvent::Event(GenerationEvent::Started { cached_tokens, .. }) => {
+                NextEvent::Event(GenerationEvent::Started { cached_tokens, miss }) => {
                     phases.started(cached_tokens);
-                    cached = cached_tokens;
+                    found = (cached_tokens, miss);
                 }
                 NextEvent::Event(GenerationEvent::Token { text, logprob, .. }) => {
                     phases.token();
@@ -223,14 +232,15 @@ impl Request<'_> {
                     raw.push_str(&text);
                     tell(sink, AnswerEvent::Token(text))?;
                 }
-                NextEvent::Event(GenerationEvent::Finished { reason, text, usage, timings, .. }) => {
+                NextEvent::Event(GenerationEvent::Finished { reason, stop, text, usage, timings, .. }) => {
                     raw.push_str(&text);
                     if !text.is_empty() {
                         tell(sink, AnswerEvent::Token(text))?;
                     }
                     // An answer without a token: the engine's word that it ends is what came first.
                     let ttft_ms = ttft_ms.unwrap_or_else(|| elapsed_ms(self.started));
-                    return Ok(Heard { raw, logprobs, cached, reason, usage, timings, ttft_ms });
+                    let (cached, miss) = found;
+                    return Ok(Heard { raw, logprobs, cached, miss, reason, stop, usage, timings, ttft_ms });
                 }
                 NextEvent::Event(GenerationEvent::Failed(error)) => return Err(error.into()),
                 NextEvent::NotYet => tell(sink, AnswerEvent::Waiting)?,
@@ -311,6 +321,7 @@ fn second_explanation(first: &Explanation, wider: &Wider, continues: usize) -> E
     };
     Explanation {
         chosen: wider.route,
+        escalated_from: Some(first.chosen),
         forced: false,
         candidates: wider.candidates.clone(),
         dropped: wider.dropped.clone(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use edgewise_model_api::{FinishReason, Retention, Sampling};
+use edgewise_model_api::{FinishReason, MissReason, Retention, Sampling};
 use edgewise_retrieval::Filter;
 use edgewise_types::{
     CollectionName, DocumentId, Generation, Money, NodeId, PageRange, Span, TenantId, Timings, Usage,
@@ -96,11 +96,16 @@ pub struct Query {
     pub stop: Vec<String>,
     /// Who asks.
     pub tenant: TenantId,
+    /// Public id of the key it was asked with, for the record.
+    pub key: Option<String>,
     /// Earlier turns of the conversation, oldest first: [`Answer::turn`] of each.
     pub history: Vec<Turn>,
     /// Whether to widen once when the sources seem not to hold the answer. `None` does as configured where the planner
     /// chooses the route, and does not where the caller does.
     pub escalate: Option<bool>,
+    /// What to do with the question, in place of the template `instruction`; the system message stays the operator's. To be
+    /// the same in every turn of a conversation, whose prompt would otherwise not be continued.
+    pub instructions: Option<String>,
 }
 
 impl Query {
@@ -119,8 +124,10 @@ impl Query {
             max_output_tokens: None,
             stop: Vec::new(),
             tenant: TenantId::local(),
+            key: None,
             history: Vec::new(),
             escalate: None,
+            instructions: None,
         }
     }
 }
@@ -269,6 +276,9 @@ pub struct Explanation {
     pub generation: Generation,
     /// The route taken.
     pub chosen: Route,
+    /// The route whose answer seemed not to be in its sources, where this one was taken after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalated_from: Option<Route>,
     /// Whether the caller asked for it.
     pub forced: bool,
     /// What was optimised.
@@ -476,6 +486,12 @@ pub struct Answer {
     pub prompt_map: Vec<Segment>,
     /// Why generation ended.
     pub finish_reason: FinishReason,
+    /// Why not more of the prompt was resident; absent where all that can be was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miss: Option<MissReason>,
+    /// The stop string that came up, where the engine knows which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_sequence: Option<String>,
     /// Model that answered.
     pub model: String,
     /// Tokens used.

@@ -124,6 +124,8 @@ pub(crate) struct Composer<'a> {
     pub(crate) steps: &'a [Step],
     /// What is repeated of the turn before, in a prompt that does not hold it.
     pub(crate) recap: Option<&'a Recap>,
+    /// What to do with the questions, in place of the template.
+    pub(crate) instruction: Option<&'a str>,
 }
 
 /// What a part of the messages becomes in the prompt map.
@@ -277,7 +279,7 @@ impl Composer<'_> {
         if let Some(Recap { question, answer }) = recap {
             writer.part(SegmentKind::Recap, turn, None, templates.recap(&RecapVars { question, answer })?);
         }
-        let question = templates.question(&QuestionVars { question, instruction: None })?;
+        let question = templates.question(&QuestionVars { question, instruction: self.instruction })?;
         writer.part(SegmentKind::Question, turn, None, question);
         writer.end(Role::User);
         Ok(())
@@ -370,8 +372,16 @@ mod tests {
         let generator = ScriptedGenerator::new(|_| "ok");
         let prompts = Prompts::load(None).unwrap();
         let turn = steps.last().map_or(0, |step| step.turn) + 1;
-        let composer =
-            Composer { generator: &generator, prompts: &prompts, collection: "guide", question, turn, steps, recap };
+        let composer = Composer {
+            generator: &generator,
+            prompts: &prompts,
+            collection: "guide",
+            question,
+            turn,
+            steps,
+            recap,
+            instruction: None,
+        };
         (composer.compose(kind, sources).unwrap(), generator)
     }
 
@@ -440,6 +450,7 @@ mod tests {
             turn: 1,
             steps: &[],
             recap: None,
+            instruction: None,
         };
         let sources = [source("First text. It is long.", 1), source("Second text.", 2)];
         let excerpt = ExcerptText { n: 2, title: "Alpha".to_owned(), text: "Second".to_owned() };

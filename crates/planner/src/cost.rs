@@ -43,7 +43,14 @@ pub(crate) fn forecast(usage: &Usage, prices: &ModelPrices, conditions: &Conditi
     let prefill_ms = curve.prefill_ms(prompt, usage.cache_read_tokens);
     let ttft_ms = before_ms + ahead.ttft_ms(prefill_ms);
     let decode_ms = ahead.decode_ms(prefill_ms, curve.decode_ms(prompt, usage.output_tokens), usage.output_tokens);
-    Forecast { cost: prices.cost(usage), ttft_ms, latency_ms: ttft_ms + decode_ms + after_ms }
+    let cost = prices.cost_of(usage, work_ms(usage, curve));
+    Forecast { cost, ttft_ms, latency_ms: ttft_ms + decode_ms + after_ms }
+}
+
+/// How long the engine works on a request that uses `usage`, nothing else running.
+pub(crate) fn work_ms(usage: &Usage, curve: &LatencyCurve) -> f64 {
+    let prompt = usage.prompt_tokens();
+    curve.prefill_ms(prompt, usage.cache_read_tokens) + curve.decode_ms(prompt, usage.output_tokens)
 }
 
 /// How the tokens of `prompt` would be counted if its last stable prefix were not kept.
@@ -96,18 +103,19 @@ mod tests {
     #[test]
     fn the_price_formula_by_hand() {
         let book = PriceBook::parse(
-            "effective = \"2026-01-01\"\n[default]\ninput = \"1\"\ncache_read = \"0.1\"\ncache_write_5m = \"1.25\"\n\
+            "[[default]]\nfrom = \"2026-01-01\"\ninput = \"1\"\ncache_read = \"0.1\"\ncache_write_5m = \"1.25\"\n\
              cache_write_1h = \"2\"\noutput = \"5\"",
             "test",
         )
-        .unwrap();
+        .unwrap()
+        .earliest("");
         let curve = LatencyCurve { a: 1.0, b: 2.0, c: 0.0, d: 10.0, e: 0.0 };
         let usage = expected_usage(&prompt(), 50, 0, 7);
         let idle = Conditions { curve, ahead: Ahead::default(), before_ms: 30.0, after_ms: 4.0 };
-        let alone = forecast(&usage, &book.default, &idle);
+        let alone = forecast(&usage, &book, &idle);
         assert_eq!(alone.cost.nanos(), 50 * 100 + 40 * 1250 + 10 * 1000 + 7 * 5000);
         assert_eq!((alone.ttft_ms, alone.latency_ms), (30.0 + 1.0 + 2.0 * 50.0, 131.0 + 70.0 + 4.0));
-        let busy = forecast(&usage, &book.default, &Conditions { ahead: Ahead::of_prompts(41.0), ..idle });
+        let busy = forecast(&usage, &book, &Conditions { ahead: Ahead::of_prompts(41.0), ..idle });
         assert_eq!((busy.ttft_ms, busy.latency_ms), (alone.ttft_ms + 41.0, alone.latency_ms + 41.0));
     }
 

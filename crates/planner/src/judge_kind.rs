@@ -29,7 +29,10 @@ const SHARE: f32 = 0.5;
 
 impl Planner {
     /// What the model says of `question`, and the router's `kinds` blended with it.
-    pub(crate) fn judge_kind(
+    ///
+    /// # Errors
+    /// Those of the model, which may refuse constraints; a choice of route goes on without its word.
+    pub fn judge_kind(
         &self,
         question: &str,
         tenant: &TenantId,
@@ -75,8 +78,9 @@ impl Planner {
         let probability = logprob.exp().clamp(0.0, 1.0);
         let said = WORDS.iter().position(|known| *known == word.trim().to_lowercase());
         let kind = said.and_then(|at| QuestionKind::TRAINED.get(at).copied());
-        let cost = self.prices.of(&self.generator.info().model).cost(&usage);
-        let judged = PreRoute { kind, probability, usage, cost, ms: elapsed_ms(started) };
+        let ms = elapsed_ms(started);
+        let cost = self.model_prices().cost_of(&usage, ms);
+        let judged = PreRoute { kind, probability, usage, cost, ms };
         Ok((said.map_or(*kinds, |at| blend(kinds, at, probability)), judged))
     }
 }

@@ -4,12 +4,14 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use edgewise_retrieval::SearchResults;
-use edgewise_types::CollectionName;
+use edgewise_retrieval::{Collection, SearchResults};
+use edgewise_types::{CollectionName, TenantId};
 
 use crate::{
-    Corrections, Explanation, Features, Feedback, Planner, PlannerError, PlannerErrorKind, PreRoute, Query, Route,
-    Router, RouterInput, features, quality,
+    Corrections, Explanation, Features, Feedback, KindProbabilities, Planner, PlannerError, PlannerErrorKind, PreRoute,
+    Query, Route, Router, RouterInput, features,
+    planner::{scope, search},
+    quality,
 };
 
 /// Router and corrections.
@@ -29,22 +31,35 @@ impl Learned {
         Arc::clone(&self.corrections.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Expected quality of a route, and how much of it feedback adds.
+    /// Expected quality of a route into a tenant's collection, and how much of it feedback adds.
     pub(crate) fn expected(
         &self,
-        collection: &CollectionName,
+        of: (&TenantId, &CollectionName),
         route: Route,
         features: &Features,
         tokens: usize,
         window: usize,
     ) -> (f64, f64) {
         let quality = quality::expected(route, features, tokens, window);
-        let shift = self.corrections().shift(collection, route, &features.kind, quality);
+        let shift = self.corrections().shift(of, route, &features.kind, quality);
         (quality + shift, shift)
     }
 }
 
 impl Planner {
+    /// How likely the question is of each kind, judged as before an answer: by its words and by what is found for it.
+    /// Prices nothing and asks no model.
+    pub fn question_kind(&self, collection: &Collection, query: &Query) -> Result<KindProbabilities, PlannerError> {
+        let top_k = self.check(query)?;
+        let (scope, _) = scope(collection, query)?;
+        let results = search(collection, query, &query.question, top_k)?;
+        let mut features = features::measure(&results.hits, scope, self.generator.queue());
+        // The route of a question that is only judged is given: nothing is left for a model to be asked.
+        let query = Query { route: query.route.or(Some(Route::Tree)), ..query.clone() };
+        self.learn_features(&mut features, &query, &results)?;
+        Ok(features.kind)
+    }
+
     /// Adds to `features` what the question adds. Gives what the model said of it, if it was asked, and notes for the
     /// caller.
     pub(crate) fn learn_features(
@@ -91,10 +106,12 @@ impl Planner {
 }
 
 impl Explanation {
-    /// What has to be kept of a decision so that the answer's rating can be learned from; without any text.
-    pub fn rated(&self, rating: f64) -> Option<Feedback> {
+    /// What has to be kept of a decision on a question of `tenant` so that the answer's rating can be learned from; without
+    /// any text.
+    pub fn rated(&self, tenant: &TenantId, rating: f64) -> Option<Feedback> {
         let chosen = self.candidates.iter().find(|candidate| candidate.route == self.chosen)?;
         Some(Feedback {
+            tenant: tenant.clone(),
             collection: self.collection.clone(),
             route: self.chosen,
             expected: (chosen.quality - chosen.feedback_shift).clamp(0.0, 1.0),

@@ -38,6 +38,7 @@ mod observed;
 mod options;
 mod place;
 mod planner;
+mod prepared;
 mod pricing;
 mod profile;
 mod quality;
@@ -48,6 +49,7 @@ mod select;
 #[cfg(test)]
 mod testing;
 mod tree;
+mod warm;
 
 pub use api::{
     Answer, AnswerEvent, AnswerSentence, Budget, Candidate, Citation, CitationMethod, Drop, Escalated, Explanation,
@@ -65,6 +67,7 @@ pub use monitor::{
 pub use options::{EffectiveWindow, PlannerOptions};
 pub use place::{arrange, edges};
 pub use planner::Planner;
+pub use prepared::Prepared;
 pub use profile::{
     CurvePoint, EFFECTIVE_SHARE, Interval, Measurement, Observation, PositionCurve, ProfileStore, ProfileStoreError,
     ReadingCell, ReadingCurve, ReadingLength, ReadingProfile, ReadingTask,
@@ -75,3 +78,4 @@ pub use router::{
     RouterFile, RouterInput, RouterReading, Scale, Sparse, kinds, ngrams, scale, word_hashes,
 };
 pub use tree::breadth as tree_breadth;
+pub use warm::Warmed;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgewise_ledger::PriceBook;
+use edgewise_ledger::{ModelPrices, PriceBook};
 use edgewise_model_api::{CacheState, Embedder, Generator};
 use edgewise_prompts::Prompts;
 use edgewise_retrieval::{Collection, SearchRequest, SearchResults};
@@ -26,6 +26,7 @@ use crate::{
     limits::Limits,
     narrow::{self, Narrowed},
     observed::Observed,
+    prepared::{Prepared, Variant},
     pricing::Pricing,
     reuse::{Prefix, Reuse},
     tree::{self, Offer},
@@ -36,6 +37,9 @@ const MIN_HITS: usize = 16;
 
 /// Most passages a query may ask for.
 const MAX_TOP_K: usize = 200;
+
+/// Longest instructions of a question, in bytes.
+const MAX_INSTRUCTIONS: usize = 16 << 10;
 
 /// Every route, narrowest first.
 pub(crate) const ROUTES: [Route; 4] = [Route::Passages, Route::Tree, Route::Documents, Route::Full];
@@ -67,7 +71,7 @@ type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 pub(crate) struct Planned {
     pub(crate) explanation: Explanation,
     pub(crate) composed: Composed,
-    pub(crate) material: Material,
+    pub(crate) material: Arc<Material>,
     /// The exchanges that the prompt continues.
     pub(crate) steps: Vec<Step>,
     /// The turns they are of.
@@ -77,17 +81,6 @@ pub(crate) struct Planned {
     pub(crate) timings: Timings,
     /// Stable prefixes of the candidate prompts that continue as many turns.
     prefixes: Vec<Prefix>,
-}
-
-/// A prompt among those compared.
-struct Variant {
-    draft: Draft,
-    /// What was left out for a limit's sake.
-    note: Option<String>,
-    /// Exchanges of the conversation it leaves out from the front; all of them in a fresh prompt.
-    without: usize,
-    /// Turns it continues.
-    turns: usize,
 }
 
 impl Planner {
@@ -106,6 +99,11 @@ impl Planner {
         let (observed, reuse, reading) = (Observed::default(), Reuse::default(), RwLock::default());
         let learned = Learned::embedded()?;
         Ok(Self { generator, embedder, prompts, prices, options, judge, observed, reuse, clock, reading, learned })
+    }
+
+    /// What its work costs now.
+    pub(crate) fn model_prices(&self) -> ModelPrices {
+        self.prices.of(&self.generator.info().model, jiff::Timestamp::now())
     }
 
     /// The model that answers.
@@ -173,7 +171,26 @@ impl Planner {
     /// The route that would be taken now, and why; its prompt, part by part; and what would follow an answer that seems
     /// not to be in the sources. Searches and composes, but generates nothing.
     pub fn explain(&self, collection: &Collection, query: &Query) -> Result<Explanation, PlannerError> {
-        let mut planned = self.plan(collection, query)?;
+        self.explained(collection, query, self.plan(collection, query)?)
+    }
+
+    /// The same of a question that was prepared before, with the route and objective of `query`.
+    pub fn explain_prepared(
+        &self,
+        collection: &Collection,
+        query: &Query,
+        prepared: &Prepared,
+    ) -> Result<Explanation, PlannerError> {
+        prepared.check(query)?;
+        self.explained(collection, query, self.decide(collection, query, prepared)?)
+    }
+
+    fn explained(
+        &self,
+        collection: &Collection,
+        query: &Query,
+        mut planned: Planned,
+    ) -> Result<Explanation, PlannerError> {
         let resident = self.generator.prefix_state(&query.tenant, &planned.composed.prompt).resident_tokens;
         planned.explanation.prompt_map = compose::mark_cached(planned.composed.segments.clone(), resident);
         planned.explanation.escalation = Some(escalate::preview(self, collection, query, &planned)?);
@@ -190,7 +207,31 @@ impl Planner {
         sink: &mut dyn FnMut(AnswerEvent) -> ControlFlow<()>,
     ) -> Result<Answer, PlannerError> {
         let started = Instant::now();
-        let planned = self.plan(collection, query)?;
+        self.answered(collection, query, self.plan(collection, query)?, started, sink)
+    }
+
+    /// The same of a question that was prepared before, perhaps by another planner with the same prompts and tokenizer,
+    /// with the route and objective of `query`. The answer's time of planning includes that of the preparation.
+    pub fn answer_prepared(
+        &self,
+        collection: &Collection,
+        query: &Query,
+        prepared: &Prepared,
+        sink: &mut dyn FnMut(AnswerEvent) -> ControlFlow<()>,
+    ) -> Result<Answer, PlannerError> {
+        let started = Instant::now();
+        prepared.check(query)?;
+        self.answered(collection, query, self.decide(collection, query, prepared)?, started, sink)
+    }
+
+    fn answered(
+        &self,
+        collection: &Collection,
+        query: &Query,
+        planned: Planned,
+        started: Instant,
+        sink: &mut dyn FnMut(AnswerEvent) -> ControlFlow<()>,
+    ) -> Result<Answer, PlannerError> {
         let kept = planned.explanation.candidates.first().filter(|candidate| candidate.kept);
         self.reuse.note(&planned.prefixes, kept.map(|candidate| candidate.route), self.now());
         answer::carry_out(self, collection, query, planned, started, sink)
@@ -198,6 +239,94 @@ impl Planner {
 
     fn plan(&self, collection: &Collection, query: &Query) -> Result<Planned, PlannerError> {
         let _span = tracing::info_span!("plan").entered();
+        self.decide(collection, query, &self.prepare(collection, query)?)
+    }
+
+    /// Prices what was prepared by the engine as it is now, and chooses.
+    fn decide(&self, collection: &Collection, query: &Query, prepared: &Prepared) -> Result<Planned, PlannerError> {
+        let (started, begun) = (Instant::now(), self.now());
+        let Prepared { material, variants, steps, leans, recap, search_notes, .. } = prepared;
+        let (limits, leans) = (material.limits, *leans);
+        let mut notes = prepared.notes.clone();
+        let planning_ms = self.observed.planning_ms().unwrap_or_else(|| prepared.ms + self.since_ms(begun));
+        let pricing = self.pricing(collection, query, material, planning_ms, Spent::default());
+        let (mut priced, mut prefixes) = (Vec::new(), Vec::new());
+        for variant in variants {
+            let (mut candidate, prefix) = self.price(&variant.draft, variant.turns, &pricing);
+            if leans && !steps.is_empty() && variant.turns == 0 {
+                candidate.candidate.quality = (candidate.candidate.quality - CONTEXT_LOST).max(0.0);
+            }
+            prefixes.extend(prefix.map(|prefix| (variant.turns, prefix)));
+            priced.push(candidate);
+        }
+        self.observed.note_planning(prepared.ms + self.since_ms(begun));
+        let mut candidates = choose::choose(priced, query.route, query.objective)?;
+        let (chosen, turns) =
+            candidates.first().map_or((Route::Passages, 0), |candidate| (candidate.route, candidate.turns));
+        if query.route.is_some() {
+            let taken = if turns > 0 { "continuing the conversation" } else { "a fresh prompt" };
+            for other in candidates.iter_mut().skip(1).filter(|other| other.route == chosen && other.feasible) {
+                other.reason = format!("the same route, but {taken} scores better");
+            }
+        }
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.feasible) {
+            let same = |variant: &&Variant| variant.draft.route == candidate.route && variant.turns == candidate.turns;
+            let note = variants.iter().find(same).and_then(|variant| variant.note.as_ref());
+            candidate.reason.extend(note.map(|note| format!("; {note}")));
+        }
+        let (composed, mut dropped, without) = variants
+            .iter()
+            .find(|variant| variant.draft.route == chosen && variant.turns == turns)
+            .and_then(|Variant { draft, without, .. }| {
+                Some((draft.composed.as_ref().ok()?.clone(), draft.dropped.clone(), *without))
+            })
+            .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
+        let composed = match candidates.first() {
+            Some(candidate) if !candidate.kept => composed.without_last_prefix(),
+            _ => composed,
+        };
+        let left_out = steps.get(..without).unwrap_or_default();
+        if let Some(note) = left_out_note(left_out, turns, recap.is_some(), &candidates) {
+            notes.push(note);
+        }
+        if turns > 0 {
+            dropped.extend(left_out.iter().flat_map(dropped_step));
+        }
+        notes.extend(search_notes.iter().cloned());
+
+        tracing::debug!(collection = %collection.name(), %chosen, turns, prompt_tokens = composed.prompt.tokens.len(), "route chosen");
+        let explanation = Explanation {
+            collection: collection.name().clone(),
+            generation: prepared.generation,
+            chosen,
+            escalated_from: None,
+            forced: query.route.is_some(),
+            objective: query.objective,
+            budget: query.budget,
+            limits: limits.in_force(),
+            searched: prepared.searched.clone(),
+            features: material.features.clone(),
+            pre_route: prepared.pre_route.clone(),
+            candidates,
+            dropped,
+            notes,
+            prompt_map: Vec::new(),
+            escalation: None,
+        };
+        let steps = steps.get(without..).unwrap_or_default().to_vec();
+        let recap = recap.clone().filter(|_| turns == 0);
+        let timings = Timings { plan_ms: prepared.timings.plan_ms + elapsed_ms(started), ..prepared.timings };
+        let prefixes = prefixes.into_iter().filter(|(of, _)| *of == turns).map(|(_, prefix)| prefix).collect();
+        let material = Arc::clone(material);
+        Ok(Planned { explanation, composed, material, steps, continues: turns, recap, timings, prefixes })
+    }
+
+    /// Searches, and composes the prompt of every route: everything of a plan that the state of the engine, the objective
+    /// and the route asked for do not change, apart from what is narrowed to stay under a limit of money or time.
+    ///
+    /// # Errors
+    /// Those of [`Self::explain`] that do not depend on these.
+    pub fn prepare(&self, collection: &Collection, query: &Query) -> Result<Prepared, PlannerError> {
         let (started, begun) = (Instant::now(), self.now());
         let top_k = self.check(query)?;
         let max_output = query.max_output_tokens.unwrap_or(self.options.default_max_output_tokens);
@@ -230,12 +359,7 @@ impl Planner {
 
         let search_started = Instant::now();
         let searched = history::search_text(query);
-        let search = SearchRequest {
-            documents: query.documents.clone(),
-            filter: query.filter.clone(),
-            ..SearchRequest::new(searched.as_ref(), (2 * top_k).max(MIN_HITS))
-        };
-        let results = tracing::info_span!("retrieve").in_scope(|| collection.search(&search))?;
+        let results = search(collection, query, &searched, top_k)?;
         let search_ms = elapsed_ms(search_started);
 
         let mut features = features::measure(&results.hits, scope, self.generator.queue());
@@ -261,72 +385,22 @@ impl Planner {
         variants.extend(self.continued(collection, query, &material, &steps, &pricing)?);
         drop(composing);
 
-        let (mut priced, mut prefixes) = (Vec::new(), Vec::new());
-        for variant in &variants {
-            let (mut candidate, prefix) = self.price(&variant.draft, variant.turns, &pricing);
-            if leans && !steps.is_empty() && variant.turns == 0 {
-                candidate.candidate.quality = (candidate.candidate.quality - CONTEXT_LOST).max(0.0);
-            }
-            prefixes.extend(prefix.map(|prefix| (variant.turns, prefix)));
-            priced.push(candidate);
-        }
-        self.observed.note_planning(self.since_ms(begun));
-        let mut candidates = choose::choose(priced, query.route, query.objective)?;
-        let (chosen, turns) =
-            candidates.first().map_or((Route::Passages, 0), |candidate| (candidate.route, candidate.turns));
-        if query.route.is_some() {
-            let taken = if turns > 0 { "continuing the conversation" } else { "a fresh prompt" };
-            for other in candidates.iter_mut().skip(1).filter(|other| other.route == chosen && other.feasible) {
-                other.reason = format!("the same route, but {taken} scores better");
-            }
-        }
-        for candidate in candidates.iter_mut().filter(|candidate| candidate.feasible) {
-            let same = |variant: &&Variant| variant.draft.route == candidate.route && variant.turns == candidate.turns;
-            let note = variants.iter().find(same).and_then(|variant| variant.note.as_ref());
-            candidate.reason.extend(note.map(|note| format!("; {note}")));
-        }
-        let (composed, mut dropped, without) = variants
-            .into_iter()
-            .find(|variant| variant.draft.route == chosen && variant.turns == turns)
-            .and_then(|variant| Some((variant.draft.composed.ok()?, variant.draft.dropped, variant.without)))
-            .ok_or_else(|| PlannerError::DoesNotFit { route: Some(chosen), reasons: Vec::new() })?;
-        let composed = match candidates.first() {
-            Some(candidate) if !candidate.kept => composed.without_last_prefix(),
-            _ => composed,
-        };
-        let left_out = steps.get(..without).unwrap_or_default();
-        if let Some(note) = left_out_note(left_out, turns, recap_fits && recap.is_some(), &candidates) {
-            notes.push(note);
-        }
-        if turns > 0 {
-            dropped.extend(left_out.iter().flat_map(dropped_step));
-        }
-        notes.extend(search_notes);
-
-        tracing::debug!(collection = %collection.name(), %chosen, turns, prompt_tokens = composed.prompt.tokens.len(), "route chosen");
-        let explanation = Explanation {
-            collection: collection.name().clone(),
-            generation,
-            chosen,
-            forced: query.route.is_some(),
-            objective: query.objective,
-            budget: query.budget,
-            limits: limits.in_force(),
-            searched: (searched != query.question).then(|| searched.into_owned()),
-            features: material.features.clone(),
-            pre_route,
-            candidates,
-            dropped,
+        let searched = (searched != query.question).then(|| searched.into_owned());
+        Ok(Prepared {
+            question: query.question.clone(),
+            variants,
+            steps,
+            leans,
+            recap: recap.filter(|_| recap_fits),
             notes,
-            prompt_map: Vec::new(),
-            escalation: None,
-        };
-        let mut steps = steps;
-        steps.drain(..without);
-        let recap = recap.filter(|_| recap_fits && turns == 0);
-        let timings = Timings { plan_ms: elapsed_ms(started) - search_ms, ..timings };
-        let prefixes = prefixes.into_iter().filter(|(of, _)| *of == turns).map(|(_, prefix)| prefix).collect();
-        Ok(Planned { explanation, composed, material, steps, continues: turns, recap, timings, prefixes })
+            search_notes,
+            pre_route,
+            searched,
+            generation,
+            timings: Timings { plan_ms: elapsed_ms(started) - search_ms, ..timings },
+            ms: self.since_ms(begun),
+            material: Arc::new(material),
+        })
     }
 
     /// The draft of `route` with as many sources as the limits of money and time allow. The whole scope is all or nothing.
@@ -397,13 +471,14 @@ impl Planner {
             turn: query.history.len() + 1,
             steps,
             recap,
+            instruction: query.instructions.as_deref(),
         };
         let base_tokens = composer.compose(SourceKind::Passages, &[])?.prompt.tokens.len();
         Ok(Drafter { collection, composer, options: &self.options, limits, profile: None, base_tokens })
     }
 
     /// Checks what can be checked of a query alone, and gives the number of passages to place at most.
-    fn check(&self, query: &Query) -> Result<usize, PlannerError> {
+    pub(crate) fn check(&self, query: &Query) -> Result<usize, PlannerError> {
         if query.question.trim().is_empty() {
             return Err(PlannerError::EmptyQuestion);
         }
@@ -412,6 +487,11 @@ impl Planner {
         let invalid = |message: &str| Err(PlannerError::InvalidQuery(message.to_owned()));
         if query.stop.iter().any(String::is_empty) {
             return invalid("a stop string is empty and would end every answer at once: remove it");
+        }
+        if query.instructions.as_ref().is_some_and(|text| text.len() > MAX_INSTRUCTIONS) {
+            return Err(PlannerError::InvalidQuery(format!(
+                "the instructions are longer than {MAX_INSTRUCTIONS} bytes: shorten them"
+            )));
         }
         if query.documents.as_ref().is_some_and(Vec::is_empty) {
             return invalid("the list of documents is empty: name at least one, or leave it out to ask all of them");
@@ -425,13 +505,28 @@ impl Planner {
 }
 
 /// The ceiling that is stored with a collection.
-fn collection_ceiling(collection: &Collection) -> Result<Budget, PlannerError> {
+pub(crate) fn collection_ceiling(collection: &Collection) -> Result<Budget, PlannerError> {
     let edgewise_retrieval::Ceiling { max_cost, max_input_tokens, max_latency_ms } = collection.ceiling()?;
     Ok(Budget { max_cost, max_input_tokens, max_latency_ms })
 }
 
+/// The best passages for `text` in the scope of `query`.
+pub(crate) fn search(
+    collection: &Collection,
+    query: &Query,
+    text: &str,
+    top_k: usize,
+) -> Result<SearchResults, PlannerError> {
+    let request = SearchRequest {
+        documents: query.documents.clone(),
+        filter: query.filter.clone(),
+        ..SearchRequest::new(text, (2 * top_k).max(MIN_HITS))
+    };
+    Ok(tracing::info_span!("retrieve").in_scope(|| collection.search(&request))?)
+}
+
 /// The documents a query may draw on: how many, how long, and which, if it names them.
-fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Document>>), PlannerError> {
+pub(crate) fn scope(collection: &Collection, query: &Query) -> Result<(Scope, Option<Vec<Document>>), PlannerError> {
     let only = match (&query.filter, &query.documents) {
         (Some(filter), ids) => {
             let documents = collection.matching(filter, ids.as_deref())?;

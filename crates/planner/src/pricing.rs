@@ -67,9 +67,9 @@ impl Planner {
     }
 
     fn forecast(&self, route: Route, usage: &Usage, pricing: &Pricing<'_>) -> Forecast {
-        let prices = self.prices.of(&self.generator.info().model);
+        let prices = self.model_prices();
         let Pricing { curve, ahead, before_ms, .. } = *pricing;
-        cost::forecast(usage, prices, &Conditions { curve, ahead, before_ms, after_ms: self.observed.after_ms(route) })
+        cost::forecast(usage, &prices, &Conditions { curve, ahead, before_ms, after_ms: self.observed.after_ms(route) })
     }
 
     /// Cost and time of an answer of the expected length to `prompt`, of which `resident` tokens are in the cache, with
@@ -90,8 +90,8 @@ impl Planner {
 
     /// What a request that uses `usage` costs if the answer is as long as it may be.
     fn worst_cost(&self, usage: &Usage, pricing: &Pricing<'_>) -> Money {
-        let prices = self.prices.of(&self.generator.info().model);
-        prices.cost(&Usage { output_tokens: pricing.material.limits.max_output, ..*usage })
+        let usage = Usage { output_tokens: pricing.material.limits.max_output, ..*usage };
+        self.model_prices().cost_of(&usage, cost::work_ms(&usage, &pricing.curve))
     }
 
     /// How far a draft is over a limit of money or time.
@@ -100,17 +100,16 @@ impl Planner {
         let worst = pricing.spent.cost + self.worst_cost(&usage, pricing);
         let latency_ms = pricing.spent.ms + self.forecast(draft.route, &usage, pricing).latency_ms;
         let limit = pricing.material.limits.exceeded(worst, latency_ms)?;
-        let prices = self.prices.of(&self.generator.info().model);
+        let prices = self.model_prices();
+        let each_ms = pricing.curve.b + 2.0 * pricing.curve.c * usage.prompt_tokens() as f64;
         let tokens = match limit {
             Exceeded::Cost(most, _) => {
                 let each = [prices.input, prices.cache_write_5m, prices.cache_write_1h];
                 let each = each.iter().map(|price| price.cost(1)).max().unwrap_or(Money::ZERO);
+                let each = each + prices.cost_of(&Usage::default(), each_ms);
                 (worst - most).nanos() as f64 / (each.nanos() as f64).max(1.0)
             }
-            Exceeded::Latency(most, _) => {
-                let each = pricing.curve.b + 2.0 * pricing.curve.c * usage.prompt_tokens() as f64;
-                (latency_ms - most as f64) / each.max(1e-9)
-            }
+            Exceeded::Latency(most, _) => (latency_ms - most as f64) / each_ms.max(1e-9),
         };
         Some(Excess { limit, tokens })
     }
@@ -146,8 +145,13 @@ impl Planner {
         });
         let tokens = usage.prompt_tokens();
         let (window, read) = (limits.readable_window(), tokens + output);
-        let (quality, feedback_shift) =
-            self.learned.expected(pricing.collection, draft.route, &material.features, read, window);
+        let (quality, feedback_shift) = self.learned.expected(
+            (&pricing.query.tenant, pricing.collection),
+            draft.route,
+            &material.features,
+            read,
+            window,
+        );
         let priced = Priced {
             refused: refused.as_ref().map(|(by, _)| *by),
             worst_cost,

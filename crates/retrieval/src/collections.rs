@@ -59,6 +59,11 @@ impl Collections {
         Ok(Self { root, models, slots: Mutex::default() })
     }
 
+    /// Other collections, under another root, with the same models.
+    pub fn beside(&self, root: impl Into<PathBuf>) -> Result<Self, RetrievalError> {
+        Self::open(root, self.models.clone())
+    }
+
     /// The data root.
     pub fn root(&self) -> &Path {
         &self.root

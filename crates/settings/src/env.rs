@@ -10,6 +10,9 @@ pub const CONFIG: &str = "EDGEWISE_CONFIG";
 /// A password of encrypted documents, for `edgewise ingest`.
 pub const DOCUMENT_PASSWORD: &str = "EDGEWISE_DOCUMENT_PASSWORD";
 
+/// The key that commands show a server which needs one.
+pub const API_KEY: &str = "EDGEWISE_API_KEY";
+
 /// Folder with the models that the tests run on; read by tests only.
 pub const TEST_MODELS: &str = "EDGEWISE_TEST_MODELS";
 
@@ -49,6 +52,7 @@ pub(crate) const FIXED: &[(&str, &str, &str)] = &[
         "A password that `edgewise ingest` tries on encrypted documents, after those of --password-file. It is never stored.",
         "",
     ),
+    (API_KEY, "The key with which commands ask a server that needs one, unless --api-key gives another.", ""),
     (TEST_MODELS, "Folder with the models that the tests run on; the program itself does not use it.", ""),
     (HOME, "Home folder: `~/` in paths, and the base of the XDG defaults.", ""),
     (XDG_CACHE_HOME, "Base of the cache folder, where models are kept by default.", "~/.cache"),

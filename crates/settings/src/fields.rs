@@ -36,6 +36,8 @@ pub enum Kind {
     },
     /// An IP address or `localhost`.
     Host,
+    /// A list of host names, without port; as text, joined by commas.
+    Hosts,
     /// An amount in dollars above 0, as text, so that it is exact; empty where none is meant.
     Amount,
     /// A path; empty where that has a meaning.
@@ -69,9 +71,16 @@ pub const FIELDS: &[Field] = &[
     integer("server.port", 0, 65_535),
     integer("server.max_body_bytes", 1024, 1024 * MIB),
     integer("server.max_upload_bytes", 1024, 1024 * 1024 * MIB),
+    integer("server.max_batch_bytes", 1024, 1024 * 1024 * MIB),
     integer("server.request_timeout_s", 1, 86_400),
     integer("server.shutdown_grace_s", 0, 3_600),
     integer("server.max_concurrent_requests", 1, 65_536),
+    Field { key: "server.allowed_hosts", kind: Kind::Hosts },
+    integer("server.header_timeout_s", 1, 3_600),
+    integer("server.body_timeout_s", 1, 3_600),
+    integer("server.max_connections", 1, 1_048_576),
+    Field { key: "server.tls_cert", kind: Kind::Path { optional: true } },
+    Field { key: "server.tls_key", kind: Kind::Path { optional: true } },
     Field { key: "paths.data", kind: Kind::Path { optional: false } },
     Field { key: "paths.models", kind: Kind::Path { optional: true } },
     Field { key: "paths.prompts", kind: Kind::Path { optional: true } },
@@ -80,6 +89,8 @@ pub const FIELDS: &[Field] = &[
     Field { key: "paths.prefixes", kind: Kind::Path { optional: true } },
     Field { key: "paths.profiles", kind: Kind::Path { optional: true } },
     Field { key: "paths.passwords", kind: Kind::Path { optional: true } },
+    Field { key: "paths.prices", kind: Kind::Path { optional: true } },
+    Field { key: "paths.access", kind: Kind::Path { optional: true } },
     Field { key: "models.generator", kind: Kind::Text { optional: false } },
     Field { key: "models.embedder", kind: Kind::Text { optional: false } },
     Field { key: "retrieval.reranker", kind: Kind::Text { optional: true } },
@@ -143,12 +154,25 @@ pub const FIELDS: &[Field] = &[
     Field { key: "tree.max_cost", kind: Kind::Amount },
     integer("tree.max_seconds", 0, 31_536_000),
     integer("monitor.probe_every_h", 0, 8_760),
+    Field { key: "ledger.durability", kind: Kind::Choice(&["process", "power"]) },
+    integer("ledger.keep_days", 0, 36_500),
+    integer("ledger.minutes_days", 1, 36_500),
+    Field { key: "ledger.texts", kind: Kind::Switch },
+    integer("ledger.texts_days", 1, 36_500),
     Field { key: "telemetry.log", kind: Kind::Text { optional: false } },
     Field { key: "telemetry.format", kind: Kind::Choice(&["text", "json"]) },
     Field { key: "telemetry.log_texts", kind: Kind::Switch },
     Field { key: "telemetry.otlp_endpoint", kind: Kind::Text { optional: true } },
     Field { key: "telemetry.otlp_sample", kind: Kind::Float { min: 0.0, max: 1.0 } },
 ];
+
+/// Whether this can be the name in a `Host` header (RFC 1123, 2.1), without port.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
 
 /// The field of `key`.
 pub fn field(key: &str) -> Option<&'static Field> {
@@ -179,6 +203,7 @@ impl Kind {
             Self::Text { optional: true } => "a text, or empty".to_owned(),
             Self::Text { optional: false } => "a text that is not empty".to_owned(),
             Self::Host => "an IP address or localhost".to_owned(),
+            Self::Hosts => "a list of host names such as [\"docs.example.org\"], without port".to_owned(),
             Self::Amount => "an amount in dollars above 0 such as \"0.002\", or empty".to_owned(),
             Self::Path { optional: true } => "a path, or empty".to_owned(),
             Self::Path { optional: false } => "a path".to_owned(),
@@ -196,6 +221,7 @@ impl Kind {
             (Self::Choice(words), Value::String(s)) => words.contains(&s.as_str()),
             (Self::Text { optional }, Value::String(s)) => *optional || !s.trim().is_empty(),
             (Self::Host, Value::String(s)) => parse_host(s).is_some(),
+            (Self::Hosts, Value::Array(names)) => names.iter().all(|name| name.as_str().is_some_and(is_host_name)),
             (Self::Amount, Value::String(s)) => s.is_empty() || parse_amount(s).is_some(),
             (Self::Path { optional }, Value::String(s)) => *optional || !s.is_empty(),
             (Self::Urls, Value::Array(urls)) => urls.iter().all(|url| url.as_str().is_some_and(is_url)),
@@ -215,6 +241,10 @@ impl Kind {
             Self::Urls => {
                 let urls = text.split(',').map(str::trim).filter(|url| !url.is_empty());
                 Some(Value::Array(urls.map(|url| Value::String(url.to_owned())).collect()))
+            }
+            Self::Hosts => {
+                let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+                Some(Value::Array(names.map(|name| Value::String(name.to_owned())).collect()))
             }
             Self::Choice(_) | Self::Text { .. } | Self::Host | Self::Amount | Self::Path { .. } => {
                 Some(Value::String(text.to_owned()))

@@ -158,6 +158,13 @@ impl Layers {
                 ));
             }
         }
+        let given =
+            |key: &str| self.0.get(key).and_then(|layered| layered.value.as_str()).is_some_and(|path| !path.is_empty());
+        for (key, other) in [("server.tls_cert", "server.tls_key"), ("server.tls_key", "server.tls_cert")] {
+            if given(key) && !given(other) {
+                return Err(self.conflict(key, format!("`{key}` is given without `{other}`; TLS needs both")));
+            }
+        }
         Ok(())
     }
 

@@ -14,6 +14,7 @@ pub mod env;
 mod error;
 pub mod fields;
 mod layer;
+mod ledger;
 mod load;
 mod reference;
 mod show;
@@ -22,6 +23,7 @@ mod upstream;
 mod values;
 
 pub use error::SettingsError;
+pub use ledger::{LedgerDurability, LedgerSettings};
 pub use load::{LoadOptions, Loaded, Source};
 pub use reference::{DEFAULT_FILE, EnvVar, environment_reference};
 pub use tree::{Summariser, Tree};

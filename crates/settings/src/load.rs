@@ -93,6 +93,9 @@ impl LoadOptions {
         let mut settings = layers.settings()?;
         settings.paths.resolve(&|name| self.variable(name))?;
         settings.planner.router = values::expanded(&settings.planner.router, &|name| self.variable(name))?;
+        for path in [&mut settings.server.tls_cert, &mut settings.server.tls_key] {
+            *path = values::expanded(path, &|name| self.variable(name))?;
+        }
         let sources = layers.0.into_iter().map(|(key, layered)| (key, layered.source)).collect();
         Ok(Loaded { settings, sources, file: file.map(|(path, _)| path) })
     }

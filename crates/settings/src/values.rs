@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use edgewise_types::Money;
 
-use crate::{SettingsError, Tree, Upstream, env, layer::Layers};
+use crate::{LedgerSettings, SettingsError, Tree, Upstream, env, layer::Layers};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct Settings {
     pub tree: Tree,
     /// Watching how well the model reads.
     pub monitor: Monitor,
+    /// Records of requests.
+    pub ledger: LedgerSettings,
     /// Logs and traces.
     pub telemetry: Telemetry,
 }
@@ -50,12 +52,26 @@ pub struct Server {
     pub max_body_bytes: usize,
     /// Largest document upload, bytes.
     pub max_upload_bytes: usize,
+    /// Largest upload of many documents, packed and unpacked, bytes.
+    pub max_batch_bytes: usize,
     /// Time limit of an answer or an upload, seconds.
     pub request_timeout_s: u64,
     /// How long streams may finish after a shutdown was asked for, seconds.
     pub shutdown_grace_s: u64,
     /// Answers worked on at once; more are refused.
     pub max_concurrent_requests: usize,
+    /// Names this server answers for, besides `localhost` and every IP address.
+    pub allowed_hosts: Vec<String>,
+    /// How long the head of a request may take, and an idle connection is kept, seconds.
+    pub header_timeout_s: u64,
+    /// How long nothing of a body may arrive, seconds.
+    pub body_timeout_s: u64,
+    /// Connections at once; more wait.
+    pub max_connections: usize,
+    /// Certificate chain for TLS, PEM; empty means no TLS. See [`Server::tls_files`].
+    pub tls_cert: PathBuf,
+    /// Its key, PEM.
+    pub tls_key: PathBuf,
 }
 
 impl Default for Server {
@@ -65,14 +81,33 @@ impl Default for Server {
             port: 8080,
             max_body_bytes: 2 << 20,
             max_upload_bytes: 64 << 20,
+            max_batch_bytes: 1 << 30,
             request_timeout_s: 300,
             shutdown_grace_s: 10,
             max_concurrent_requests: 64,
+            allowed_hosts: Vec::new(),
+            header_timeout_s: 30,
+            body_timeout_s: 30,
+            max_connections: 4096,
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
         }
     }
 }
 
 impl Server {
+    /// Certificate chain and key for TLS, if connections are to be encrypted. In a loaded configuration both are given or
+    /// neither.
+    pub fn tls_files(&self) -> Option<(&Path, &Path)> {
+        let given = |path: &Path| !path.as_os_str().is_empty();
+        (given(&self.tls_cert) && given(&self.tls_key)).then_some((self.tls_cert.as_path(), self.tls_key.as_path()))
+    }
+
+    /// Whether only users of this machine can connect.
+    pub fn is_private(&self) -> bool {
+        parse_host(&self.host).is_some_and(|host| host.is_loopback())
+    }
+
     /// Host and port as an address to bind; `localhost` is 127.0.0.1. `None` if the host is neither, which a loaded
     /// configuration never is.
     pub fn address(&self) -> Option<SocketAddr> {
@@ -85,7 +120,7 @@ pub(crate) fn parse_host(host: &str) -> Option<IpAddr> {
     if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() }
 }
 
-/// Where things are on disk. In a loaded configuration `models`, `ledger`, `prefixes` and `profiles` are never empty and no
+/// Where things are on disk. In a loaded configuration `models`, `ledger`, `prefixes`, `profiles` and `access` are never empty and no
 /// path starts with `~`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +141,10 @@ pub struct Paths {
     pub profiles: PathBuf,
     /// File with passwords of encrypted documents; empty means none. See [`Paths::passwords_file`].
     pub passwords: PathBuf,
+    /// Price file; empty means the built-in one. See [`Paths::prices_file`].
+    pub prices: PathBuf,
+    /// SQLite file of the API keys.
+    pub access: PathBuf,
 }
 
 impl Default for Paths {
@@ -119,6 +158,8 @@ impl Default for Paths {
             prefixes: PathBuf::new(),
             profiles: PathBuf::new(),
             passwords: PathBuf::new(),
+            prices: PathBuf::new(),
+            access: PathBuf::new(),
         }
     }
 }
@@ -134,6 +175,11 @@ impl Paths {
         Some(self.passwords.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// The price file, if not the built-in one.
+    pub fn prices_file(&self) -> Option<&Path> {
+        Some(self.prices.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// The additional model registry, if any.
     pub fn registry_file(&self) -> Option<&Path> {
         Some(self.registry.as_path()).filter(|path| !path.as_os_str().is_empty())
@@ -141,8 +187,8 @@ impl Paths {
 
     /// Fills in the empty paths that have a computed default, and expands `~/`.
     pub(crate) fn resolve(&mut self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), SettingsError> {
-        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords } = self;
-        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords] {
+        let Self { data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices, access } = self;
+        for path in [data, models, prompts, ledger, registry, prefixes, profiles, passwords, prices, access] {
             *path = expanded(path, lookup)?;
         }
         if self.models.as_os_str().is_empty() {
@@ -151,6 +197,9 @@ impl Paths {
         if self.ledger.as_os_str().is_empty() {
             // No collection name starts with an underscore, so the ledger can never be in a collection's place.
             self.ledger = self.data.join("_ledger.sqlite");
+        }
+        if self.access.as_os_str().is_empty() {
+            self.access = self.data.join("_access.sqlite");
         }
         if self.prefixes.as_os_str().is_empty() {
             self.prefixes = self.data.join("_prefixes");

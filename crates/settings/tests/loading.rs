@@ -73,6 +73,7 @@ fn without_any_layer_the_defaults_hold() {
     expected.paths.models = settings.paths.models.clone();
     expected.paths.ledger = settings.paths.ledger.clone();
     expected.paths.prefixes = PathBuf::from("indexes/data/_prefixes");
+    expected.paths.access = PathBuf::from("indexes/data/_access.sqlite");
     expected.paths.profiles = PathBuf::from("indexes/data/_profiles");
     assert_eq!(settings, expected);
     assert_eq!((settings.paths.prompts_dir(), settings.paths.registry_file()), (None, None));

@@ -14,6 +14,27 @@ use crate::{TelemetryError, names};
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0];
 
+/// Upper bounds in seconds of how long pages of keys and values stay: from a tight pool to days of idleness.
+const STAYS: &[f64] = &[0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0, 172_800.0];
+
+/// Upper bounds of relative errors.
+const RATIOS: &[f64] = &[0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0];
+
+/// Upper bounds of sequences computed together.
+const SEQUENCES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Buckets by the end of the metric's name, or by all of it, which counts more.
+fn buckets() -> [(Matcher, &'static [f64]); 5] {
+    let full = |name: &str| Matcher::Full(name.to_owned());
+    [
+        (Matcher::Suffix("_seconds".to_owned()), SECONDS),
+        (full(names::KV_RESIDENCY_SECONDS), STAYS),
+        (full(names::KV_IDLE_BEFORE_EVICTION_SECONDS), STAYS),
+        (Matcher::Suffix("_ratio".to_owned()), RATIOS),
+        (full(names::ENGINE_BATCH_SEQUENCES), SEQUENCES),
+    ]
+}
+
 /// How often recorded samples are moved into buckets when nobody reads `/metrics`; bounds their memory.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -59,8 +80,13 @@ pub fn local_metrics() -> Result<(PrometheusRecorder, MetricsHandle), TelemetryE
 }
 
 fn recorder() -> Result<PrometheusRecorder, TelemetryError> {
-    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS);
-    Ok(builder.map_err(|error| TelemetryError::Recorder(error.to_string()))?.build_recorder())
+    let mut builder = PrometheusBuilder::new();
+    for (matcher, bounds) in buckets() {
+        builder = builder
+            .set_buckets_for_metric(matcher, bounds)
+            .map_err(|error| TelemetryError::Recorder(error.to_string()))?;
+    }
+    Ok(builder.build_recorder())
 }
 
 #[cfg(test)]
@@ -97,6 +123,18 @@ mod tests {
             assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{} in\n{text}", metric.name);
         }
         assert!(text.contains("edgewise_output_tokens_total 3\n"), "{text}");
+    }
+
+    #[test]
+    fn every_distribution_has_buckets() {
+        let (recorder, handle) = local_metrics().unwrap();
+        let all = || ALL.iter().filter(|metric| metric.kind == MetricKind::Histogram);
+        with_local_recorder(&recorder, || all().for_each(|metric| histogram!(metric.name).record(0.7)));
+        let text = handle.render();
+        for metric in all() {
+            assert!(text.contains(&format!("{}_bucket{{le=\"+Inf\"}} 1\n", metric.name)), "{} in\n{text}", metric.name);
+        }
+        assert!(text.contains("edgewise_kv_residency_seconds_bucket{le=\"172800\"}"), "{text}");
     }
 
     #[test]

@@ -21,16 +21,20 @@ pub mod labels {
     /// What pages, sequences or upstream servers are doing: `free`, `used`, `cached`, `retained`; `running`, `waiting`;
     /// `ready`, `down`.
     pub const STATE: &str = "state";
-    /// Why something was not there or had to go, in the words of the key-value cache.
+    /// Why something was not there or had to go, in the words of the key-value cache; the limit of a key that was met:
+    /// `requests_per_minute`, `concurrent_requests`, `tokens_per_day`.
     pub const REASON: &str = "reason";
-    /// What became of a document: `added`, `changed`, `unchanged`, `removed`, `failed`; of the file of a prefix:
-    /// `written`, `extended`, `expired`, `restored`, `refused`, `left`, `failed`; of a request to upstream servers:
-    /// `answered`, `failed` after a token, `refused` before any, `cancelled`.
+    /// What a prompt found in the cache: `hit`, `partial`, `miss`; what became of an alert: `told`, `failed`; of a document:
+    /// `added`, `changed`, `unchanged`, `removed`, `failed`; of the file of a prefix: `written`, `extended`, `expired`,
+    /// `restored`, `refused`, `left`, `failed`; of a request to upstream servers: `answered`, `failed` after a token,
+    /// `refused` before any, `cancelled`.
     pub const OUTCOME: &str = "outcome";
     /// Third of a prompt: `beginning`, `middle`, `end`.
     pub const REGION: &str = "region";
-    /// Where a figure of reading comes from: `probes`, `citations`.
+    /// Where a figure of reading comes from: `probes`, `citations`; what was predicted: `cost`, `ttft`, `latency`.
     pub const SIGNAL: &str = "signal";
+    /// Which index of a collection: `lexical`, `vector`.
+    pub const INDEX: &str = "index";
     /// Version of the program.
     pub const VERSION: &str = "version";
 }
@@ -78,6 +82,8 @@ macro_rules! metrics {
 
 metrics! {
     BUILD_INFO = "edgewise_build_info", Gauge, Count, [VERSION], "Always 1; the version is in the label.";
+    REQUESTS_REFUSED_TOTAL = "edgewise_requests_refused_total", Counter, Count, [REASON],
+        "Requests refused for what their key has used.";
     HTTP_REQUESTS_TOTAL = "edgewise_http_requests_total", Counter, Count, [PATH, METHOD, STATUS],
         "HTTP requests answered.";
     HTTP_REQUEST_DURATION_SECONDS = "edgewise_http_request_duration_seconds", Histogram, Seconds, [PATH, METHOD],
@@ -95,8 +101,28 @@ metrics! {
     CACHED_TOKENS_TOTAL = "edgewise_cached_tokens_total", Counter, Count, [],
         "Prompt tokens whose keys and values were already resident.";
     OUTPUT_TOKENS_TOTAL = "edgewise_output_tokens_total", Counter, Count, [], "Tokens generated.";
+    INTER_TOKEN_SECONDS = "edgewise_inter_token_seconds", Histogram, Seconds, [],
+        "Mean time between two tokens of an answer.";
+    PREFIX_REQUESTS_TOTAL = "edgewise_prefix_requests_total", Counter, Count, [OUTCOME],
+        "Answered requests by what their prompt found in the cache: all it could, a part, nothing.";
+    PREFIX_MISSES_TOTAL = "edgewise_prefix_misses_total", Counter, Count, [REASON],
+        "Answered requests whose prompt was not as resident as it could have been, by reason.";
+    PREDICTION_ERROR_RATIO = "edgewise_prediction_error_ratio", Histogram, Count, [SIGNAL],
+        "Relative error of what was predicted of an answer: its cost, its time to the first token, its whole time.";
+    BUDGET_ALERTS_TOTAL = "edgewise_budget_alerts_total", Counter, Count, [],
+        "Times that a share of a budget was reached that somebody is told of.";
+    WEBHOOK_POSTS_TOTAL = "edgewise_webhook_posts_total", Counter, Count, [OUTCOME],
+        "Alerts posted to webhooks, by whether they were taken.";
     COST_NANODOLLARS_TOTAL = "edgewise_cost_nanodollars_total", Counter, Count, [ROUTE],
         "Cost of answered questions in billionths of a dollar.";
+    INDEX_COLLECTIONS = "edgewise_index_collections", Gauge, Count, [STATE],
+        "Collections that can be opened, and those that are damaged.";
+    INDEX_DOCUMENTS = "edgewise_index_documents", Gauge, Count, [], "Documents of all collections.";
+    INDEX_CHUNKS = "edgewise_index_chunks", Gauge, Count, [], "Chunks of all collections.";
+    INDEX_BEHIND_GENERATIONS = "edgewise_index_behind_generations", Gauge, Count, [INDEX],
+        "Commits that an index has not taken in yet, of the collection where that is most.";
+    INDEX_GRAPHS_BUILDING = "edgewise_index_graphs_building", Gauge, Count, [],
+        "Collections whose graph of vectors is being built.";
     INGEST_DOCUMENTS_TOTAL = "edgewise_ingest_documents_total", Counter, Count, [OUTCOME],
         "Documents seen by ingestion, by what became of them.";
     INGEST_CHUNKS_TOTAL = "edgewise_ingest_chunks_total", Counter, Count, [], "Chunks stored.";
@@ -112,6 +138,8 @@ metrics! {
     ENGINE_STEPS_TOTAL = "edgewise_engine_steps_total", Counter, Count, [], "Forward passes.";
     ENGINE_STEP_SEQUENCES_TOTAL = "edgewise_engine_step_sequences_total", Counter, Count, [],
         "Sequences in all forward passes; divided by the passes, the mean size of a batch.";
+    ENGINE_BATCH_SEQUENCES = "edgewise_engine_batch_sequences", Histogram, Count, [],
+        "Sequences of a forward pass.";
     ENGINE_PREEMPTIONS_TOTAL = "edgewise_engine_preemptions_total", Counter, Count, [],
         "Sequences that gave back their pages to older ones and were computed again later.";
     KV_PAGES = "edgewise_kv_pages", Gauge, Count, [STATE],
@@ -122,6 +150,10 @@ metrics! {
         "Tokens of stable prefixes not found resident, by reason.";
     KV_EVICTED_PAGES_TOTAL = "edgewise_kv_evicted_pages_total", Counter, Count, [REASON],
         "Pages of keys and values evicted, by reason.";
+    KV_RESIDENCY_SECONDS = "edgewise_kv_residency_seconds", Histogram, Seconds, [],
+        "Time from the publication of a page of keys and values to its eviction.";
+    KV_IDLE_BEFORE_EVICTION_SECONDS = "edgewise_kv_idle_before_eviction_seconds", Histogram, Seconds, [],
+        "Time from the last use of a page of keys and values to its eviction.";
     UPSTREAM_REQUESTS_TOTAL = "edgewise_upstream_requests_total", Counter, Count, [OUTCOME],
         "Generations by upstream servers, by what became of them.";
     UPSTREAM_RETRIES_TOTAL = "edgewise_upstream_retries_total", Counter, Count, [],

@@ -17,6 +17,7 @@ pub mod contract;
 pub mod corpus;
 mod hash_embedder;
 mod models;
+mod pem;
 mod scripted;
 mod words;
 
@@ -24,5 +25,6 @@ pub use approx::{approx_eq, assert_approx_eq};
 pub use clock::ManualClock;
 pub use hash_embedder::HashEmbedder;
 pub use models::test_model;
+pub use pem::pem;
 pub use scripted::{Reply, ScriptedGenerator};
 pub use words::WordTokenizer;

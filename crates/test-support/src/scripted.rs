@@ -60,6 +60,8 @@ type Script = Box<dyn Fn(&str) -> Reply + Send + Sync>;
 #[derive(Default)]
 struct State {
     seen: HashMap<TenantId, Vec<Vec<u32>>>,
+    /// Public beginnings of prompts, where they are shared.
+    public: Option<Vec<Vec<u32>>>,
     requests: Vec<GenerateRequest>,
     running: usize,
     cancelled: usize,
@@ -109,6 +111,12 @@ impl ScriptedGenerator {
             *next += 1;
             reply
         })
+    }
+
+    /// Lets all tenants read what is cached of the public tokens of prompts, as an engine does.
+    pub fn sharing_public_tokens(self) -> Self {
+        self.state().public = Some(Vec::new());
+        self
     }
 
     /// Sets the context window in tokens.
@@ -181,7 +189,9 @@ impl ScriptedGenerator {
 
     /// Empties the cache.
     pub fn forget(&self) {
-        self.state().seen.clear();
+        let mut state = self.state();
+        state.seen.clear();
+        state.public.iter_mut().for_each(Vec::clear);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -190,10 +200,12 @@ impl ScriptedGenerator {
 }
 
 impl State {
-    fn resident(&self, tenant: &TenantId, prompt: &[u32]) -> usize {
+    fn resident(&self, tenant: &TenantId, prompt: &Prompt) -> usize {
+        let (prompt, public_tokens) = (&prompt.tokens, prompt.public_tokens);
         let common = |seen: &Vec<u32>| seen.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let longest = self.seen.get(tenant).and_then(|prompts| prompts.iter().map(common).max()).unwrap_or(0);
-        longest.min(prompt.len().saturating_sub(1))
+        let shared = self.public.iter().flatten().map(common).max().unwrap_or(0).min(public_tokens);
+        longest.max(shared).min(prompt.len().saturating_sub(1))
     }
 }
 
@@ -201,7 +213,7 @@ impl State {
 fn speak(
     tokens: &[(u32, String)],
     failure: Option<(usize, ModelError)>,
-    reason: FinishReason,
+    (reason, stop): (FinishReason, Option<String>),
     mut usage: Usage,
     (samples, delay): (usize, Duration),
     sender: &GenerationSender,
@@ -236,7 +248,8 @@ fn speak(
         let timings = GenerationTimings { queue_ms: 0.0, prefill_ms, decode_ms };
         // The prompt is counted with the first sample alone.
         let usage = std::mem::take(&mut usage);
-        if sender.send(GenerationEvent::Finished { sample, reason, text: String::new(), usage, timings }).is_err() {
+        let (stop, text) = (stop.clone(), String::new());
+        if sender.send(GenerationEvent::Finished { sample, reason, stop, text, usage, timings }).is_err() {
             return false;
         }
     }
@@ -280,7 +293,7 @@ impl Generator for ScriptedGenerator {
     }
 
     fn prefix_state(&self, tenant: &TenantId, prompt: &Prompt) -> PrefixState {
-        PrefixState { resident_tokens: self.state().resident(tenant, &prompt.tokens), ..PrefixState::default() }
+        PrefixState { resident_tokens: self.state().resident(tenant, prompt), ..PrefixState::default() }
     }
 
     fn latency(&self) -> LatencyCurve {
@@ -311,9 +324,11 @@ impl Generator for ScriptedGenerator {
         }
         let Reply { mut text, failure } = (self.script)(&self.tokenizer.decode(&request.prompt.tokens)?);
         let mut reason = FinishReason::EndOfTurn;
-        if let Some(at) = request.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+        let mut met = None;
+        let found = |stop: &String| text.find(stop.as_str()).map(|at| (at, stop.clone()));
+        if let Some((at, stop)) = request.stop.iter().filter_map(found).min() {
             text.truncate(at);
-            reason = FinishReason::Stop;
+            (reason, met) = (FinishReason::Stop, Some(stop));
         }
         let ids = self.tokenizer.encode(&text)?;
         let pieces = self.tokenizer.offsets(&text)?;
@@ -322,13 +337,17 @@ impl Generator for ScriptedGenerator {
             ids.into_iter().zip(pieces).map(|(id, piece)| (id, text[piece].to_owned())).collect();
         if tokens.len() > request.max_tokens {
             tokens.truncate(request.max_tokens);
-            reason = FinishReason::Length;
+            (reason, met) = (FinishReason::Length, None);
         }
 
         let (sender, stream) = GenerationStream::channel();
         let usage = {
             let mut state = self.state();
-            let cached = state.resident(&request.tenant, &request.prompt.tokens);
+            let cached = state.resident(&request.tenant, &request.prompt);
+            let beginning = request.prompt.tokens[..request.prompt.public_tokens].to_vec();
+            if let Some(public) = &mut state.public {
+                public.push(beginning);
+            }
             state.seen.entry(request.tenant.clone()).or_default().push(request.prompt.tokens.clone());
             let prompt = &request.prompt;
             let usage = prompt_usage(prompt.tokens.len(), &prompt.boundaries, cached, self.min_prefix_tokens, 0);
@@ -338,7 +357,7 @@ impl Generator for ScriptedGenerator {
         };
         let (delay, shared) = (self.token_delay, Arc::clone(&self.shared));
         std::thread::spawn(move || {
-            let heard = speak(&tokens, failure, reason, usage, (samples, delay), &sender);
+            let heard = speak(&tokens, failure, (reason, met), usage, (samples, delay), &sender);
             let (state, idle) = &*shared;
             let mut state = state.lock().unwrap();
             state.running -= 1;

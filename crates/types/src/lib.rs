@@ -21,7 +21,7 @@ mod usage;
 pub use document::{Chunk, Document, DocumentStatus};
 pub use id::{ChunkId, CollectionName, ContentHash, DocumentId, Generation, IdError, TenantId};
 pub use metadata::{Metadata, MetadataValue};
-pub use money::{Money, MoneyError, TokenPrice};
+pub use money::{HourPrice, Money, MoneyError, TokenPrice};
 pub use page::{PageMap, PageRange};
 pub use span::{Span, SpanError};
 pub use tree::{LeafId, Member, NodeId, SummaryKey, SummaryMethod, TreeScope};

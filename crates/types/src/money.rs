@@ -181,6 +181,27 @@ impl fmt::Display for TokenPrice {
     }
 }
 
+/// Price of an hour of an engine, in nano-dollars. Written as dollars per hour, `"2.49"`, with at most nine decimals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String, example = "2.49")]
+pub struct HourPrice(Money);
+
+impl HourPrice {
+    /// From nano-dollars per hour.
+    pub const fn from_nanos_per_hour(nanos: i64) -> Self {
+        Self(Money(nanos))
+    }
+
+    /// The cost of this many microseconds, rounded once to the nearest nano-dollar.
+    pub fn cost(self, us: u64) -> Money {
+        const HOUR: i128 = 3_600_000_000;
+        let product = i128::from(self.0.0) * i128::from(us);
+        let rounded = (product + HOUR / 2).div_euclid(HOUR);
+        Money(i64::try_from(rounded).unwrap_or(if rounded < 0 { i64::MIN } else { i64::MAX }))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -201,6 +222,16 @@ mod tests {
             assert!(bad.parse::<TokenPrice>().is_err(), "{bad}");
         }
         assert_eq!("1.5000".parse::<TokenPrice>().unwrap().to_string(), "1.50");
+    }
+
+    #[test]
+    fn a_price_per_hour_is_rounded_once() {
+        let price: HourPrice = serde_json::from_str("\"3.60\"").unwrap();
+        assert_eq!(price.cost(3_600_000_000).to_string(), "3.60");
+        assert_eq!((price.cost(1).nanos(), price.cost(0).nanos()), (1, 0));
+        assert_eq!(HourPrice::from_nanos_per_hour(1_800_000_000).cost(3).nanos(), 2, "1.5 is rounded up");
+        assert_eq!(HourPrice::from_nanos_per_hour(i64::MAX).cost(u64::MAX).nanos(), i64::MAX);
+        assert_eq!(serde_json::to_string(&price).unwrap(), "\"3.60\"");
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use edgewise_model_api::{
-    GenerateRequest, GenerationEvent, GenerationSender, GenerationTimings, ModelError, prompt_usage,
+    FinishReason, GenerateRequest, GenerationEvent, GenerationSender, GenerationTimings, ModelError, prompt_usage,
 };
 use edgewise_telemetry::names::{self, labels};
 use edgewise_types::Usage;
@@ -263,7 +263,12 @@ impl Call {
                 }
                 _ => Usage { output_tokens: tokens, ..Usage::default() },
             };
-            let event = GenerationEvent::Finished { sample, reason, text: String::new(), usage, timings };
+            // Servers say that a stop string came up, not which.
+            let stop = match request.stop.as_slice() {
+                [only] if reason == FinishReason::Stop => Some(only.clone()),
+                _ => None,
+            };
+            let event = GenerationEvent::Finished { sample, reason, stop, text: String::new(), usage, timings };
             let _ = self.sender.send(event);
         }
     }

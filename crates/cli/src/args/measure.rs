@@ -107,13 +107,9 @@ pub(crate) struct EvalTraffic {
     /// Folder with .md and .txt files to make collections of (may be repeated) [default: the user guide]
     #[arg(long, value_name = "DIR")]
     pub(crate) documents: Vec<PathBuf>,
-    /// Sizes of the collections in tokens
-    #[arg(
-        long,
-        value_name = "TOKENS",
-        value_delimiter = ',',
-        default_value = "2000,2000,2000,8000,8000,8000,30000,30000,120000,500000"
-    )]
+    /// Sizes of the collections in tokens [default: three of 2,000, three of 8,000, two of 30,000 and one of 120,000, as
+    /// far as there is so much text]
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',')]
     pub(crate) sizes: Vec<usize>,
     /// The machine
     #[arg(long, value_enum, default_value = "gpu")]
@@ -134,10 +130,10 @@ pub(crate) struct EvalTraffic {
     #[arg(long, value_name = "EXPONENT", default_value_t = 1.0)]
     pub(crate) zipf: f64,
     /// Days, each with a seed of its own
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) days: u64,
     /// Factors by which prices count in the choice, for the cost at equal quality
-    #[arg(long, value_name = "FACTOR", value_delimiter = ',', default_value = "0.1,0.3,3,10")]
+    #[arg(long, value_name = "FACTOR", value_delimiter = ',', default_value = "0.3,3,10")]
     pub(crate) factors: Vec<f64>,
     /// Model whose prices are charged, by registry name [default: that of models without an entry]
     #[arg(long, value_name = "NAME")]
@@ -201,6 +197,9 @@ pub(crate) struct EvalRetrieval {
     /// Write every ranking to this folder, in the run format of TREC
     #[arg(long, value_name = "DIR")]
     pub(crate) runs: Option<PathBuf>,
+    /// Keep the figures in the data folder, in place of earlier ones, for the page Quality
+    #[arg(long)]
+    pub(crate) save: bool,
     #[command(flatten)]
     pub(crate) intervals: Intervals,
 }

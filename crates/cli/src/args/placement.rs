@@ -24,6 +24,9 @@ pub(crate) struct EvalPlacement {
     /// Keep every answer in this file, and go on from it
     #[arg(long, value_name = "FILE")]
     pub(crate) rows: Option<PathBuf>,
+    /// Ask nothing: report on the questions whose answers are all in the file of --rows
+    #[arg(long, requires = "rows", conflicts_with = "plan")]
+    pub(crate) recorded: bool,
     /// Show how many prompts and tokens this is, and ask nothing
     #[arg(long)]
     pub(crate) plan: bool,

@@ -18,6 +18,7 @@ use edgewise_evaluation::{
     Bootstrap, CachedEmbedder, ChunkingOptions, ChunkingSet, Dataset, Progress, Queries, RetrievalOptions, choose,
     evaluate_chunking, evaluate_collection, evaluate_retrieval,
 };
+use edgewise_gateway::{KeptEvaluation, QUALITY_FOLDER, keep_evaluation};
 use edgewise_model_api::Embedder;
 use edgewise_retrieval::{Bm25, Fusion, MAX_LIMIT};
 use edgewise_types::CollectionName;
@@ -25,7 +26,7 @@ use edgewise_types::CollectionName;
 use crate::{
     app::App,
     args::{Eval, EvalChunking, EvalRetrieval, Intervals},
-    error::CliError,
+    error::{CliError, io_error},
     output,
     progress::{self, EvalBar},
 };
@@ -62,8 +63,12 @@ fn retrieval(args: &EvalRetrieval, app: &App) -> Result<(), CliError> {
         reports.push(report);
     }
     let choices = choose(&reports);
+    let whole = json!({ "sets": reports, "choices": choices });
+    if args.save {
+        keep("retrieval", "retrieval", &whole, app)?;
+    }
     if args.intervals.json {
-        return output::json(&json!({ "sets": reports, "choices": choices }));
+        return output::json(&whole);
     }
     show::choices(&choices)
 }
@@ -88,6 +93,9 @@ fn collection(name: &CollectionName, args: &EvalRetrieval, app: &App) -> Result<
     let apply = args.apply && report.recommendation.change;
     if apply {
         collection.set_fusion(report.recommendation.fusion)?;
+    }
+    if args.save {
+        keep("collection", &format!("collection-{name}"), &report, app)?;
     }
     if args.intervals.json {
         return output::json(&json!({ "report": report, "applied": apply }));
@@ -121,6 +129,18 @@ fn chunking(args: &EvalChunking, app: &App) -> Result<(), CliError> {
 
 fn embedder(cache: Option<&Path>, app: &App) -> Result<Arc<dyn Embedder>, CliError> {
     Ok(Arc::new(CachedEmbedder::open(app.embedder()?, cache)?))
+}
+
+/// Keeps figures for the page Quality under `name`, in place of those that had it.
+fn keep(kind: &str, name: &str, report: &impl serde::Serialize, app: &App) -> Result<(), CliError> {
+    let evaluation = KeptEvaluation {
+        kind: kind.to_owned(),
+        at: jiff::Timestamp::now(),
+        program: concat!("edgewise ", env!("CARGO_PKG_VERSION")).to_owned(),
+        report: serde_json::to_value(report)?,
+    };
+    let root = app.data_root();
+    keep_evaluation(root, name, &evaluation).map_err(io_error("cannot keep the figures in", root.join(QUALITY_FOLDER)))
 }
 
 fn bar(args: &Intervals, message: &str, app: &App) -> EvalBar {

@@ -141,7 +141,8 @@ fn once(
             let options = options(prune, profile.clone(), passwords, Some(cancel));
             let report = collection.ingest(sources, &options, &bar);
             // Before this process ends: a graph over many vectors takes longer than the ingest of a few.
-            report.and_then(|report| collection.flush().map(|()| report)).map_err(CliError::from)
+            let report = report.and_then(|report| collection.flush().map(|()| report)).map_err(CliError::from);
+            report.and_then(|report| app.charge_embedding(&report).map(|()| report))
         }
         Target::Remote(client, name) => remote(client, name, sources, passwords, prune, &bar),
     };

@@ -9,6 +9,8 @@ pub(crate) mod documents;
 pub(crate) mod eval;
 pub(crate) mod feedback;
 pub(crate) mod ingest;
+pub(crate) mod keys;
+pub(crate) mod mcp;
 pub(crate) mod models;
 pub(crate) mod probe;
 pub(crate) mod query;

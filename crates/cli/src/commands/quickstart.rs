@@ -52,7 +52,9 @@ pub(crate) fn run(args: &Quickstart, app: &App) -> Result<(), CliError> {
     let bar = IngestBar::new(progress::visible(app.quiet()));
     let report = collection.ingest(guide::sources(), &IngestOptions::default(), &bar);
     bar.finish();
-    output::ingest_report(&report?, &[])?;
+    let report = report?;
+    app.charge_embedding(&report)?;
+    output::ingest_report(&report, &[])?;
 
     step(3, "A question");
     let question = args.question.as_deref().unwrap_or(QUESTION);

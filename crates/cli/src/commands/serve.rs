@@ -1,8 +1,9 @@
 //! `edgewise serve`.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use edgewise_gateway::{AppState, GatewayOptions, Parts, ServerInfo, Trees};
+use edgewise_gateway::{AppState, GatewayOptions, Listening, Parts, ServerInfo, Tls, Trees};
+use edgewise_planner::ReadingMonitor;
 use edgewise_retrieval::TreeGenerator;
 
 use crate::{
@@ -26,6 +27,14 @@ pub(crate) fn run(args: &Serve, app: &App) -> Result<(), CliError> {
             running.url()
         )));
     }
+    let access = app.access()?;
+    if !address.ip().is_loopback() && !access.has_working_key(jiff::Timestamp::now()) {
+        return Err(CliError::Usage(format!(
+            "on {} other machines could use this server, and no key works yet: make one with `edgewise keys create --scope \
+             query,ingest,admin`, or listen on 127.0.0.1",
+            address.ip()
+        )));
+    }
     // The port is taken before the models are loaded, so that a clash is said at once.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let listener = runtime.block_on(edgewise_gateway::bind(address.ip(), address.port()))?;
@@ -41,32 +50,27 @@ pub(crate) fn serve(
     runtime: tokio::runtime::Runtime,
     listener: tokio::net::TcpListener,
 ) -> Result<(), CliError> {
-    let metrics = edgewise_telemetry::install_metrics()?;
     let address = listener.local_addr()?;
-    let url = format!("http://{address}");
     let settings = app.settings();
+    let tls = settings.server.tls_files().map(|(certificate, key)| Tls::load(certificate, key)).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
+    // What listens everywhere is reached from here by the loopback device.
+    let here = match address {
+        SocketAddr::V4(any) if any.ip().is_unspecified() => format!("{scheme}://127.0.0.1:{}", any.port()),
+        SocketAddr::V6(any) if any.ip().is_unspecified() => format!("{scheme}://[::1]:{}", any.port()),
+        _ => url.clone(),
+    };
+    let options = GatewayOptions {
+        keys_required: !address.ip().is_loopback(),
+        tls: tls.is_some(),
+        retention: app.retention(),
+        ..GatewayOptions::from(&settings.server)
+    };
     let reading = Arc::new(app.reading_monitor(&stack));
     let watch = Watch::start(app, &stack, Arc::clone(&reading))?;
-    let trees = Trees {
-        generator: Some(TreeGenerator { generator: Arc::clone(&stack.generator), prompts: app.prompts()? }),
-        recorder: stack.recorder.clone(),
-        settings: settings.tree.clone(),
-    };
-    let state = AppState::new(Parts {
-        trees,
-        collections: stack.collections,
-        planner: stack.planner,
-        recorder: stack.recorder,
-        reading,
-        metrics,
-        options: GatewayOptions::from(&settings.server),
-        info: ServerInfo {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            generator: settings.models.generator.clone(),
-            embedder: settings.models.embedder.clone(),
-        },
-    });
-    let announcement = ServerFile::announce(app.data_root(), &url)?;
+    let state = state(app, stack, reading, options)?;
+    let announcement = ServerFile::announce(app.data_root(), &here)?;
     let banner = format!(
         "serving on {}\n  dashboard  {url}/\n  API        {url}/v1/query, described at {url}/openapi.json\n{}",
         output::bold(&url),
@@ -76,7 +80,7 @@ pub(crate) fn serve(
     if let Err(error) = output::line(&banner) {
         tracing::warn!(%error, "cannot print the server's address");
     }
-    let served = runtime.block_on(edgewise_gateway::serve(listener, state, stop_signal()));
+    let served = runtime.block_on(edgewise_gateway::serve(Listening { tcp: listener, tls }, state, stop_signal()));
     drop(announcement);
     drop(watch);
     served?;
@@ -84,6 +88,37 @@ pub(crate) fn serve(
     runtime.shutdown_timeout(LAST_JOBS);
     output::note("stopped");
     Ok(())
+}
+
+/// The gateway over these models.
+pub(crate) fn state(
+    app: &App,
+    stack: Stack,
+    reading: Arc<ReadingMonitor>,
+    options: GatewayOptions,
+) -> Result<AppState, CliError> {
+    let settings = app.settings();
+    let metrics = edgewise_telemetry::install_metrics()?;
+    let trees = Trees {
+        generator: Some(TreeGenerator { generator: Arc::clone(&stack.generator), prompts: app.prompts()? }),
+        recorder: stack.recorder.clone(),
+        settings: settings.tree.clone(),
+    };
+    Ok(AppState::new(Parts {
+        trees,
+        local_collections: stack.collections,
+        access: app.access()?,
+        planner: stack.planner,
+        recorder: stack.recorder,
+        reading,
+        metrics,
+        options,
+        info: ServerInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generator: settings.models.generator.clone(),
+            embedder: settings.models.embedder.clone(),
+        },
+    }))
 }
 
 /// Completes at Ctrl-C or SIGTERM.

@@ -19,7 +19,8 @@ pub(crate) fn explanation(explanation: &Explanation) -> io::Result<()> {
     let chosen = explanation.candidates.first();
     let going_on = chosen.map_or(String::new(), |c| going_on(c.turns));
     let how = if explanation.forced { "asked for" } else { "chosen" };
-    row("route", format!("{}{going_on}, {how}", good(route_name(explanation.chosen))))?;
+    let after = explanation.escalated_from.map_or(String::new(), |from| format!(" after {}", route_name(from)));
+    row("route", format!("{}{going_on}, {how}{after}", good(route_name(explanation.chosen))))?;
     row("why", chosen.map_or_else(String::new, |candidate| candidate.reason.clone()))?;
     row("objective", format!("{}; {}", objective(explanation), budget(explanation)))?;
     row("question", kinds(explanation))?;

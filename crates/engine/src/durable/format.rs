@@ -31,6 +31,7 @@ pub(super) const START: usize = 8 + 4 + 32 + 32 + 8 + 32;
 const CODE: usize = 32;
 
 /// What files are bound to.
+#[derive(Clone)]
 pub(super) struct Keys {
     identity: [u8; 32],
     server: [u8; 32],
@@ -167,34 +168,53 @@ pub(super) fn read_start(keys: &Keys, bytes: &[u8; START]) -> Result<u64, Refusa
     Ok(u64::from_le_bytes(*expires))
 }
 
-/// Writes a file. `page` fills in the bytes of the page of an index.
-pub(super) fn write(
-    out: &mut impl Write,
-    keys: &Keys,
-    header: &Header,
-    expires: u64,
-    mut page: impl FnMut(usize, &mut Vec<u8>) -> io::Result<()>,
-) -> io::Result<()> {
-    out.write_all(&start(keys, &header.digest, expires))?;
-    let encoded = header.encode();
-    let length = u32::try_from(encoded.len()).map_err(|_| io::Error::other("the prefix is too long for a file"))?;
-    let code = keys.code(b"header").update(&encoded).finalize();
-    out.write_all(&length.to_le_bytes())?;
-    out.write_all(&encoded)?;
-    out.write_all(code.as_bytes())?;
-    let mut pages = keys.code(b"pages");
-    pages.update(code.as_bytes());
-    let mut bytes = Vec::with_capacity(header.page_bytes);
-    for index in 0..header.pages() {
-        bytes.clear();
-        page(index, &mut bytes)?;
-        if bytes.len() != header.page_bytes {
+/// Writes a file from its beginning to its end.
+pub(super) struct Writer<W> {
+    out: W,
+    pages: blake3::Hasher,
+    page_bytes: usize,
+    left: usize,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes everything before the pages.
+    pub(super) fn new(mut out: W, keys: &Keys, header: &Header, expires: u64) -> io::Result<Self> {
+        out.write_all(&start(keys, &header.digest, expires))?;
+        let encoded = header.encode();
+        let length = u32::try_from(encoded.len()).map_err(|_| io::Error::other("the prefix is too long for a file"))?;
+        let code = keys.code(b"header").update(&encoded).finalize();
+        out.write_all(&length.to_le_bytes())?;
+        out.write_all(&encoded)?;
+        out.write_all(code.as_bytes())?;
+        let mut pages = keys.code(b"pages");
+        pages.update(code.as_bytes());
+        Ok(Self { out, pages, page_bytes: header.page_bytes, left: header.pages() })
+    }
+
+    /// Writes the next pages: a whole number of them.
+    pub(super) fn pages(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let count = bytes.len() / self.page_bytes.max(1);
+        if count * self.page_bytes != bytes.len() || count > self.left {
             return Err(io::Error::other("a page isn't as long as the model's pages are"));
         }
-        pages.update(&bytes);
-        out.write_all(&bytes)?;
+        self.left -= count;
+        self.pages.update(bytes);
+        self.out.write_all(bytes)
     }
-    out.write_all(pages.finalize().as_bytes())
+
+    /// Whether all pages were written.
+    pub(super) fn is_complete(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Writes what stands behind the pages.
+    pub(super) fn finish(mut self) -> io::Result<W> {
+        if self.left > 0 {
+            return Err(io::Error::other("pages are missing"));
+        }
+        self.out.write_all(self.pages.finalize().as_bytes())?;
+        Ok(self.out)
+    }
 }
 
 /// Length of a file in bytes.

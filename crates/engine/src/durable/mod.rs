@@ -14,23 +14,28 @@
 //! Deliberately not here: when to save. The worker does when it has nothing better to do, and when it stops.
 
 mod format;
+mod saving;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufReader, Read},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use edgewise_kv_cache::{Digest, Identity, KvCache, Move, PageId, Place, PrefixId, PrefixInfo};
+use edgewise_kv_cache::{Digest, Export, Identity, KvCache, Move, PageId, Place, PrefixId, PrefixInfo};
 
 use crate::EngineError;
 
-use self::format::{Header, Keys, Reader, Refusal};
+use self::{
+    format::{Header, Keys, Reader, Refusal},
+    saving::{Saving, Target},
+};
 
 /// Files end in this, and in [`TEMPORARY`] while they are written.
 const EXTENSION: &str = "prefix";
@@ -39,6 +44,8 @@ const TEMPORARY: &str = "tmp";
 const SLACK: Duration = Duration::from_secs(15);
 /// How long a prefix that couldn't be written is left alone.
 const RETRY: Duration = Duration::from_secs(60);
+/// Bytes of pages that are read in one go while others wait: copied in a millisecond or two.
+const SLICE_BYTES: usize = 4 << 20;
 
 /// Where and what.
 #[derive(Clone)]
@@ -65,6 +72,35 @@ pub(crate) trait PageMemory {
     fn read(&mut self, place: Place, out: &mut Vec<u8>);
     /// Overwrites a page.
     fn write(&mut self, page: PageId, bytes: &[u8]) -> Result<(), EngineError>;
+}
+
+/// Whoever knows which prefixes are retained.
+pub(crate) trait Retained {
+    /// All of them, longest to live first.
+    fn prefixes(&mut self, now: Duration) -> Vec<PrefixInfo>;
+    /// See [`KvCache::export`].
+    fn export(&mut self, id: PrefixId, now: Duration) -> Option<Export>;
+}
+
+impl Retained for KvCache {
+    fn prefixes(&mut self, now: Duration) -> Vec<PrefixInfo> {
+        KvCache::prefixes(self, now)
+    }
+
+    fn export(&mut self, id: PrefixId, now: Duration) -> Option<Export> {
+        KvCache::export(self, id, now)
+    }
+}
+
+/// A cache that others look things up in: nobody holds it while a file is written.
+impl Retained for &Mutex<KvCache> {
+    fn prefixes(&mut self, now: Duration) -> Vec<PrefixInfo> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).prefixes(now)
+    }
+
+    fn export(&mut self, id: PrefixId, now: Duration) -> Option<Export> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).export(id, now)
+    }
 }
 
 /// The same instant on both clocks.
@@ -128,6 +164,9 @@ pub(crate) struct DurablePrefixes {
     files: BTreeMap<String, Known>,
     /// Prefixes that couldn't be written, and when to try again.
     put_off: BTreeMap<PrefixId, Duration>,
+    /// The one that is being written.
+    saving: Option<Saving>,
+    slice_bytes: usize,
     refused: usize,
     create: fn(&Path) -> io::Result<File>,
 }
@@ -138,7 +177,9 @@ impl DurablePrefixes {
         let folder = &options.folder;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| io_error(folder, e))?;
         let keys = Keys::new(&options.identity, &options.secret);
-        let mut store = Self { keys, files: BTreeMap::new(), put_off: BTreeMap::new(), refused: 0, create, options };
+        let (files, put_off) = (BTreeMap::new(), BTreeMap::new());
+        let slice_bytes = SLICE_BYTES;
+        let mut store = Self { keys, files, put_off, saving: None, slice_bytes, refused: 0, create, options };
         for entry in fs::read_dir(&store.options.folder).map_err(|e| io_error(&store.options.folder, e))? {
             let path = entry.map_err(|e| io_error(&store.options.folder, e))?.path();
             match (path.extension().and_then(|e| e.to_str()), path.file_stem().and_then(|s| s.to_str())) {
@@ -235,25 +276,82 @@ impl DurablePrefixes {
     }
 
     /// Brings the files up to date with the cache: removes what has expired, moves expiries, and writes at most
-    /// `at_most` prefixes that aren't there yet, longest to live first. An error means that one prefix couldn't be
-    /// written; the next call goes on with the others.
+    /// `at_most` prefixes that aren't there yet, longest to live first, besides the one that is being written. An error
+    /// means that one prefix couldn't be written; the next call goes on with the others.
     pub(crate) fn sync(
         &mut self,
-        cache: &mut KvCache,
+        cache: &mut impl Retained,
         now: Now,
         memory: &mut impl PageMemory,
         at_most: usize,
     ) -> Result<Synced, EngineError> {
         let mut synced = Synced::default();
+        let wanted = self.refresh(cache, now, &mut synced)?;
+        if let Some(saving) = self.saving.take() {
+            self.complete(saving, cache, now, memory)?;
+        }
+        // Those that were put off are not among them, the one above included.
+        for info in wanted {
+            if synced.written == at_most {
+                synced.waiting += 1;
+            } else if let Some(saving) = self.begin(cache, &info, now, memory)? {
+                synced.written += usize::from(self.complete(saving, cache, now, memory)?);
+            }
+        }
+        Ok(synced)
+    }
+
+    /// Does a small part of [`Self::sync`], which takes a few milliseconds at most: to be called until nothing is being
+    /// written and none waits. Waits for no disk, apart from expiries.
+    pub(crate) fn sync_some(
+        &mut self,
+        cache: &mut impl Retained,
+        now: Now,
+        memory: &mut impl PageMemory,
+    ) -> Result<Synced, EngineError> {
+        let mut synced = Synced::default();
+        if self.saving.is_none() {
+            let wanted = self.refresh(cache, now, &mut synced)?;
+            synced.waiting = wanted.len();
+            for info in wanted {
+                synced.waiting -= 1;
+                self.saving = self.begin(cache, &info, now, memory)?;
+                if self.saving.is_some() {
+                    break;
+                }
+            }
+        }
+        let Some(mut saving) = self.saving.take() else { return Ok(synced) };
+        self.slice(&mut saving, cache, now, memory, false);
+        if saving.is_over() {
+            synced.written += usize::from(self.settle(saving)?);
+        } else {
+            self.saving = Some(saving);
+        }
+        Ok(synced)
+    }
+
+    /// Whether a file is being written.
+    pub(crate) fn is_saving(&self) -> bool {
+        self.saving.is_some()
+    }
+
+    /// Removes what has expired and moves expiries. Gives the prefixes to write.
+    fn refresh(
+        &mut self,
+        cache: &mut impl Retained,
+        now: Now,
+        synced: &mut Synced,
+    ) -> Result<Vec<PrefixInfo>, EngineError> {
         let expired: Vec<String> =
             self.files.iter().filter(|(_, f)| f.expires <= now.millis()).map(|(name, _)| name.clone()).collect();
         for name in expired {
             self.remove_named(&name)?;
             synced.expired += 1;
         }
-        let prefixes = cache.prefixes(now.cache);
         self.put_off.retain(|_, until| *until > now.cache);
-        for info in &prefixes {
+        let mut wanted = Vec::new();
+        for info in cache.prefixes(now.cache) {
             match self.files.get(&info.digest.to_hex()).copied() {
                 Some(known) => {
                     let expires = now.expiry(info.left);
@@ -263,29 +361,23 @@ impl DurablePrefixes {
                     }
                 }
                 None if self.put_off.contains_key(&info.id) => {}
-                None if synced.written == at_most => synced.waiting += 1,
-                None => {
-                    // Until it is known to be written, so that a prefix that can't be doesn't hold up the others.
-                    self.put_off.insert(info.id, now.cache + RETRY);
-                    if self.save(cache, info, now, memory)? {
-                        self.put_off.remove(&info.id);
-                        synced.written += 1;
-                    }
-                }
+                None => wanted.push(info),
             }
         }
-        Ok(synced)
+        Ok(wanted)
     }
 
-    /// False if not all of it is resident, or it would need the room of prefixes that live longer.
-    fn save(
+    /// Begins to write a prefix. None if not all of it is resident, or it would need the room of prefixes that live longer.
+    fn begin(
         &mut self,
-        cache: &mut KvCache,
+        cache: &mut impl Retained,
         info: &PrefixInfo,
         now: Now,
         memory: &mut impl PageMemory,
-    ) -> Result<bool, EngineError> {
-        let Some(export) = cache.export(info.id, now.cache) else { return Ok(false) };
+    ) -> Result<Option<Saving>, EngineError> {
+        // Until it is known to be written, so that a prefix that can't be doesn't hold up the others.
+        self.put_off.insert(info.id, now.cache + RETRY);
+        let Some(export) = cache.export(info.id, now.cache) else { return Ok(None) };
         memory.execute(&export.moves);
         let expires = now.expiry(export.record.left);
         let header = Header {
@@ -297,34 +389,57 @@ impl DurablePrefixes {
         let bytes = format::length(&header);
         let outlived: u64 = self.files.values().filter(|known| known.expires >= expires).map(|known| known.bytes).sum();
         if outlived.saturating_add(bytes) > self.options.max_bytes {
-            return Ok(false);
+            return Ok(None);
         }
         self.make_room(bytes);
         let name = export.digest.to_hex();
-        let (temporary, path) = (self.options.folder.join(&name).with_extension(TEMPORARY), self.path(&name));
-        let page = |index: usize, out: &mut Vec<u8>| {
-            export
-                .pages
-                .get(index)
-                .map(|&place| memory.read(place, out))
-                .ok_or_else(|| io::Error::other("a page is missing"))
-        };
-        let written = (self.create)(&temporary).and_then(|file| {
-            let mut out = BufWriter::with_capacity(1 << 20, file);
-            format::write(&mut out, &self.keys, &header, expires, page)?;
-            out.flush()?;
-            out.get_ref().sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.options.folder)?.sync_all()
-        });
-        if let Err(error) = written {
-            // Whichever of the two is there; both are worthless if the sync failed.
-            _ = fs::remove_file(&temporary);
-            _ = fs::remove_file(&path);
-            return Err(io_error(&path, error));
+        let path = self.path(&name);
+        let temporary = self.options.folder.join(&name).with_extension(TEMPORARY);
+        let target = Target { keys: self.keys.clone(), expires, temporary, path: path.clone(), create: self.create };
+        Saving::begin(info.id, name, bytes, header, target).map(Some).map_err(|error| io_error(&path, error))
+    }
+
+    /// Hands on some more pages.
+    fn slice(
+        &self,
+        saving: &mut Saving,
+        cache: &mut impl Retained,
+        now: Now,
+        memory: &mut impl PageMemory,
+        wait: bool,
+    ) {
+        if !saving.is_given() {
+            let export = cache.export(saving.id, now.cache);
+            export.iter().for_each(|export| memory.execute(&export.moves));
+            saving.go_on(export.as_ref(), memory, self.slice_bytes, wait);
         }
-        self.files.insert(name, Known { bytes, expires });
-        Ok(true)
+    }
+
+    /// Writes all that is left of a file; whether it is there now.
+    fn complete(
+        &mut self,
+        mut saving: Saving,
+        cache: &mut impl Retained,
+        now: Now,
+        memory: &mut impl PageMemory,
+    ) -> Result<bool, EngineError> {
+        while !saving.is_given() {
+            self.slice(&mut saving, cache, now, memory, true);
+        }
+        self.settle(saving)
+    }
+
+    /// Waits for the end of a file, and takes note of it.
+    fn settle(&mut self, saving: Saving) -> Result<bool, EngineError> {
+        let (id, name) = (saving.id, saving.name.clone());
+        let known = Known { bytes: saving.bytes, expires: saving.expires };
+        let path = self.path(&name);
+        let written = saving.end(&path).map_err(|error| io_error(&path, error))?;
+        if written {
+            self.put_off.remove(&id);
+            self.files.insert(name, known);
+        }
+        Ok(written)
     }
 
     /// Moves the expiry of a file. It lies in the first sector, whose writing doesn't tear; if it does, the file is found
@@ -351,6 +466,7 @@ impl DurablePrefixes {
     /// Removes the file of a prefix that is to be forgotten. Nothing happens if there is none.
     pub(crate) fn remove(&mut self, digest: &Digest) -> Result<(), EngineError> {
         let name = digest.to_hex();
+        self.saving.iter_mut().filter(|saving| saving.name == name).for_each(Saving::forget);
         if self.files.contains_key(&name) { self.remove_named(&name) } else { Ok(()) }
     }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
+    io::Write,
     os::unix::fs::{PermissionsExt, symlink},
     sync::LazyLock,
 };
@@ -264,10 +265,91 @@ fn a_full_disk_costs_the_file_and_nothing_else() {
     let EngineError::Io { source, .. } = &error else { panic!("{error}") };
     assert_eq!(source.kind(), io::ErrorKind::StorageFull);
     assert_eq!((store.bytes(), files(folder.path()), cache.stats().prefixes), (0, 0, 1));
+    let by_parts = DurablePrefixes::open(options(folder.path()), at(0)).map(|store| DurablePrefixes {
+        create: |path| {
+            symlink("/dev/full", path)?;
+            OpenOptions::new().write(true).open(path)
+        },
+        ..store
+    });
+    let error = by_pages(&mut by_parts.unwrap(), &mut cache, &mut memory, |_, _, _| ()).unwrap_err();
+    assert!(matches!(error, EngineError::Io { .. }) && files(folder.path()) == 0, "{error}");
     // Not at once, but when there may be room again.
     store.create = create;
     assert_eq!(store.sync(&mut cache, at(1), &mut memory, 9).unwrap(), Synced::default());
     assert_eq!(store.sync(&mut cache, at(61), &mut memory, 9).unwrap().written, 1);
+}
+
+/// Writes page by page until nothing is left to do; `between` happens after each part.
+fn by_pages(
+    store: &mut DurablePrefixes,
+    cache: &mut KvCache,
+    memory: &mut Memory,
+    mut between: impl FnMut(usize, &mut DurablePrefixes, &mut KvCache),
+) -> Result<usize, EngineError> {
+    store.slice_bytes = PAGE_BYTES;
+    let mut written = 0;
+    for part in 0..100_000 {
+        let synced = store.sync_some(cache, at(0), memory)?;
+        written += synced.written;
+        if synced.waiting == 0 && !store.is_saving() {
+            return Ok(written);
+        }
+        between(part, store, cache);
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn a_file_written_in_parts_is_the_file_written_at_once() {
+    let (_folder, path, _) = saved();
+    let whole = fs::read(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (mut cache, mut memory) = (cache(32), Memory::random(1));
+    retain(&mut cache, "tenant", &tokens(1, 10), Ttl::OneHour, at(0));
+    let mut store = DurablePrefixes::open(options(folder.path()), at(0)).unwrap();
+    assert_eq!(by_pages(&mut store, &mut cache, &mut memory, |_, _, _| ()).unwrap(), 1);
+    assert_eq!(fs::read(folder.path().join(path.file_name().unwrap())).unwrap(), whole);
+    // Another one is begun only when the first is there; what is begun is finished by the whole.
+    retain(&mut cache, "tenant", &tokens(2, 10), Ttl::OneHour, at(0));
+    retain(&mut cache, "tenant", &tokens(3, 10), Ttl::OneHour, at(0));
+    assert_eq!(store.sync_some(&mut cache, at(0), &mut memory).unwrap().waiting, 1);
+    store.sync(&mut cache, at(0), &mut memory, 9).unwrap();
+    assert_eq!((files(folder.path()), store.is_saving()), (3, false));
+}
+
+#[test]
+fn what_is_released_while_it_is_written_leaves_no_file() {
+    for forgotten in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut cache, mut memory) = (cache(32), Memory::random(1));
+        retain(&mut cache, "t", &tokens(1, 24), Ttl::OneHour, at(0));
+        let info = cache.prefixes(at(0).cache)[0].clone();
+        let mut store = DurablePrefixes::open(options(folder.path()), at(0)).unwrap();
+        let written = by_pages(&mut store, &mut cache, &mut memory, |part, store, cache| {
+            if part == 1 {
+                assert!(cache.release(info.id));
+                if forgotten {
+                    store.remove(&info.digest).unwrap();
+                }
+            }
+        });
+        assert_eq!((written.unwrap(), files(folder.path()), store.bytes()), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_store_that_ends_while_it_writes_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut cache, mut memory) = (cache(32), Memory::random(1));
+    retain(&mut cache, "t", &tokens(1, 24), Ttl::OneHour, at(0));
+    let mut store = DurablePrefixes::open(options(folder.path()), at(0)).unwrap();
+    store.slice_bytes = PAGE_BYTES;
+    store.sync_some(&mut cache, at(0), &mut memory).unwrap();
+    assert!(store.is_saving());
+    drop(store);
+    assert_eq!(files(folder.path()), 0);
 }
 
 /// Fails after so many bytes.
@@ -292,11 +374,9 @@ fn a_disk_that_fills_up_anywhere_is_noticed() {
     let keys = Keys::new(&identity(), &[1; 32]);
     let reader = Reader::new(&bytes[..], &keys, bytes.len() as u64).ok().unwrap();
     let write = |room| {
-        let page = |index: usize, out: &mut Vec<u8>| {
-            out.extend_from_slice(&pages[index]);
-            Ok(())
-        };
-        format::write(&mut Full(room), &keys, &reader.header, reader.expires, page)
+        let mut out = format::Writer::new(Full(room), &keys, &reader.header, reader.expires)?;
+        pages.iter().try_for_each(|page| out.pages(page))?;
+        out.finish().map(drop)
     };
     assert!((0..bytes.len()).all(|room| write(room).is_err()));
     assert!(write(bytes.len()).is_ok());

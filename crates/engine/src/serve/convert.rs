@@ -41,6 +41,7 @@ pub(crate) fn state(cache: &KvCache, page_tokens: usize, page_bytes: usize, now:
     };
     let prefix = |prefix: kv::PrefixInfo| RetainedPrefix {
         id: prefix.id.0,
+        parent: prefix.parent.map(|parent| parent.0),
         tenant: prefix.tenant,
         tokens: prefix.tokens,
         pages: prefix.pages + prefix.host_pages,

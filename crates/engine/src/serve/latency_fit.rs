@@ -10,6 +10,9 @@
 //! contradict them, and the difference would end up in whichever coefficient the requests say least about. The fitted
 //! curve is brought to their speed once more, since least squares on relative errors leans to the quick side of noise.
 //!
+//! A prefill also reads what is resident, which decode steps measure: `e` is fitted first, and of a prefill's time
+//! `(e − 2c)·P` is that. So while `e` exceeds `2c`, `c` counts the pairs beyond those two, and `e·P` is taken as given.
+//!
 //! With at most three unknowns, the non-negative solution is found by solving every subset of them and taking the best
 //! one without a negative coefficient; the optimum of the constrained problem is always among these (the coefficients
 //! it leaves at zero form one of the subsets).
@@ -29,7 +32,15 @@ const CALIBRATION_WEIGHT: f64 = 0.2;
 #[derive(Debug, Clone, Copy)]
 struct Point<const N: usize> {
     features: [f64; N],
+    /// What of the time is known already.
+    known: f64,
     ms: f64,
+}
+
+impl<const N: usize> Point<N> {
+    fn predicted(&self, curve: &[f64; N]) -> f64 {
+        self.known + self.features.iter().zip(curve).map(|(f, x)| f * x).sum::<f64>()
+    }
 }
 
 /// Points of one of the two fits.
@@ -61,19 +72,27 @@ impl<const N: usize> Points<N> {
     }
 
     /// How much longer recent requests took than `curve` says: the weighted median of the ratios.
-    fn slowdown(&self, curve: &[f64; N]) -> f64 {
-        let ratio = |p: &Point<N>| p.ms / p.features.iter().zip(curve).map(|(f, x)| f * x).sum::<f64>();
+    fn slowdown(&self, curve: &[f64; N], seen: &impl Fn(&Point<N>) -> Point<N>) -> f64 {
+        let ratio = |p: &Point<N>| p.ms / seen(p).predicted(curve);
         let ratios = self.weighted().map(|(p, weight)| (ratio(p), weight));
         weighted_median(ratios.filter(|(ratio, _)| ratio.is_finite() && *ratio > 0.0).collect()).unwrap_or(1.0)
     }
 
-    fn fit(&self) -> [f64; N] {
-        let alone: Vec<_> = self.calibration.iter().map(|p| (*p, 1.0)).collect();
-        let slowdown = self.slowdown(&non_negative_least_squares(&alone));
-        let calibration = self.calibration.iter().map(|p| (Point { ms: p.ms * slowdown, ..*p }, CALIBRATION_WEIGHT));
-        let points: Vec<_> = calibration.chain(self.weighted().map(|(p, weight)| (*p, weight))).collect();
+    /// The curve of the calibration alone.
+    fn calibrated(&self, seen: &impl Fn(&Point<N>) -> Point<N>) -> [f64; N] {
+        non_negative_least_squares(&self.calibration.iter().map(|p| (seen(p), 1.0)).collect::<Vec<_>>())
+    }
+
+    /// Fits the points, of whose times `then` tells what was known at the calibration, and `now` what is since.
+    fn fit(&self, then: impl Fn(&Point<N>) -> Point<N>, now: impl Fn(&Point<N>) -> Point<N>) -> [f64; N] {
+        let slowdown = self.slowdown(&self.calibrated(&then), &then);
+        let calibration = self.calibration.iter().map(|p| {
+            let Point { features, known, ms } = then(p);
+            (Point { features, known: known * slowdown, ms: ms * slowdown }, CALIBRATION_WEIGHT)
+        });
+        let points: Vec<_> = calibration.chain(self.weighted().map(|(p, weight)| (now(p), weight))).collect();
         let curve = non_negative_least_squares(&points);
-        let slowdown = self.slowdown(&curve);
+        let slowdown = self.slowdown(&curve, &now);
         curve.map(|x| x * slowdown)
     }
 }
@@ -111,13 +130,21 @@ pub(crate) struct Decode {
 impl Prefill {
     fn point(self) -> Point<3> {
         let (t, p) = (self.prompt as f64, self.resident as f64);
-        Point { features: [1.0, t - p, t * t - p * p], ms: self.ms }
+        Point { features: [1.0, t - p, t * t - p * p], known: 0.0, ms: self.ms }
     }
+}
+
+/// A prefill of which reading the resident tokens, at `e` each with two pairs of positions, is known.
+fn reading(point: &Point<3>, e: f64) -> Point<3> {
+    let [one, tokens, pairs] = point.features;
+    // (t − p)(t + p) = pairs.
+    let resident = if tokens > 0.0 { ((pairs / tokens - tokens) / 2.0).max(0.0) } else { 0.0 };
+    Point { features: [one, tokens, pairs - 2.0 * resident], known: e * resident, ms: point.ms }
 }
 
 impl Decode {
     fn point(self) -> Point<2> {
-        Point { features: [self.steps as f64, self.positions as f64], ms: self.ms }
+        Point { features: [self.steps as f64, self.positions as f64], known: 0.0, ms: self.ms }
     }
 }
 
@@ -152,8 +179,14 @@ impl LatencyFit {
     }
 
     fn update(&mut self) {
-        let [a, b, c] = self.prefill.fit();
-        let [d, e] = self.decode.fit();
+        let plain = |point: &Point<3>| *point;
+        let [d, e] = self.decode.fit(|point| *point, |point| *point);
+        let [_, then] = self.decode.calibrated(&|point| *point);
+        let mut prefill = self.prefill.fit(|point| reading(point, then), |point| reading(point, e));
+        if 2.0 * prefill[2] > e {
+            prefill = self.prefill.fit(plain, plain);
+        }
+        let [a, b, c] = prefill;
         self.curve = LatencyCurve { a, b, c, d, e };
     }
 }
@@ -176,13 +209,7 @@ fn non_negative_least_squares<const N: usize>(points: &[(Point<N>, f64)]) -> [f6
         if solution.iter().any(|&x| x < 0.0) {
             continue;
         }
-        let loss = points
-            .iter()
-            .map(|(p, weight)| {
-                let predicted: f64 = p.features.iter().zip(solution).map(|(f, x)| f * x).sum();
-                weight * ((predicted - p.ms) / p.ms).powi(2)
-            })
-            .sum();
+        let loss = points.iter().map(|(p, weight)| weight * ((p.predicted(&solution) - p.ms) / p.ms).powi(2)).sum();
         if loss < best.1 {
             best = (solution, loss);
         }
@@ -206,7 +233,8 @@ fn least_squares<const N: usize>(points: &[(Point<N>, f64)], subset: usize) -> O
         for (col, (&j, sj)) in columns.iter().zip(&scales).enumerate() {
             system[row][col] = column(i).zip(column(j)).map(|(x, y)| x * y).sum::<f64>() / (si * sj);
         }
-        system[row][n] = column(i).zip(points).map(|(x, (_, w))| x * w.sqrt()).sum::<f64>() / si;
+        let target = |p: &Point<N>| (p.ms - p.known) / p.ms;
+        system[row][n] = column(i).zip(points).map(|(x, (p, w))| x * w.sqrt() * target(p)).sum::<f64>() / si;
     }
     let scaled = solve(system)?;
     let mut solution = [0.0; N];
@@ -261,7 +289,7 @@ mod tests {
             let prefills = [(64, 0), (256, 0), (320, 256)].map(|(t, p)| prefill_on(&truth, t, p, 1.0));
             let decodes = [(64, 3), (320, 3)].map(|(t, n)| decode_on(&truth, t, n));
             let fitted = LatencyFit::calibrated(&prefills, &decodes).curve();
-            for (t, p) in [(1, 0), (100, 0), (4000, 0), (4000, 3900)] {
+            for (t, p) in [(1, 0), (100, 0), (4000, 0), (4000, 3900), (4000, 3990)] {
                 prop_assert!(close(fitted.prefill_ms(t, p), truth.prefill_ms(t, p)), "{fitted:?} {truth:?}");
             }
             for (t, n) in [(0, 1), (5000, 100)] {
@@ -297,11 +325,29 @@ mod tests {
         assert!((1.65..1.95).contains(&ratio), "{ratio}");
     }
 
+    /// A question behind a long prefix that is in the cache: most of its time goes into reading that.
+    #[test]
+    fn few_tokens_behind_many_take_as_long_as_reading_them() {
+        let truth = LatencyCurve { a: 5.0, b: 0.8, c: 1e-4, d: 14.0, e: 3e-3 };
+        let prefills = [(40, 0), (4136, 4096), (170, 0)].map(|(t, p)| prefill_on(&truth, t, p, 1.0));
+        let mut fit = LatencyFit::calibrated(&prefills, &[decode_on(&truth, 40, 3), decode_on(&truth, 4136, 3)]);
+        for slower in [1.0, 1.6] {
+            // As many as are remembered.
+            for i in 0..RECENT {
+                let decode = decode_on(&truth, 2700 + i, 20);
+                let decode = Decode { ms: decode.ms * slower, ..decode };
+                fit.observe(Some(prefill_on(&truth, 2700 + 11 * i, 60 * (i % 3), slower)), Some(decode));
+            }
+            let ratio = fit.curve().prefill_ms(6300, 6289) / (slower * truth.prefill_ms(6300, 6289));
+            assert!((ratio - 1.0).abs() < 0.05, "{ratio}");
+        }
+    }
+
     #[test]
     fn the_curve_follows_a_machine_that_becomes_slower() {
         let truth = LatencyCurve { a: 5.0, b: 2.0, c: 1e-3, d: 10.0, e: 0.01 };
         let prefills = [(64, 0), (256, 0), (320, 256)].map(|(t, p)| prefill_on(&truth, t, p, 1.0));
-        let mut fit = LatencyFit::calibrated(&prefills, &[decode_on(&truth, 64, 3)]);
+        let mut fit = LatencyFit::calibrated(&prefills, &[decode_on(&truth, 64, 3), decode_on(&truth, 320, 3)]);
         let error = |fit: &LatencyFit| fit.curve().prefill_ms(900, 300) / (2.0 * truth.prefill_ms(900, 300)) - 1.0;
         assert!((error(&fit) + 0.5).abs() < 1e-6);
         for i in 0..40 {

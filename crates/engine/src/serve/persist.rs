@@ -1,7 +1,8 @@
 //! Retained prefixes on disk: put back at start, written when the worker has nothing better to do.
 //!
-//! While requests run, one prefix is written every [`BUSY`] at most, since the worker stands still for it; whatever is
-//! not written when the engine is shut down is written then. A killed process loses what it had no time for.
+//! Pages are read a few milliseconds' worth at a time, between which the worker looks for requests, and a thread writes
+//! them: nobody waits for the disk. While requests run, one prefix is begun every [`BUSY`] at most; whatever is not
+//! written when the engine is shut down is written then. A killed process loses what it had no time for.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -15,7 +16,7 @@ use std::{
 use edgewise_kv_cache::{CacheOptions, Digest, KvCache, Move, PageId, Place};
 use edgewise_telemetry::names::{self, labels};
 
-use super::{queue::lock, storage::Storage};
+use super::storage::Storage;
 use crate::{
     EngineError,
     durable::{DurableOptions, DurablePrefixes, Now, PageMemory, Restored, Synced},
@@ -24,6 +25,8 @@ use crate::{
 
 /// How long running requests have peace between two prefixes written.
 const BUSY: Duration = Duration::from_secs(30);
+/// How long the disk is given for a part of a file before it is offered the next.
+const DISK: Duration = Duration::from_millis(2);
 
 /// A folder that this process alone uses, and the secret that goes with what is in it.
 pub(crate) struct Home {
@@ -158,32 +161,43 @@ impl Persistence {
 
     /// Whether it is time to write although requests run.
     pub(crate) fn is_due(&self, now: Duration) -> bool {
-        now.saturating_sub(self.synced) >= BUSY
+        self.files.is_saving() || now.saturating_sub(self.synced) >= BUSY
     }
 
-    /// Writes at most `at_most` prefixes. What a file system refuses is reported and tried again later.
+    /// How long to wait for requests before the next part is written; none: until there is something to write.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        match self.files.is_saving() {
+            true => Some(DISK),
+            false => self.pending.then_some(Duration::ZERO),
+        }
+    }
+
+    /// Goes on writing: a little, or to the end. What a file system refuses is reported and tried again later.
     ///
     /// # Errors
     /// When pages could not be moved: then nothing may be computed any more.
     pub(crate) fn sync<M: StepModel>(
         &mut self,
-        cache: &Mutex<KvCache>,
+        mut cache: &Mutex<KvCache>,
         now: Duration,
         model: &M,
         storage: &mut Storage<M>,
-        at_most: usize,
+        all: bool,
     ) -> Result<(), EngineError> {
         self.synced = now;
         let mut memory = Memory { model, storage, failed: None };
         let now = Now { cache: now, wall: SystemTime::now() };
-        // Look-ups wait meanwhile: the cache must not change while its pages are being read.
-        let outcome = self.files.sync(&mut lock(cache), now, &mut memory, at_most);
+        // Look-ups go on meanwhile: they change no page.
+        let outcome = match all {
+            true => self.files.sync(&mut cache, now, &mut memory, usize::MAX),
+            false => self.files.sync_some(&mut cache, now, &mut memory),
+        };
         if let Some(error) = memory.failed {
             return Err(error);
         }
         match outcome {
             Ok(Synced { written, extended, expired, waiting }) => {
-                self.pending = waiting > 0;
+                self.pending = waiting > 0 || self.files.is_saving();
                 for (outcome, count) in [("written", written), ("extended", extended), ("expired", expired)] {
                     count_files(outcome, count);
                 }

@@ -1,6 +1,6 @@
 //! What the worker tells the metrics.
 
-use edgewise_kv_cache::{MissReason, Stats};
+use edgewise_kv_cache::{Evicted, MissReason, Stats};
 use edgewise_telemetry::names::{self, labels};
 
 use super::{convert, work::Part};
@@ -11,12 +11,21 @@ pub(crate) fn step(parts: &[Part]) {
     metrics::counter!(names::PREFILL_TOKENS_TOTAL).increment(prefilled as u64);
     metrics::counter!(names::ENGINE_STEPS_TOTAL).increment(1);
     metrics::counter!(names::ENGINE_STEP_SEQUENCES_TOTAL).increment(parts.len() as u64);
+    metrics::histogram!(names::ENGINE_BATCH_SEQUENCES).record(parts.len() as f64);
 }
 
 /// Sequences that gave back their pages to make room for older ones.
 pub(crate) fn preempted(sequences: usize) {
     if sequences > 0 {
         metrics::counter!(names::ENGINE_PREEMPTIONS_TOTAL).increment(sequences as u64);
+    }
+}
+
+/// Pages that were evicted.
+pub(crate) fn evicted(pages: &[Evicted]) {
+    for Evicted { idle, residency } in pages {
+        metrics::histogram!(names::KV_IDLE_BEFORE_EVICTION_SECONDS).record(idle.as_secs_f64());
+        metrics::histogram!(names::KV_RESIDENCY_SECONDS).record(residency.as_secs_f64());
     }
 }
 

@@ -202,7 +202,7 @@ impl Request {
             prefill_ms: milliseconds(first.saturating_duration_since(begun)),
             decode_ms: milliseconds(last.saturating_duration_since(first)),
         };
-        Some(GenerationEvent::Finished { sample: index, reason, text, usage, timings })
+        Some(GenerationEvent::Finished { sample: index, reason, stop: sample.stops.met(), text, usage, timings })
     }
 
     /// Whether all samples have ended.

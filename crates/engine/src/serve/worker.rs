@@ -121,11 +121,13 @@ impl<M: StepModel> Worker<M> {
     fn serve(&mut self) -> Result<String, EngineError> {
         loop {
             self.tidy();
-            let pending = self.persistence.as_ref().is_some_and(|files| files.pending);
-            let patience = if self.scheduler.is_empty() && !pending { SWEEP } else { Duration::ZERO };
+            let patience = match self.scheduler.is_empty() {
+                true => self.persistence.as_ref().and_then(Persistence::patience).unwrap_or(SWEEP),
+                false => Duration::ZERO,
+            };
             match self.shared.queue.take(patience) {
                 Err(reason) => {
-                    self.keep_prefixes(usize::MAX)?;
+                    self.keep_prefixes(true)?;
                     return Ok(reason);
                 }
                 Ok(jobs) => jobs.into_iter().for_each(|job| self.accept(job)),
@@ -133,19 +135,23 @@ impl<M: StepModel> Worker<M> {
             self.drop_cancelled();
             if !self.scheduler.is_empty() {
                 self.step()?;
+                if self.scheduler.is_empty() {
+                    // At once: whoever asks next is told that nothing is in the way.
+                    self.shared.counters.set_decoding(Decoding::default());
+                }
             }
             let now = self.shared.now();
             if self.scheduler.is_empty() || self.persistence.as_ref().is_some_and(|files| files.is_due(now)) {
-                self.keep_prefixes(1)?;
+                self.keep_prefixes(false)?;
             }
         }
     }
 
-    /// Brings the files of retained prefixes up to date, writing at most `at_most`.
-    fn keep_prefixes(&mut self, at_most: usize) -> Result<(), EngineError> {
+    /// Brings the files of retained prefixes some way up to date, or all of it.
+    fn keep_prefixes(&mut self, all: bool) -> Result<(), EngineError> {
         let Some(files) = &mut self.persistence else { return Ok(()) };
         std::mem::take(&mut *lock(&self.shared.released)).iter().for_each(|digest| files.remove(digest));
-        files.sync(&self.shared.cache, self.shared.now(), &self.model, &mut self.storage, at_most)
+        files.sync(&self.shared.cache, self.shared.now(), &self.model, &mut self.storage, all)
     }
 
     fn accept(&mut self, mut job: Job) {
@@ -199,6 +205,7 @@ impl<M: StepModel> Worker<M> {
             let mut cache = lock(&self.shared.cache);
             cache.expire(now);
             report::cache(&cache.stats(), self.scheduler.counts());
+            report::evicted(&cache.take_evicted());
         }
     }
 

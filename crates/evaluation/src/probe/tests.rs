@@ -89,6 +89,7 @@ impl Generator for Reads {
             GenerationEvent::Finished {
                 sample: 0,
                 reason: FinishReason::EndOfTurn,
+                stop: None,
                 text: String::new(),
                 usage: Usage::default(),
                 timings: GenerationTimings::default(),

@@ -168,13 +168,35 @@ fn digest(path: &Path) -> Result<String, EvaluationError> {
     Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
+/// A question of a known kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KindQuestion {
+    /// Its text.
+    pub text: String,
+    /// Its kind.
+    pub kind: QuestionKind,
+    /// Name of the file it is from.
+    pub source: String,
+    /// Questions of one group are left out together: those about one document, or of one form.
+    pub group: String,
+}
+
 /// Questions of known kinds, for training.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct KindQuestions {
-    /// Texts and kinds, each text once.
-    pub questions: Vec<(String, QuestionKind)>,
+    /// Each text once.
+    pub questions: Vec<KindQuestion>,
     /// BLAKE3 of the files read, by name.
     pub digests: BTreeMap<String, String>,
+}
+
+/// Which kind the questions of a file are of, where a line does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KindOfFile {
+    /// Of single questions, and of the first one in a list.
+    pub first: Option<QuestionKind>,
+    /// Of the others in a list; the same if absent.
+    pub others: Option<QuestionKind>,
 }
 
 #[derive(Deserialize)]
@@ -184,6 +206,8 @@ struct KindLine {
     #[serde(default)]
     questions: Vec<KindLine>,
     metadata: Option<KindMetadata>,
+    kind: Option<QuestionKind>,
+    group: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -193,22 +217,37 @@ struct KindMetadata {
 }
 
 impl KindQuestions {
-    /// Adds the questions in `path`, one JSON object a line with `question`, `text`, `query` or a list of `questions`.
-    /// They are of `kind`, except that a line whose `metadata.type` says `comparison` is one.
+    /// Adds the questions in `path`, one JSON object a line with `question`, `text`, `query` or a list of `questions`. They
+    /// are of the kind that their line gives as `kind`, of comparison if its `metadata.type` says so, else of that `kind`
+    /// says of the file. A line with a `group` belongs to it, any other is a group of its own.
     ///
     /// # Errors
-    /// [`EvaluationError::Read`], [`EvaluationError::Line`].
-    pub fn add(&mut self, kind: QuestionKind, path: &Path) -> Result<(), EvaluationError> {
+    /// [`EvaluationError::Read`]; [`EvaluationError::Line`] also for a question of no known kind.
+    pub fn add(&mut self, kind: KindOfFile, path: &Path) -> Result<(), EvaluationError> {
         let lines: Vec<KindLine> = json_lines(path, "questions, one JSON object a line")?;
         let parts: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
-        self.digests.insert(parts.into_iter().rev().collect::<Vec<_>>().join("/"), digest(path)?);
-        let mut seen: BTreeSet<String> = self.questions.iter().map(|(text, _)| text.clone()).collect();
-        for line in lines {
+        let source = parts.into_iter().rev().collect::<Vec<_>>().join("/");
+        self.digests.insert(source.clone(), digest(path)?);
+        let mut seen: BTreeSet<String> = self.questions.iter().map(|question| question.text.clone()).collect();
+        for (at, line) in lines.into_iter().enumerate() {
             let says = line.metadata.and_then(|metadata| metadata.kind);
-            let kind = if says.as_deref() == Some("comparison") { QuestionKind::Comparison } else { kind };
-            for text in line.question.into_iter().chain(line.questions.into_iter().filter_map(|line| line.question)) {
-                if !text.trim().is_empty() && seen.insert(text.clone()) {
-                    self.questions.push((text, kind));
+            let comparison = (says.as_deref() == Some("comparison")).then_some(QuestionKind::Comparison);
+            let of_line = line.kind.or(comparison);
+            let group = line.group.unwrap_or_else(|| format!("line {}", at + 1));
+            let listed = line.questions.into_iter().enumerate().map(|(place, listed)| {
+                let of_place = if place == 0 { kind.first } else { kind.others.or(kind.first) };
+                (listed.question, listed.kind.or(of_line).or(of_place))
+            });
+            for (text, kind) in std::iter::once((line.question, of_line.or(kind.first))).chain(listed) {
+                let Some(text) = text.filter(|text| !text.trim().is_empty()) else { continue };
+                let Some(kind) = kind else {
+                    let reason = "it does not say what kind of question it is: give it a `kind`, or name one for the \
+                                  file, as in global=FILE"
+                        .to_owned();
+                    return Err(EvaluationError::Line { path: path.to_owned(), line: at + 1, reason });
+                };
+                if seen.insert(text.clone()) {
+                    self.questions.push(KindQuestion { text, kind, source: source.clone(), group: group.clone() });
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Fits the kinds of questions: multinomial logistic regression over surface and n-grams, the fixed cues as offsets.
 
+use std::collections::BTreeMap;
+
 use edgewise_planner::{BUCKETS, Head, QuestionKind, SURFACE_NAMES, Sparse, Surface, ngrams};
 
 const KINDS: usize = QuestionKind::TRAINED.len();
@@ -19,33 +21,58 @@ pub(crate) struct Labelled {
     pub(crate) kind: usize,
     /// The document it is about, if it is one of the routing set's.
     pub(crate) document: Option<usize>,
+    /// The file it is from; 0 is the routing set.
+    pub(crate) source: usize,
+    /// Questions of one group of a source are left out together.
+    pub(crate) group: usize,
+    pub(crate) text: String,
 }
 
 impl Labelled {
-    /// None for a kind that is not trained.
-    pub(crate) fn new(text: &str, kind: QuestionKind, document: Option<usize>) -> Option<Self> {
+    /// A question about a document of the routing set. None for a kind that is not trained.
+    pub(crate) fn new(text: &str, kind: QuestionKind, document: usize) -> Option<Self> {
+        Some(Self { document: Some(document), ..Self::other(text, kind, 0, document)? })
+    }
+
+    /// A question from another file. None for a kind that is not trained.
+    pub(crate) fn other(text: &str, kind: QuestionKind, source: usize, group: usize) -> Option<Self> {
         let kind = QuestionKind::TRAINED.iter().position(|known| *known == kind)?;
-        Some(Self { surface: Surface::of(text), ngrams: ngrams(text), kind, document })
+        let (surface, ngrams) = (Surface::of(text), ngrams(text));
+        Some(Self { surface, ngrams, kind, document: None, source, group, text: text.to_owned() })
     }
 }
 
-/// Heads fitted on `questions`; each kind counts the same, however many questions it has, and so does each half of a
-/// kind that is partly of the routing set.
-pub(crate) fn fit(questions: &[&Labelled]) -> Vec<Head> {
-    let mut counts = [[0usize; 2]; KINDS];
+/// What each question counts. Each kind's half that is of the routing set counts the same, however many questions it has,
+/// and so does each half that is of other files. Within such a half, a file counts by the square root of its number of
+/// questions: a small one, of another sort, is not lost beside a large one, nor does a single question outweigh many.
+fn shares(questions: &[&Labelled]) -> Vec<f64> {
+    let mut counts: BTreeMap<(usize, usize), f64> = BTreeMap::new();
     for question in questions {
-        counts[question.kind][usize::from(question.document.is_some())] += 1;
+        *counts.entry((question.kind, question.source)).or_default() += 1.0;
     }
-    let present = counts.iter().flatten().filter(|count| **count > 0).count().max(1) as f64;
+    let mut halves: BTreeMap<(usize, bool), f64> = BTreeMap::new();
+    for ((kind, source), count) in &counts {
+        *halves.entry((*kind, *source > 0)).or_default() += count.sqrt();
+    }
+    let present = halves.len().max(1) as f64;
+    let share = |question: &&Labelled| {
+        let count = counts.get(&(question.kind, question.source)).copied().unwrap_or(1.0);
+        let half = halves.get(&(question.kind, question.source > 0)).copied().unwrap_or(1.0);
+        1.0 / (present * half * count.sqrt())
+    };
+    questions.iter().map(share).collect()
+}
+
+/// Heads fitted on `questions`, see [`shares`].
+pub(crate) fn fit(questions: &[&Labelled]) -> Vec<Head> {
+    let shares = shares(questions);
     let width = SURFACE_NAMES.len() + BUCKETS;
     let mut weights = vec![vec![0.0f64; width + 1]; KINDS];
     let mut velocity = weights.clone();
     for _ in 0..ROUNDS {
         let mut gradient: Vec<Vec<f64>> =
             weights.iter().map(|weights| weights.iter().map(|weight| PENALTY * weight).collect()).collect();
-        for question in questions {
-            let count = counts[question.kind][usize::from(question.document.is_some())] as f64;
-            let share = 1.0 / (present * count);
+        for (question, share) in questions.iter().zip(&shares) {
             for (kind, p) in probabilities(&weights, question).into_iter().enumerate() {
                 let error = share * (p - if kind == question.kind { 1.0 } else { 0.0 });
                 let gradient = &mut gradient[kind];
@@ -96,16 +123,34 @@ mod tests {
     use edgewise_planner::{Features, RouterInput, Scope, kinds, measure_hits};
 
     #[test]
+    fn halves_count_the_same_and_files_by_the_root_of_their_size() {
+        let of = |source: usize, kind, count: usize| {
+            (0..count).filter_map(move |n| match source {
+                0 => Labelled::new("who was it", kind, n),
+                _ => Labelled::other("who was it", kind, source, n),
+            })
+        };
+        let all: Vec<Labelled> = of(0, QuestionKind::LocalFact, 10)
+            .chain(of(1, QuestionKind::LocalFact, 64))
+            .chain(of(2, QuestionKind::LocalFact, 4))
+            .chain(of(2, QuestionKind::Global, 3))
+            .collect();
+        let shares = shares(&all.iter().collect::<Vec<_>>());
+        let sum = |of: fn(&Labelled) -> bool| -> f64 {
+            all.iter().zip(&shares).filter(|(question, _)| of(question)).map(|(_, share)| share).sum()
+        };
+        let third = |value: f64| (value - 1.0 / 3.0).abs() < 1e-9;
+        assert!(third(sum(|q| q.source == 0)) && third(sum(|q| q.kind == 3)));
+        assert!((sum(|q| q.source == 1) / sum(|q| q.source == 2 && q.kind == 0) - 4.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn kinds_are_learned_and_kinds_without_questions_stay_unlikely() {
         let labelled: Vec<Labelled> = (0..30)
             .flat_map(|n| {
                 [
-                    Labelled::new(&format!("who built the bridge number {n}"), QuestionKind::LocalFact, None),
-                    Labelled::new(
-                        &format!("why did the mayor of {n} resign after that"),
-                        QuestionKind::MultiHop,
-                        Some(n),
-                    ),
+                    Labelled::other(&format!("who built the bridge number {n}"), QuestionKind::LocalFact, 1, n),
+                    Labelled::new(&format!("why did the mayor of {n} resign after that"), QuestionKind::MultiHop, n),
                 ]
             })
             .flatten()

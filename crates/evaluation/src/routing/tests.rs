@@ -144,15 +144,40 @@ fn questions_of_known_kinds_are_read_in_several_shapes() {
     let lines = [
         r#"{"text": "one"}"#,
         r#"{"question": "two", "metadata": {"type": "comparison"}}"#,
-        r#"{"questions": [{"question_text": "three"}, {"question_text": "one"}], "metadata": {"uid": "x"}}"#,
+        r#"{"questions": [{"question_text": "three"}, {"question_text": "one"}, {"text": "four"}]}"#,
+        r#"{"question": "five", "kind": "global", "group": "form"}"#,
     ];
     fs::write(&path, lines.join("\n")).unwrap();
+    let (fact, hops) = (QuestionKind::LocalFact, QuestionKind::MultiHop);
+    let file = KindOfFile { first: Some(fact), others: Some(hops) };
     let mut kinds = KindQuestions::default();
-    kinds.add(QuestionKind::MultiHop, &path).unwrap();
-    let expected =
-        [("one", QuestionKind::MultiHop), ("two", QuestionKind::Comparison), ("three", QuestionKind::MultiHop)];
-    assert_eq!(kinds.questions, expected.map(|(text, kind)| (text.to_owned(), kind)));
+    kinds.add(file, &path).unwrap();
+    let found: Vec<_> = kinds.questions.iter().map(|q| (q.text.as_str(), q.kind, q.group.as_str())).collect();
+    let expected = [
+        ("one", fact, "line 1"),
+        ("two", QuestionKind::Comparison, "line 2"),
+        ("three", fact, "line 3"),
+        ("four", hops, "line 3"),
+        ("five", QuestionKind::Global, "form"),
+    ];
+    assert_eq!(found, expected);
     assert_eq!(kinds.digests.len(), 1);
+    let error = KindQuestions::default().add(KindOfFile::default(), &path).unwrap_err().to_string();
+    assert!(error.contains("line 1") && error.contains("global=FILE"), "{error}");
     fs::write(&path, "{").unwrap();
-    assert!(kinds.add(QuestionKind::MultiHop, &path).unwrap_err().to_string().contains("line 1"));
+    assert!(kinds.add(file, &path).unwrap_err().to_string().contains("line 1"));
+}
+
+#[test]
+fn groups_are_left_out_together_and_the_shipped_questions_can_be_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/question_kinds.jsonl");
+    let mut kinds = KindQuestions::default();
+    kinds.add(KindOfFile::default(), &path).unwrap();
+    let labelled = labelled(&kinds);
+    assert_eq!(labelled.len(), kinds.questions.len());
+    for (question, labelled) in kinds.questions.iter().zip(&labelled) {
+        let same = |other: &&KindQuestion| other.group == question.group;
+        let first = kinds.questions.iter().position(|other| same(&other)).unwrap();
+        assert_eq!(labelled.group % KIND_PARTS, super::labelled(&kinds)[first].group % KIND_PARTS, "{question:?}");
+    }
 }

@@ -265,7 +265,7 @@ impl Generator for SimulatedEngine {
         let (reason, text) = (FinishReason::EndOfTurn, String::new());
         // The caller holds the other end.
         let _ = sender.send(GenerationEvent::Started { cached_tokens: resident, miss: None });
-        let _ = sender.send(GenerationEvent::Finished { sample: 0, reason, text, usage, timings });
+        let _ = sender.send(GenerationEvent::Finished { sample: 0, reason, stop: None, text, usage, timings });
         Ok(stream)
     }
 }

@@ -23,7 +23,7 @@ fn texts() -> Vec<Text> {
 }
 
 fn options() -> TrafficOptions {
-    let Ok(prices) = PriceBook::embedded().map(|book| book.default) else { unreachable!("the built-in prices") };
+    let Ok(prices) = PriceBook::embedded().map(|book| book.earliest("")) else { unreachable!("the built-in prices") };
     TrafficOptions {
         sizes: vec![600, 2500],
         questions: 60,

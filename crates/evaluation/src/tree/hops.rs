@@ -68,7 +68,7 @@ pub fn evaluate_hops(
     let mut summaries = vec![vec![Vec::new(); options.budgets.len()]; systems.len()];
     let mut breadths = Vec::new();
     for (number, query) in dataset.queries.iter().enumerate() {
-        let kind = measuring.planner.explain(&library.collection, &Query::new(query.text.as_str()))?.features.kind;
+        let kind = measuring.planner.question_kind(&library.collection, &Query::new(query.text.as_str()))?;
         let words = tree_breadth(&kind);
         breadths.push(f64::from(words));
         let gold: Vec<DocumentId> = query.relevant.keys().map(|id| DocumentId::from_uri(id)).collect();

@@ -8,19 +8,22 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use edgewise_ledger::{Prediction, RequestRecord, RequestStatus};
+use edgewise_ledger::{RequestRecord, RequestStatus};
 use edgewise_model_api::{
     Boundary, ChatMessage, Constraint, FinishReason, GenerateRequest, GenerationEvent, GenerationStream, Generator,
     ModelError, Prompt, Retention, Sampling, prompt_usage,
 };
-use edgewise_types::{Money, TenantId, Timings, Usage};
+use edgewise_types::Usage;
 
-use crate::{ApiError, Recorder, answering, middleware::RequestId, state::AppState};
+use crate::{
+    ApiError, Recorder, answering, budgets, caller::Caller, keys::Keys, middleware::RequestId, state::AppState,
+};
 
 use super::task::{EndReason, Event};
 
@@ -131,12 +134,8 @@ pub(crate) struct Chatting {
 
 impl Chatting {
     /// Starts it, or refuses when the server or the engine is at its limit.
-    pub(crate) async fn start(
-        state: &AppState,
-        chat: Chat,
-        tenant: TenantId,
-        id: &RequestId,
-    ) -> Result<Self, ApiError> {
+    pub(crate) async fn start(state: &AppState, chat: Chat, caller: &Caller, id: &RequestId) -> Result<Self, ApiError> {
+        budgets::admit(state.parts(), caller, None)?;
         let slot = state.answer_slot()?;
         let at = jiff::Timestamp::now();
         let started = Instant::now();
@@ -146,11 +145,14 @@ impl Chatting {
             let parts = chat.messages.last().into_iter().flat_map(|message| &message.parts);
             tracing::info!(question = parts.map(|part| part.text.as_str()).collect::<String>(), "chat");
         }
-        let asker = tenant.clone();
+        let asker = caller.tenant.clone();
+        let (published, store) = (state.published().clone(), Arc::clone(state.keys().store()));
         let (slot, stream, prepared) = state
             .read(move |parts| {
                 let generator = parts.planner.generator();
-                let prepared = prepare(generator.as_ref(), &chat)?;
+                let mut prepared = prepare(generator.as_ref(), &chat)?;
+                prepared.prompt.public_tokens =
+                    published.public_tokens(&store, generator.as_ref(), &prepared.prompt.tokens)?;
                 let stream = generator.generate(GenerateRequest {
                     prompt: prepared.prompt.clone(),
                     sampling: chat.sampling,
@@ -165,28 +167,21 @@ impl Chatting {
             .await?;
         let min = prepared.min_prefix_tokens;
         let too_short = prepared.prompt.boundaries.iter().filter(|boundary| boundary.at < min).count();
+        let record_id = format!("{}-{}", at.as_microsecond(), id.0);
         let record = RequestRecord {
-            id: format!("{}-{}", at.as_microsecond(), id.0),
-            at,
-            tenant,
-            collection: None,
-            model: state.parts().recorder.model.clone(),
-            template_hash: String::new(),
-            route: ROUTE.to_owned(),
+            key: caller.key_name(),
             forced: true,
             status: RequestStatus::Cancelled,
-            usage: Usage::default(),
-            cost: Money::ZERO,
-            full_cost: None,
-            predicted: Prediction::default(),
-            timings: Timings::default(),
             question_chars: chars,
+            ..RequestRecord::begun(record_id, at, caller.tenant.clone(), &state.parts().recorder.model, ROUTE)
         };
         Ok(Self {
             stream,
-            stop: answering::must_end(state),
+            stop: answering::must_end(state, caller),
             account: Account {
                 recorder: state.parts().recorder.clone(),
+                keys: state.keys().clone(),
+                caller: caller.clone(),
                 record,
                 prompt_tokens: prepared.prompt.tokens.len(),
                 boundaries: prepared.prompt.boundaries,
@@ -223,9 +218,10 @@ impl Chatting {
                 event = self.stream.next() => event,
             };
             match event {
-                Some(GenerationEvent::Started { cached_tokens, .. }) => {
+                Some(GenerationEvent::Started { cached_tokens, miss }) => {
                     self.phases.started(cached_tokens);
                     self.account.cached = Some(cached_tokens);
+                    self.account.record.miss = miss.map(|miss| miss.name().to_owned());
                     return Some(Event::Start(self.account.usage_so_far()));
                 }
                 Some(GenerationEvent::Token { sample, text, logprob, .. }) => {
@@ -238,7 +234,7 @@ impl Chatting {
                         return Some(Event::Text { sample, text, logprob: Some(logprob) });
                     }
                 }
-                Some(GenerationEvent::Finished { sample, reason, text, usage, timings }) => {
+                Some(GenerationEvent::Finished { sample, reason, stop, text, usage, timings }) => {
                     let reason = match reason {
                         FinishReason::EndOfTurn => EndReason::EndOfTurn,
                         FinishReason::Stop => EndReason::Stop,
@@ -251,7 +247,7 @@ impl Chatting {
                     self.account.record.timings.decode_ms =
                         timings.decode_ms.max(self.account.record.timings.decode_ms);
                     self.account.finished(&usage).await;
-                    return Some(Event::End { sample, reason, text, usage });
+                    return Some(Event::End { sample, reason, stop, text, usage });
                 }
                 Some(GenerationEvent::Failed(error)) => return Some(self.fail(error.into()).await),
                 None => return Some(self.fail(ApiError::internal("the engine ended a stream without a result")).await),
@@ -270,6 +266,8 @@ impl Chatting {
 /// The record of a chat while it runs.
 struct Account {
     recorder: Recorder,
+    keys: Keys,
+    caller: Caller,
     record: RequestRecord,
     prompt_tokens: usize,
     boundaries: Vec<Boundary>,
@@ -314,8 +312,13 @@ impl Account {
         let usage = if self.record.status == RequestStatus::Answered { self.reported } else { self.usage_so_far() };
         let mut record = self.record.clone();
         record.usage = usage;
-        record.cost = self.recorder.prices.cost(&self.recorder.model, &usage);
+        self.keys.spent(&self.caller, &usage);
         record.timings.total_ms = self.elapsed_ms();
+        let worked = match record.status {
+            RequestStatus::Answered => record.timings.prefill_ms + record.timings.decode_ms,
+            _ => record.timings.total_ms,
+        };
+        record.cost = self.recorder.prices.of(&self.recorder.model, record.at).cost_of(&usage, worked);
         Some(record)
     }
 

@@ -57,6 +57,7 @@ impl Form {
 
 fn anthropic_type(kind: ErrorKind) -> &'static str {
     match kind.status().as_u16() {
+        401 => "authentication_error",
         403 => "permission_error",
         404 => "not_found_error",
         413 => "request_too_large",
@@ -78,6 +79,7 @@ fn openai_type(kind: ErrorKind) -> &'static str {
 
 fn openai_code(kind: ErrorKind) -> &'static str {
     match kind {
+        ErrorKind::Unauthorized => "invalid_api_key",
         ErrorKind::UnknownModel | ErrorKind::UnknownCollection => "model_not_found",
         ErrorKind::DoesNotFit => "context_length_exceeded",
         other => other.as_str(),

@@ -8,11 +8,12 @@ use utoipa::ToSchema;
 
 use edgewise_model_api::{FinishReason, Sampling};
 use edgewise_planner::{Answer, AnswerEvent, Budget, Citation, Objective, Query, Route};
-use edgewise_types::{CollectionName, DocumentId, Money, TenantId, Usage};
+use edgewise_types::{CollectionName, DocumentId, Money, Usage};
 
 use crate::{
     ApiError, RouteChoice,
     answering::{Answering, Progress},
+    caller::Caller,
     collections::{parse_filter, parse_ids},
     middleware::RequestId,
     state::AppState,
@@ -65,6 +66,8 @@ pub(crate) struct CollectionTask {
     pub(crate) sampling: Sampling,
     pub(crate) max_tokens: Option<usize>,
     pub(crate) stop: Vec<String>,
+    /// The caller's system prompt: what to do with the question. The server's rules about sources stay.
+    pub(crate) instructions: Option<String>,
     /// Tokens that were sent can't be taken back, so a stream is never superseded by a wider route.
     pub(crate) stream: bool,
 }
@@ -100,6 +103,8 @@ pub(crate) enum Event {
     End {
         sample: usize,
         reason: EndReason,
+        /// The stop string that came up, where the engine knows which.
+        stop: Option<String>,
         text: String,
         usage: Usage,
     },
@@ -117,15 +122,15 @@ pub(crate) struct Asking {
     answering: Answering,
     ready: VecDeque<Event>,
     task: CollectionTask,
-    tenant: TenantId,
+    caller: Caller,
     state: AppState,
 }
 
 impl Task {
     /// Starts it, or refuses when the server is at its limit.
-    pub(crate) async fn start(self, state: &AppState, tenant: TenantId, id: RequestId) -> Result<Running, ApiError> {
+    pub(crate) async fn start(self, state: &AppState, caller: Caller, id: RequestId) -> Result<Running, ApiError> {
         match self {
-            Self::Engine(chat) => Ok(Running::Engine(Box::new(Chatting::start(state, *chat, tenant, &id).await?))),
+            Self::Engine(chat) => Ok(Running::Engine(Box::new(Chatting::start(state, *chat, &caller, &id).await?))),
             Self::Collection(task) => {
                 let CollectionOptions { route, objective, budget, top_k, documents, filter } = task.options.clone();
                 let query = Query {
@@ -138,14 +143,15 @@ impl Task {
                     sampling: task.sampling.clone(),
                     max_output_tokens: task.max_tokens,
                     stop: task.stop.clone(),
-                    history: memory::turns(state, &tenant, &task.collection, &task.exchanges),
+                    history: memory::turns(state, &caller.tenant, &task.collection, &task.exchanges),
                     escalate: task.stream.then_some(false),
-                    tenant: tenant.clone(),
+                    tenant: caller.tenant.clone(),
+                    instructions: task.instructions.clone(),
                     ..Query::new(task.question.clone())
                 };
-                let answering = Answering::start(state, task.collection.clone(), query, id)?;
+                let answering = Answering::start(state, &caller, task.collection.clone(), query, id, None)?;
                 let (task, state) = (*task, state.clone());
-                Ok(Running::Collection(Box::new(Asking { answering, ready: VecDeque::new(), task, tenant, state })))
+                Ok(Running::Collection(Box::new(Asking { answering, ready: VecDeque::new(), task, caller, state })))
             }
         }
     }
@@ -180,11 +186,12 @@ impl Running {
                     sample.logprobs.push((text, logprob.unwrap_or_default()));
                 }
                 Event::Cited(answer) => reply.answer = Some(answer),
-                Event::End { sample, reason, text, usage } => {
+                Event::End { sample, reason, stop, text, usage } => {
                     reply.usage = reply.usage.plus(&usage);
                     let sample = reply.sample(sample);
                     sample.text.push_str(&text);
                     sample.reason = Some(reason);
+                    sample.stop = stop;
                 }
                 Event::Failed(error) => return Err(error),
             }
@@ -212,6 +219,8 @@ pub(crate) struct Reply {
 pub(crate) struct Sample {
     pub(crate) text: String,
     pub(crate) reason: Option<EndReason>,
+    /// The stop string that came up.
+    pub(crate) stop: Option<String>,
     /// Each token's text and the natural logarithm of its probability.
     pub(crate) logprobs: Vec<(String, f32)>,
 }
@@ -243,10 +252,10 @@ impl Asking {
                 Progress::Event(AnswerEvent::Sources(_) | AnswerEvent::Waiting | AnswerEvent::Escalated(_)) => {}
                 Progress::Done(answer) => {
                     let reason = end(answer.finish_reason);
-                    let usage = answer.usage;
-                    memory::keep(&self.state, &self.tenant, &self.task.collection, &self.task, &answer);
+                    let (usage, stop) = (answer.usage, answer.stop_sequence.clone());
+                    memory::keep(&self.state, &self.caller.tenant, &self.task.collection, &self.task, &answer);
                     self.ready.push_back(Event::Cited(answer));
-                    self.ready.push_back(Event::End { sample: 0, reason, text: String::new(), usage });
+                    self.ready.push_back(Event::End { sample: 0, reason, stop, text: String::new(), usage });
                 }
                 Progress::Failed(error) => return Some(Event::Failed(error)),
             }
@@ -264,14 +273,9 @@ fn end(reason: FinishReason) -> EndReason {
 }
 
 impl CollectionReport {
-    /// Of an answer to `task`.
-    pub(crate) fn of(answer: &Answer, system_left_out: bool) -> Self {
-        let mut notes = answer.explanation.notes.clone();
-        if system_left_out {
-            notes.push(
-                "the system prompt was left out: questions to a collection are asked with Edgewise's own".to_owned(),
-            );
-        }
+    /// Of an answer.
+    pub(crate) fn of(answer: &Answer) -> Self {
+        let notes = answer.explanation.notes.clone();
         Self { route: answer.turn.route, cost: answer.cost, unanswerable: answer.unanswerable, notes }
     }
 }

@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderName, HeaderValue},
     response::{IntoResponse, Response, Sse, sse},
 };
@@ -17,7 +17,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
-    extract::ApiQuery,
+    caller::Caller,
+    extract::{ApiPath, ApiQuery},
+    page,
     state::{AppState, Phase},
 };
 
@@ -32,6 +34,9 @@ const EVERY: Duration = Duration::from_millis(150);
 pub struct JobList {
     /// Those that are not over, and of each collection the last that are; newest first.
     pub jobs: Vec<Job>,
+    /// Where the list goes on, if it does.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 /// Which jobs.
@@ -43,6 +48,13 @@ pub(crate) struct Which {
     #[serde(default)]
     #[param(value_type = Option<CollectionName>)]
     collection: Option<String>,
+    /// Most jobs to return, 1 to 1,000; absent is 1,000.
+    #[serde(default)]
+    #[param(default = 1000, minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Where to go on: `next` of the page before.
+    #[serde(default)]
+    cursor: Option<String>,
 }
 
 /// List background jobs.
@@ -58,12 +70,23 @@ pub(crate) struct Which {
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     ApiQuery(which): ApiQuery<Which>,
 ) -> Result<Json<JobList>, ApiError> {
     let collection = which.collection.map(|name| name.parse::<CollectionName>()).transpose()?;
-    let mut jobs = state.jobs().list();
+    let limit = page::limit(which.limit, page::MAX_LIMIT)?;
+    let after = which.cursor.as_deref().map(page::parse::<2>).transpose()?;
+    let mut jobs = state.jobs().list(&caller.tenant);
     jobs.retain(|job| collection.as_ref().is_none_or(|name| job.collection == *name));
-    Ok(Json(JobList { jobs }))
+    // Newest first: what comes later in the list is older. Times are compared as times.
+    if let Some([at, id]) = &after {
+        let wrong = |_| ApiError::new(ErrorKind::InvalidRequest, "this is not a cursor of this list");
+        let at: jiff::Timestamp = at.parse().map_err(wrong)?;
+        jobs.retain(|job| (job.created_at, &job.id) < (at, id));
+    }
+    jobs.truncate(limit + 1);
+    let (jobs, next) = page::cut(jobs, limit, |job| page::cursor(&[&job.created_at.to_string(), &job.id]));
+    Ok(Json(JobList { jobs, next }))
 }
 
 /// How a background job goes.
@@ -77,13 +100,23 @@ pub(crate) async fn list(
         (status = 404, description = "No such job", body = ErrorBody),
     )
 )]
-pub(crate) async fn get(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    Ok(Json(state.jobs().get(&id)?.job()))
+pub(crate) async fn get(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<Job>, ApiError> {
+    Ok(Json(state.jobs().get(&caller.tenant, &id)?.job()))
 }
 
 /// The job after `asked`, or a conflict where that came too late.
-fn asked(state: &AppState, id: &str, what: &str, ask: impl Fn(&super::Control) -> bool) -> Result<Json<Job>, ApiError> {
-    let control = state.jobs().get(id)?;
+fn asked(
+    state: &AppState,
+    caller: &Caller,
+    id: &str,
+    what: &str,
+    ask: impl Fn(&super::Control) -> bool,
+) -> Result<Json<Job>, ApiError> {
+    let control = state.jobs().get(&caller.tenant, id)?;
     let open = ask(&control);
     let job = control.job();
     if open {
@@ -105,8 +138,12 @@ fn asked(state: &AppState, id: &str, what: &str, ask: impl Fn(&super::Control) -
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn pause(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "paused", super::Control::pause)
+pub(crate) async fn pause(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "paused", super::Control::pause)
 }
 
 /// Let a paused job go on.
@@ -121,8 +158,12 @@ pub(crate) async fn pause(State(state): State<AppState>, Path(id): Path<String>)
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn resume(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "resumed", super::Control::resume)
+pub(crate) async fn resume(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "resumed", super::Control::resume)
 }
 
 /// End a background job. What it has done is kept.
@@ -139,8 +180,12 @@ pub(crate) async fn resume(State(state): State<AppState>, Path(id): Path<String>
         (status = 409, description = "It is over", body = ErrorBody),
     )
 )]
-pub(crate) async fn cancel(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Job>, ApiError> {
-    asked(&state, &id, "cancelled", super::Control::cancel)
+pub(crate) async fn cancel(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Json<Job>, ApiError> {
+    asked(&state, &caller, &id, "cancelled", super::Control::cancel)
 }
 
 /// Follow a background job.
@@ -157,8 +202,12 @@ pub(crate) async fn cancel(State(state): State<AppState>, Path(id): Path<String>
         (status = 404, description = "No such job", body = ErrorBody),
     )
 )]
-pub(crate) async fn events(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let mut job = state.jobs().get(&id)?.subscribe();
+pub(crate) async fn events(
+    State(state): State<AppState>,
+    caller: Caller,
+    ApiPath(id): ApiPath<String>,
+) -> Result<Response, ApiError> {
+    let mut job = state.jobs().get(&caller.tenant, &id)?.subscribe();
     let ending = state.lifecycle().reached(Phase::Draining);
     let (sender, events) = mpsc::channel::<Result<sse::Event, Infallible>>(1);
     tokio::spawn(async move {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use edgewise_retrieval::{Job, JobState};
+use edgewise_types::TenantId;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -88,6 +89,8 @@ impl Turns {
 /// The handle of a job: for its work, and for those who ask things of it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Control {
+    tenant: TenantId,
+    /// Its place in the line is under this name: ids of two tenants may be equal, where one imported the other's export.
     id: Arc<str>,
     job: Arc<watch::Sender<Job>>,
     wishes: Arc<Wishes>,
@@ -99,12 +102,17 @@ pub(crate) struct Control {
 
 impl Control {
     /// A handle, and what hears of each change of state.
-    pub(super) fn new(job: Job, turns: Turns, lifecycle: Lifecycle) -> (Self, mpsc::Receiver<()>) {
+    pub(super) fn new(tenant: TenantId, job: Job, turns: Turns, lifecycle: Lifecycle) -> (Self, mpsc::Receiver<()>) {
         let (changed, changes) = mpsc::channel();
         let wishes = Wishes { pause: AtomicBool::new(job.state == JobState::Paused), ..Wishes::default() };
-        let id = job.id.as_str().into();
+        let id = format!("{tenant}/{}", job.id).into();
         let job = Arc::new(watch::Sender::new(job));
-        (Self { id, job, wishes: Arc::new(wishes), turns, lifecycle, changed }, changes)
+        (Self { tenant, id, job, wishes: Arc::new(wishes), turns, lifecycle, changed }, changes)
+    }
+
+    /// Whose it is.
+    pub(super) fn tenant(&self) -> &TenantId {
+        &self.tenant
     }
 
     /// The job now.

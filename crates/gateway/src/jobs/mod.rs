@@ -1,7 +1,7 @@
 //! Background work: started by a request, going on after its response, durable, and told as it goes.
 //!
 //! A job is a [`Work`] on a thread of its own. Jobs of a server take turns, in the order in which they came: two builds at
-//! once would only share the same cores and model. A paused job gives its turn away.
+//! once would only share the same cores and model. Uploads have a line of their own. A paused job gives its turn away.
 //!
 //! Invariants:
 //! - A job's record is in its collection's catalog as soon as no ingest holds it, and again at each change of its state and every
@@ -10,7 +10,7 @@
 //! - A job that is over never changes again, and is over exactly once.
 //! - Work is never interrupted, it asks: [`Control::check`] waits while the job is paused and says when to end.
 //!
-//! Deliberately not here: what a kind of job does (see `tree`).
+//! Deliberately not here: what a kind of job does (see `tree` and `batch`).
 
 pub(crate) mod api;
 mod control;

@@ -14,14 +14,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use edgewise_retrieval::{
-    Collection, Job, JobState, RetrievalError, TreeControl, TreeHalt, TreePlan, TreeProgress, TreeScopeView, TreeView,
+    Collection, Collections, Job, JobState, RetrievalError, TreeControl, TreeHalt, TreePlan, TreeProgress,
+    TreeScopeView, TreeView,
 };
-use edgewise_types::{CollectionName, DocumentId, NodeId};
+use edgewise_types::{CollectionName, DocumentId, NodeId, TenantId};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::{
-    ApiError, ErrorBody, ErrorKind,
+    ApiError, ErrorBody, ErrorKind, batch,
+    caller::Caller,
     extract::{ApiJson, ApiQuery, InCollection},
     jobs::{Control, Ended, NewJob, Work},
     state::{AppState, Parts},
@@ -80,6 +82,7 @@ fn default_depth() -> usize {
 )]
 pub(crate) async fn show(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiQuery(part): ApiQuery<Part>,
 ) -> Result<Json<TreeView>, ApiError> {
@@ -94,7 +97,8 @@ pub(crate) async fn show(
         (None, Some(node)) => TreeScopeView::Node(node.parse::<NodeId>()?),
         (Some(_), Some(_)) => return Err(invalid("document and node can't be asked for together".to_owned())),
     };
-    state.read(move |parts| Ok(Json(parts.collections.get(&name)?.tree(&scope, depth, text_chars)?))).await
+    let collections = state.collections(&caller)?;
+    state.read(move |_| Ok(Json(collections.get(&name)?.tree(&scope, depth, text_chars)?))).await
 }
 
 /// Say what building a collection's summary tree would take: summaries, calls, tokens, cost and time.
@@ -116,11 +120,13 @@ pub(crate) async fn show(
 )]
 pub(crate) async fn plan(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<TreeBuildRequest>,
 ) -> Result<Json<TreePlan>, ApiError> {
+    let collections = state.collections(&caller)?;
     let slot = state.upload_slot().await?;
-    let plan = move |parts: &Parts| Ok(Json(parts.trees.plan(&*parts.collections.get(&name)?, &request)?));
+    let plan = move |parts: &Parts| Ok(Json(parts.trees.plan(&*collections.get(&name)?, &request)?));
     state.blocking(slot, plan).await
 }
 
@@ -146,17 +152,18 @@ pub(crate) async fn plan(
 )]
 pub(crate) async fn build(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<TreeBuildRequest>,
 ) -> Result<Response, ApiError> {
-    let jobs = state.jobs().clone();
-    let parts = state.shared_parts();
+    let (jobs, parts, tenant) = (state.jobs().clone(), state.shared_parts(), caller.tenant.clone());
+    let collections = state.collections(&caller)?;
     let job = state
-        .read(move |shared| {
-            let collection = shared.collections.get(&name)?;
-            let work = work(parts, Arc::clone(&collection), request.clone());
+        .read(move |_| {
+            let collection = collections.get(&name)?;
+            let work = work(parts, tenant.clone(), Arc::clone(&collection), request.clone());
             let request = serde_json::to_value(&request).map_err(|error| ApiError::internal(error.to_string()))?;
-            jobs.start(NewJob { collection, kind: KIND, request }, work)
+            jobs.start(NewJob { id: None, tenant, collection, kind: KIND, request }, work)
         })
         .await?;
     let mut response = (StatusCode::ACCEPTED, Json(&job)).into_response();
@@ -182,20 +189,23 @@ pub(crate) async fn build(
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
 ) -> Result<StatusCode, ApiError> {
-    let delete = move |parts: &Parts| {
-        parts.collections.get(&name)?.delete_tree()?;
+    let collections = state.collections(&caller)?;
+    let delete = move |_: &Parts| {
+        collections.get(&name)?.delete_tree()?;
         Ok(StatusCode::NO_CONTENT)
     };
     state.read(delete).await
 }
 
 /// The work of a job that builds a tree.
-fn work(parts: Arc<Parts>, collection: Arc<Collection>, request: TreeBuildRequest) -> Work {
+fn work(parts: Arc<Parts>, tenant: TenantId, collection: Arc<Collection>, request: TreeBuildRequest) -> Work {
     Box::new(move |control| {
         let job = control.job();
-        let built = parts.trees.build(&job.id, jiff::Timestamp::now(), &collection, &request, &Watched(control));
+        let built =
+            parts.trees.build(&job.id, jiff::Timestamp::now(), &tenant, &collection, &request, &Watched(control));
         match built {
             Ok(report) => match serde_json::to_value(&report) {
                 Ok(report) => Ended::Done(report),
@@ -225,14 +235,15 @@ impl TreeControl for Watched<'_> {
 
 /// Brings the tree of a collection up to date after its documents changed, where the settings ask for it. A build that is
 /// under way sees the change by itself or leaves it for the next.
-pub(crate) fn after_ingest(state: &AppState, collection: &Arc<Collection>) {
+pub(crate) fn after_ingest(state: &AppState, tenant: &TenantId, collection: &Arc<Collection>) {
     let parts = state.shared_parts();
     if !parts.trees.settings.auto {
         return;
     }
-    let work = work(parts, Arc::clone(collection), TreeBuildRequest::default());
+    let work = work(parts, tenant.clone(), Arc::clone(collection), TreeBuildRequest::default());
     let request = serde_json::to_value(TreeBuildRequest::default()).unwrap_or_default();
-    let started = state.jobs().start(NewJob { collection: Arc::clone(collection), kind: KIND, request }, work);
+    let new = NewJob { id: None, tenant: tenant.clone(), collection: Arc::clone(collection), kind: KIND, request };
+    let started = state.jobs().start(new, work);
     match started {
         Ok(job) => tracing::info!(job = job.id, collection = %collection.name(), "building the summary tree"),
         Err(error) if error.kind() == ErrorKind::Conflict => {
@@ -245,13 +256,22 @@ pub(crate) fn after_ingest(state: &AppState, collection: &Arc<Collection>) {
 /// Takes up the jobs that an earlier server did not finish, and remembers those that are over. For a thread of its own: it
 /// opens catalogs.
 pub(crate) fn take_up(state: &AppState) {
+    for tenant in state.tenants().all() {
+        match state.tenants().of(&tenant) {
+            Ok(collections) => take_up_of(state, &tenant, &collections),
+            Err(error) => tracing::warn!(%tenant, %error, "cannot look for unfinished jobs"),
+        }
+    }
+}
+
+fn take_up_of(state: &AppState, tenant: &TenantId, collections: &Collections) {
     let parts = state.shared_parts();
-    let names = match parts.collections.names() {
+    let names = match collections.names() {
         Ok(names) => names,
-        Err(error) => return tracing::warn!(%error, "cannot look for unfinished jobs"),
+        Err(error) => return tracing::warn!(%tenant, %error, "cannot look for unfinished jobs"),
     };
     for name in names {
-        let jobs = match edgewise_retrieval::jobs_of(parts.collections.root(), &name) {
+        let jobs = match edgewise_retrieval::jobs_of(collections.root(), &name) {
             Ok(jobs) => jobs,
             // Told whenever it is used.
             Err(error) => {
@@ -260,17 +280,18 @@ pub(crate) fn take_up(state: &AppState) {
             }
         };
         let (over, open): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.state.ended());
-        state.jobs().remember(over);
+        state.jobs().remember(tenant, over);
+        state.jobs().remember(tenant, batch::completed(state, tenant, &open));
         for mut job in open.into_iter().filter(|job| job.kind == KIND) {
             if job.state == JobState::Running {
                 job.state = JobState::Queued;
             }
-            let taken_up = parts.collections.get(&name).map_err(ApiError::from).and_then(|collection| {
+            let taken_up = collections.get(&name).map_err(ApiError::from).and_then(|collection| {
                 let request = serde_json::from_value(job.request.clone()).map_err(|error| {
                     ApiError::internal(format!("the request of a job of an earlier version can't be read: {error}"))
                 })?;
-                let work = work(Arc::clone(&parts), Arc::clone(&collection), request);
-                state.jobs().take_up(&job, collection, work)
+                let work = work(Arc::clone(&parts), tenant.clone(), Arc::clone(&collection), request);
+                state.jobs().take_up(tenant, &job, collection, work)
             });
             match taken_up {
                 Ok(()) => tracing::info!(job = job.id, collection = %name, "going on with a job"),

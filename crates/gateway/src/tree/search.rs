@@ -1,6 +1,7 @@
 //! Searching a tree without answering: which nodes and passages a question would be answered from.
 
 use axum::{Json, extract::State};
+use edgewise_planner::{Query, tree_breadth};
 use edgewise_retrieval::{TreeMode, TreeResults, TreeSearchRequest};
 use edgewise_types::{CollectionName, DocumentId};
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::{
     ApiError, ErrorBody,
+    caller::Caller,
     collections::{parse_filter, parse_ids},
     extract::{ApiJson, InCollection},
     state::{AppState, Parts},
@@ -26,10 +28,11 @@ pub struct CollectionTreeSearchRequest {
     /// How the tree is searched; absent searches all levels at once.
     #[serde(default)]
     pub search: Option<TreeMode>,
-    /// How much the question is about the whole: 0 for one fact in one place, 1 for a summary of everything.
-    #[serde(default = "default_breadth")]
-    #[schema(default = 0.5, minimum = 0, maximum = 1)]
-    pub breadth: f32,
+    /// How much the question is about the whole: 0 for one fact in one place, 1 for a summary of everything. Absent goes by
+    /// the kind of question, as an answer does.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1)]
+    pub breadth: Option<f32>,
     /// Search only in these documents; a node counts only if all it summarises is of these.
     #[serde(default)]
     #[schema(value_type = Option<Vec<DocumentId>>)]
@@ -50,10 +53,6 @@ fn default_budget() -> usize {
     1200
 }
 
-fn default_breadth() -> f32 {
-    0.5
-}
-
 /// Search a collection's summary tree without answering.
 #[utoipa::path(
     post,
@@ -71,19 +70,33 @@ fn default_breadth() -> f32 {
 )]
 pub(crate) async fn search(
     State(state): State<AppState>,
+    caller: Caller,
     InCollection(name): InCollection,
     ApiJson(request): ApiJson<CollectionTreeSearchRequest>,
 ) -> Result<Json<TreeResults>, ApiError> {
-    let CollectionTreeSearchRequest { query, budget_tokens, search, breadth, .. } = request;
-    let request = TreeSearchRequest {
-        mode: search.unwrap_or_default(),
-        breadth,
-        documents: parse_ids(request.documents)?,
-        filter: parse_filter(request.filter.as_deref())?,
-        diversity: request.diversity,
-        allow_ancestors: request.allow_ancestors,
-        ..TreeSearchRequest::new(query, budget_tokens)
+    let CollectionTreeSearchRequest { query: text, budget_tokens, search, breadth, diversity, allow_ancestors, .. } =
+        request;
+    let (documents, filter) = (parse_ids(request.documents)?, parse_filter(request.filter.as_deref())?);
+    let collections = state.collections(&caller)?;
+    let search = move |parts: &Parts| {
+        let collection = collections.get(&name)?;
+        let breadth = match breadth {
+            Some(breadth) => breadth,
+            None => {
+                let (documents, filter) = (documents.clone(), filter.clone());
+                let query = Query { documents, filter, tenant: caller.tenant, ..Query::new(text.clone()) };
+                tree_breadth(&parts.planner.question_kind(&collection, &query)?)
+            }
+        };
+        Ok(Json(collection.search_tree(&TreeSearchRequest {
+            mode: search.unwrap_or_default(),
+            breadth,
+            documents,
+            filter,
+            diversity,
+            allow_ancestors,
+            ..TreeSearchRequest::new(text, budget_tokens)
+        })?))
     };
-    let search = move |parts: &Parts| Ok(Json(parts.collections.get(&name)?.search_tree(&request)?));
     state.read(search).await
 }

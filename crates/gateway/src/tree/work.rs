@@ -1,9 +1,13 @@
 //! Planning and building summary trees with a server's models, prices, limits and ledger; for commands without a server
 //! too.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use edgewise_ledger::{Prediction, RequestRecord, RequestStatus};
+use edgewise_ledger::{RequestRecord, RequestStatus, Work};
+use edgewise_model_api::{
+    Ahead, CacheState, ChatMessage, EncodedChat, GenerateRequest, GenerationStream, Generator, GeneratorInfo,
+    LatencyCurve, ModelError, PrefixState, Prompt, QueueState, Tokenizer,
+};
 use edgewise_retrieval::{
     Collection, RetrievalError, SummariserKind, TreeBudget, TreeBuildOptions, TreeControl, TreeGenerator, TreeHalt,
     TreePlan, TreeProgress, TreeReport,
@@ -13,7 +17,7 @@ use edgewise_types::{TenantId, Timings};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Recorder;
+use crate::{Recorder, figures};
 
 /// What stands for a route in records of builds: no question was answered.
 const ROUTE: &str = "tree-build";
@@ -69,7 +73,7 @@ impl Trees {
                 max_cost: max_cost.or(self.settings.max_cost()),
                 max_seconds: max_seconds.or(Some(self.settings.max_seconds as f64).filter(|s| *s > 0.0)),
             },
-            price: std::sync::Arc::new(move |usage| prices.cost(&model, usage)),
+            price: std::sync::Arc::new(move |usage| prices.cost(&model, usage, jiff::Timestamp::now())),
         })
     }
 
@@ -82,7 +86,7 @@ impl Trees {
     }
 
     /// Builds a tree, or brings it up to date, and records what the generator was used for, also where it ended early. `id`
-    /// and `at` together are unique in the ledger.
+    /// and `at` together are unique in the ledger; the generator's cache and the record are those of `tenant`.
     ///
     /// # Errors
     /// As of [`Collection::build_tree`].
@@ -90,11 +94,16 @@ impl Trees {
         &self,
         id: &str,
         at: jiff::Timestamp,
+        tenant: &TenantId,
         collection: &Collection,
         request: &TreeBuildRequest,
         control: &dyn TreeControl,
     ) -> Result<TreeReport, RetrievalError> {
-        let options = self.options(collection, request)?;
+        let mut options = self.options(collection, request)?;
+        options.generator = options.generator.map(|writer| TreeGenerator {
+            generator: Arc::new(ForTenant { generator: writer.generator, tenant: tenant.clone() }),
+            ..writer
+        });
         let watched = Watched { control, last: Mutex::default() };
         let built = collection.build_tree(&options, &watched);
         let last = watched.last.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -104,23 +113,25 @@ impl Trees {
             Err(_) => (RequestStatus::Failed, last.work, last.seconds),
         };
         if work.calls > 0 {
-            self.recorder.write(&RequestRecord {
-                id: format!("{}-tree-{id}", at.as_microsecond()),
-                at,
-                tenant: TenantId::local(),
+            let record = RequestRecord {
                 collection: Some(collection.name().clone()),
-                model: self.recorder.model.clone(),
+                work: Work::Summary,
                 template_hash: self.recorder.template_hash.to_string(),
-                route: ROUTE.to_owned(),
                 forced: true,
                 status,
                 usage: work.usage,
                 cost: work.cost,
-                full_cost: None,
-                predicted: Prediction::default(),
                 timings: Timings { total_ms: seconds * 1e3, ..Timings::default() },
-                question_chars: 0,
-            });
+                ..RequestRecord::begun(
+                    format!("{}-tree-{id}", at.as_microsecond()),
+                    at,
+                    tenant.clone(),
+                    &self.recorder.model,
+                    ROUTE,
+                )
+            };
+            figures::worked(&record);
+            self.recorder.write(&record);
         }
         built
     }
@@ -140,5 +151,57 @@ impl TreeControl for Watched<'_> {
     fn progress(&self, progress: &TreeProgress) {
         progress.clone_into(&mut self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         self.control.progress(progress);
+    }
+}
+
+/// A generator that does everything for one tenant: what it caches of a collection's texts is that tenant's.
+struct ForTenant {
+    generator: Arc<dyn Generator>,
+    tenant: TenantId,
+}
+
+impl Generator for ForTenant {
+    fn info(&self) -> &GeneratorInfo {
+        self.generator.info()
+    }
+
+    fn tokenizer(&self) -> &dyn Tokenizer {
+        self.generator.tokenizer()
+    }
+
+    fn encode_chat(&self, messages: &[ChatMessage]) -> Result<EncodedChat, ModelError> {
+        self.generator.encode_chat(messages)
+    }
+
+    fn prefix_state(&self, _tenant: &TenantId, prompt: &Prompt) -> PrefixState {
+        self.generator.prefix_state(&self.tenant, prompt)
+    }
+
+    fn latency(&self) -> LatencyCurve {
+        self.generator.latency()
+    }
+
+    fn queue(&self) -> QueueState {
+        self.generator.queue()
+    }
+
+    fn ahead(&self) -> Ahead {
+        self.generator.ahead()
+    }
+
+    fn min_prefix_tokens(&self) -> usize {
+        self.generator.min_prefix_tokens()
+    }
+
+    fn cache(&self) -> CacheState {
+        self.generator.cache()
+    }
+
+    fn release_prefix(&self, id: u64) -> bool {
+        self.generator.release_prefix(id)
+    }
+
+    fn generate(&self, request: GenerateRequest) -> Result<GenerationStream, ModelError> {
+        self.generator.generate(GenerateRequest { tenant: self.tenant.clone(), ..request })
     }
 }

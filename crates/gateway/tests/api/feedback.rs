@@ -21,14 +21,21 @@ async fn passages(gateway: &Gateway) -> Value {
     candidates.into_iter().find(|candidate| candidate["route"] == "passages").unwrap()
 }
 
-/// What feedback can change of a candidate.
-fn expected(candidate: &Value) -> (&Value, &Value) {
-    (&candidate["quality"], &candidate["feedback_shift"])
+/// All of a candidate but what depends on how long planning took just now, and thereby on the machine.
+fn expected(candidate: &Value) -> Value {
+    let mut candidate = candidate.as_object().unwrap().clone();
+    for timed in ["ttft_ms", "latency_ms", "score", "reason", "worth_of_keeping"] {
+        assert!(candidate.remove(timed).is_some(), "{timed}");
+    }
+    assert!(candidate.contains_key("quality") && candidate.contains_key("usage"), "{candidate:?}");
+    Value::Object(candidate)
 }
 
 #[tokio::test]
 async fn ratings_move_the_expected_quality_and_say_by_how_much() {
     let gateway = Gateway::saying("Elsa Brandt founded it [1].").with_corpus().await;
+    // From here on the prompt is in the cache, and stays there.
+    ask(&gateway).await;
     let before = passages(&gateway).await;
     assert_eq!(before["feedback_shift"], 0.0);
     for n in 1..=8 {

@@ -7,8 +7,9 @@ use axum::{
     body::Body,
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
+use edgewise_access::{AccessStore, CreatedKey, Limits, NewKey, tenant_name};
 use edgewise_gateway::{AppState, ErrorBody, ErrorKind, GatewayOptions, Parts, Recorder, ServerInfo, Trees, router};
-use edgewise_ledger::{Ledger, PriceBook};
+use edgewise_ledger::{Ledger, PriceBook, RequestQuery, RequestRecord, UsageFilter};
 use edgewise_model_api::{Embedder, Generator};
 use edgewise_planner::{Planner, PlannerOptions, ReadingMonitor};
 use edgewise_prompts::Prompts;
@@ -27,6 +28,7 @@ pub struct Gateway {
     pub state: AppState,
     pub generator: ScriptedGenerator,
     pub ledger: Arc<Ledger>,
+    pub access: Arc<AccessStore>,
     pub folder: tempfile::TempDir,
 }
 
@@ -127,8 +129,11 @@ impl Gateway {
         let recorder = Recorder { ledger: Arc::clone(&ledger), prices, model: info.generator.clone(), template_hash };
         let writer = TreeGenerator { generator: Arc::new(generator.clone()), prompts };
         let trees = Trees { generator: Some(writer), recorder: recorder.clone(), settings: tree };
+        let access = folder.path().join("_access.sqlite");
+        let access = Arc::new(AccessStore::open(&access, jiff::Timestamp::now()).unwrap());
         let state = AppState::new(Parts {
-            collections: Arc::new(Collections::open(folder.path(), models).unwrap()),
+            local_collections: Arc::new(Collections::open(folder.path(), models).unwrap()),
+            access: Arc::clone(&access),
             planner: Arc::new(planner.unwrap()),
             recorder,
             trees,
@@ -137,7 +142,7 @@ impl Gateway {
             options,
             info,
         });
-        Self { state, generator, ledger, folder }
+        Self { state, generator, ledger, access, folder }
     }
 
     /// Fills the collection `guide` with the corpus of the tests.
@@ -149,6 +154,12 @@ impl Gateway {
         self
     }
 
+    /// The newest records of answers: not what embedding and summaries cost.
+    pub fn answers(&self, limit: usize) -> Vec<RequestRecord> {
+        let filter = UsageFilter { work: Some("answer".to_owned()), ..UsageFilter::default() };
+        self.ledger.requests(&RequestQuery { filter, limit, ..RequestQuery::default() }).unwrap().requests
+    }
+
     pub fn router(&self) -> Router {
         router(self.state.clone())
     }
@@ -158,6 +169,29 @@ impl Gateway {
         let (parts, body) = response.into_parts();
         let body = tokio::time::timeout(Duration::from_secs(20), axum::body::to_bytes(body, usize::MAX)).await;
         Reply { status: parts.status, headers: parts.headers, body: body.unwrap().unwrap().to_vec() }
+    }
+
+    /// Makes a key, as `edgewise keys create` does.
+    pub fn key(&self, tenant: &str, scopes: &str) -> CreatedKey {
+        let new = NewKey {
+            name: "of a test".to_owned(),
+            tenant: tenant_name(tenant).unwrap(),
+            scopes: scopes.parse().unwrap(),
+            expires_at: None,
+            limits: Limits::default(),
+        };
+        self.access.create(new, "test", jiff::Timestamp::now()).unwrap()
+    }
+
+    /// A request with a key.
+    pub async fn call(&self, key: &str, method: Method, path: &str, body: Option<&Value>) -> Reply {
+        let text = body.map(Value::to_string).unwrap_or_default();
+        let mut request = request(method, path, Body::from(text));
+        request.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
+        if body.is_some() {
+            request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        }
+        self.send(request).await
     }
 
     pub async fn get(&self, path: &str) -> Reply {

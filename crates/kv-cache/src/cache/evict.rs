@@ -7,12 +7,15 @@
 use std::time::Duration;
 
 use crate::{
-    KvCache, Move, PageId, Place, PrefixId, Priority,
+    Evicted, KvCache, Move, PageId, Place, PrefixId, Priority,
     budget::{AccountId, PUBLIC},
     ghosts::Cause,
     pool::Shelf,
     tree::NodeId,
 };
+
+/// Evictions that are remembered until somebody asks for them; more are only counted.
+const MOST_TOLD: usize = 8192;
 
 /// Under what rule a page is evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +73,12 @@ impl KvCache {
 
     fn evict(&mut self, id: NodeId, page: PageId, rule: Rule) {
         let node = self.tree.node(id);
-        self.stats.idle_before_eviction.add(self.now.saturating_sub(node.last_used));
-        self.stats.residency.add(self.now.saturating_sub(node.published));
+        let (idle, residency) = (self.now.saturating_sub(node.last_used), self.now.saturating_sub(node.published));
+        self.stats.idle_before_eviction.add(idle);
+        self.stats.residency.add(residency);
+        if self.evicted.len() < MOST_TOLD {
+            self.evicted.push(Evicted { idle, residency });
+        }
         let evictions = &mut self.stats.evictions;
         *match rule {
             Rule::Unretained if node.lapsed => &mut evictions.expired,

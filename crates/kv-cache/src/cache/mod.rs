@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    CacheError, CacheOptions, Lookup, Miss, MissReason, Move, OpenRequest, Opened, OutOfPages, PageId, Place, PrefixId,
-    Refreshed, Sequence, Stats,
+    CacheError, CacheOptions, Evicted, Lookup, Miss, MissReason, Move, OpenRequest, Opened, OutOfPages, PageId, Place,
+    PrefixId, Refreshed, Sequence, Stats,
     budget::{AccountId, Budgets},
     ghosts::Ghosts,
     host::Host,
@@ -46,6 +46,8 @@ pub struct KvCache {
     /// Moves not given out yet. A call that fails leaves its own for the next one.
     moves: Vec<Move>,
     stats: Stats,
+    /// Evictions since they were last asked for.
+    evicted: Vec<Evicted>,
     now: Duration,
 }
 
@@ -68,6 +70,7 @@ impl KvCache {
             prompts_only: false,
             moves: Vec::new(),
             stats: Stats::default(),
+            evicted: Vec::new(),
             now: Duration::ZERO,
             pool,
             chain,
@@ -291,6 +294,11 @@ impl KvCache {
             prefixes: self.prefixes.len(),
             ..self.stats.clone()
         }
+    }
+
+    /// Pages evicted since the last call; of very many the first ones.
+    pub fn take_evicted(&mut self) -> Vec<Evicted> {
+        std::mem::take(&mut self.evicted)
     }
 
     /// Lets time pass. Returns the number of pages whose retention ended.

@@ -16,9 +16,14 @@ impl KvCache {
         let alive = self.prefixes.iter().filter(|(_, prefix)| prefix.expires > now);
         let mut infos: Vec<PrefixInfo> = alive
             .map(|(id, prefix)| {
-                let (mut pages, mut host_pages) = (0, 0);
-                for id in self.tree.back(prefix.end) {
-                    match self.tree.node(id).place {
+                let (mut pages, mut host_pages, mut parent) = (0, 0, None);
+                for node in self.tree.back(prefix.end) {
+                    // Nothing is said of other tenants, who may share public pages.
+                    let own = |id: &&PrefixId| self.prefixes.get(**id).is_some_and(|p| p.account == prefix.account);
+                    if parent.is_none() && node != prefix.end {
+                        parent = self.tree.node(node).ends.iter().find(own).copied();
+                    }
+                    match self.tree.node(node).place {
                         Some(Place::Device(_)) => pages += 1,
                         Some(Place::Host(_)) => host_pages += 1,
                         None => {}
@@ -27,6 +32,7 @@ impl KvCache {
                 PrefixInfo {
                     id,
                     digest: prefix.digest,
+                    parent,
                     // Prefixes belong to tenants, even those of public pages only.
                     tenant: self
                         .budgets

@@ -38,6 +38,20 @@ fn questions_find_inflected_words_in_every_field() {
 }
 
 #[test]
+fn a_title_is_in_a_question_by_the_weight_of_its_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = LexicalIndex::open_or_create(folder.path(), config(Language::English)).unwrap();
+    let entries =
+        (1..=6).map(|n| entry(n, if n == 1 { "Harbour report" } else { "Report" }, &[], "A report of the year."));
+    index.apply(entries, &[], Generation(1)).unwrap();
+    let share = |question: &str| index.share_in("Harbour report", question).unwrap();
+    assert_eq!(share("Summarise the harbour reports"), 1.0);
+    assert!(share("What is in the harbour?") > 0.5, "the rare word names it");
+    assert!(share("What are these reports about?") < 0.5, "the common one does not");
+    assert_eq!((share("What is this about?"), index.share_in("the of", "the of").unwrap()), (0.0, 0.0));
+}
+
+#[test]
 fn equal_scores_are_ordered_by_id_whatever_the_segments() {
     let folder = tempfile::tempdir().unwrap();
     let index = LexicalIndex::open_or_create(folder.path(), config(Language::None)).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Online logistic regression on the last layer: the expected quality `q` of the route that was taken becomes
 //! `σ(logit q + θ·φ)`, with `φ` a one and the probabilities of the question's kinds, and `θ` one vector a route for all
-//! collections and one for the collection asked. Each rating moves both against the error of what was predicted, the
+//! collections of the tenant and one for the collection asked. Each rating moves both against the error of what was predicted, the
 //! shared one by a third as much; before each step what was learned decays a little, so that old ratings fade.
 //!
 //! Invariants: no weight and no shift exceeds its bound, whatever is rated and however often; the state is a function of
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use edgewise_types::CollectionName;
+use edgewise_types::{CollectionName, TenantId};
 
 use crate::{KindProbabilities, Route};
 
@@ -33,6 +33,9 @@ type Weights = [f64; INPUTS];
 /// One rated answer, as the decision that led to it saw it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Feedback {
+    /// Who asked: a rating teaches nothing about other tenants' questions.
+    #[serde(default = "TenantId::local")]
+    pub tenant: TenantId,
     /// The collection asked.
     pub collection: CollectionName,
     /// Route taken.
@@ -48,8 +51,8 @@ pub struct Feedback {
 /// What was learned from feedback.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Corrections {
-    shared: BTreeMap<Route, Weights>,
-    own: BTreeMap<(CollectionName, Route), Weights>,
+    shared: BTreeMap<(TenantId, Route), Weights>,
+    own: BTreeMap<(TenantId, CollectionName, Route), Weights>,
     count: usize,
 }
 
@@ -73,21 +76,29 @@ impl Corrections {
             return;
         }
         let inputs = inputs(&rated.kind);
-        let predicted = sigmoid(logit(rated.expected) + self.moved(&rated.collection, rated.route, &inputs));
+        let predicted =
+            sigmoid(logit(rated.expected) + self.moved(&rated.tenant, &rated.collection, rated.route, &inputs));
         let error = (rated.rating.clamp(-1.0, 1.0) + 1.0) / 2.0 - predicted;
         let step = |weights: &mut Weights, step: f64| {
             for (weight, input) in weights.iter_mut().zip(inputs) {
                 *weight = (*weight * (1.0 - DECAY) + step * error * input).clamp(-MOST_WEIGHT, MOST_WEIGHT);
             }
         };
-        step(self.shared.entry(rated.route).or_default(), STEP * SHARED);
-        step(self.own.entry((rated.collection.clone(), rated.route)).or_default(), STEP);
+        step(self.shared.entry((rated.tenant.clone(), rated.route)).or_default(), STEP * SHARED);
+        let own = (rated.tenant.clone(), rated.collection.clone(), rated.route);
+        step(self.own.entry(own).or_default(), STEP);
         self.count += 1;
     }
 
     /// By how much feedback moves an expected `quality`; within a bound, and never out of 0 to 1.
-    pub fn shift(&self, collection: &CollectionName, route: Route, kind: &KindProbabilities, quality: f64) -> f64 {
-        let moved = self.moved(collection, route, &inputs(kind));
+    pub fn shift(
+        &self,
+        (tenant, collection): (&TenantId, &CollectionName),
+        route: Route,
+        kind: &KindProbabilities,
+        quality: f64,
+    ) -> f64 {
+        let moved = self.moved(tenant, collection, route, &inputs(kind));
         if moved == 0.0 {
             // Exactly nothing, rather than what rounding leaves of it.
             return 0.0;
@@ -98,11 +109,12 @@ impl Corrections {
         (quality + shift.clamp(-MOST_SHIFT, MOST_SHIFT)).clamp(0.0, 1.0) - quality
     }
 
-    fn moved(&self, collection: &CollectionName, route: Route, inputs: &Weights) -> f64 {
+    fn moved(&self, tenant: &TenantId, collection: &CollectionName, route: Route, inputs: &Weights) -> f64 {
         let dot = |weights: Option<&Weights>| -> f64 {
             weights.map_or(0.0, |weights| weights.iter().zip(inputs).map(|(weight, input)| weight * input).sum())
         };
-        dot(self.shared.get(&route)) + dot(self.own.get(&(collection.clone(), route)))
+        let own = (tenant.clone(), collection.clone(), route);
+        dot(self.shared.get(&(tenant.clone(), route))) + dot(self.own.get(&own))
     }
 }
 
@@ -134,11 +146,13 @@ mod tests {
 
     fn rated(collection: &str, route: Route, rating: f64) -> Feedback {
         let kind = KindProbabilities::of([0.7, 0.1, 0.1, 0.05, 0.05]);
-        Feedback { collection: collection.parse().unwrap(), route, expected: 0.6, kind, rating }
+        let tenant = TenantId::local();
+        Feedback { tenant, collection: collection.parse().unwrap(), route, expected: 0.6, kind, rating }
     }
 
     fn shift(corrections: &Corrections, collection: &str, route: Route) -> f64 {
-        corrections.shift(&collection.parse().unwrap(), route, &rated("a", route, 0.0).kind, 0.6)
+        let of = (&TenantId::local(), &collection.parse().unwrap());
+        corrections.shift(of, route, &rated("a", route, 0.0).kind, 0.6)
     }
 
     #[test]
@@ -153,6 +167,13 @@ mod tests {
         let elsewhere = shift(&corrections, "b", Route::Passages);
         assert!(here < -0.05 && elsewhere < -0.005 && here < elsewhere, "{here} {elsewhere}");
         assert_eq!(shift(&corrections, "a", Route::Full), 0.0, "nobody rated that route");
+        let kind = rated("a", Route::Passages, 0.0).kind;
+        let other = (&TenantId("other".into()), &"a".parse().unwrap());
+        assert_eq!(
+            corrections.shift(other, Route::Passages, &kind, 0.6),
+            0.0,
+            "another tenant's ratings teach nothing"
+        );
         assert_eq!(corrections.count(), 6);
     }
 
@@ -186,7 +207,7 @@ mod tests {
             prop_assert_eq!(&corrections, &Corrections::replay(feedback));
             for route in [Route::Passages, Route::Documents, Route::Full] {
                 let kind = rated("a", route, 0.0).kind;
-                let shift = corrections.shift(&"a".parse().unwrap(), route, &kind, quality);
+                let shift = corrections.shift((&TenantId::local(), &"a".parse().unwrap()), route, &kind, quality);
                 prop_assert!(shift.abs() <= MOST_SHIFT + 1e-12);
                 prop_assert!((0.0..=1.0).contains(&(quality + shift)));
             }

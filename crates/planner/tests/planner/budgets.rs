@@ -21,7 +21,7 @@ fn cost(most: Money) -> Budget {
 fn worst(fixture: &Fixture, route: Route) -> Money {
     let explanation = fixture.explain(&forced(QUESTION, route)).unwrap();
     let chosen = candidate(&explanation, route);
-    let prices = edgewise_ledger::PriceBook::embedded().unwrap().default;
+    let prices = edgewise_ledger::PriceBook::embedded().unwrap().earliest("");
     let most = PlannerOptions::default().default_max_output_tokens;
     prices.cost(&edgewise_types::Usage { output_tokens: most, ..chosen.usage })
 }

@@ -53,6 +53,10 @@ fn a_question_no_passage_answers_escalates_and_succeeds() {
     let (answer, events) = fixture.events(&asked());
     let escalation = answer.escalation.as_ref().unwrap();
     assert_eq!((escalation.from, escalation.to), (Route::Passages, Route::Documents), "{escalation:#?}");
+    assert_eq!(
+        (answer.explanation.escalated_from, escalation.explanation.escalated_from),
+        (None, Some(Route::Passages))
+    );
     assert!(escalation.probability > 0.5 && escalation.first_answer.contains("I don't know"));
     assert!(answer.text.contains(SECRET) && !answer.unanswerable, "{}", answer.text);
     assert!(answer.unanswerable_probability < escalation.probability);

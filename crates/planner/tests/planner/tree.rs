@@ -1,5 +1,7 @@
 //! The route through summaries: when it is offered, what it reads, and what its answers cite.
 
+use std::collections::BTreeSet;
+
 use edgewise_planner::{CitationMethod, PlannerError, PlannerOptions, Query, Route, SegmentKind, Turn, TurnSourceKind};
 use edgewise_retrieval::{IngestOptions, Silent, Source, SourceContent, TreeBuildOptions};
 use edgewise_test_support::ScriptedGenerator;
@@ -11,6 +13,18 @@ const WHOLE: &str = "What is the plot as a whole?";
 const DETAIL: &str = "When was the harbour founded, and by whom?";
 
 /// Stories of plain sentences, together far longer than what is placed of them.
+fn stories() -> Vec<(String, String)> {
+    let part = |story: usize, part: usize| {
+        let sentence = |n: usize| {
+            let barrels = 10 * part + n + 20;
+            format!("Captain Reed{story} sailed to island {story}{part}{n} with {barrels} barrels of salt.")
+        };
+        format!("## Part {part}\n\n{}", (1..5).map(sentence).collect::<Vec<_>>().join(" "))
+    };
+    let story = |n: usize| (1..6).map(|p| part(n, p)).collect::<Vec<_>>().join("\n\n");
+    (1..11).map(|n| (format!("story-{n:02}.md"), format!("# Story {n}\n\n{}\n", story(n)))).collect()
+}
+
 /// Room for a part of the texts.
 fn small() -> PlannerOptions {
     PlannerOptions { passages_budget_tokens: 400, ..PlannerOptions::default() }
@@ -82,7 +96,7 @@ fn a_question_about_the_whole_reads_summaries_and_one_about_a_detail_its_passage
 
 #[test]
 fn what_a_summary_says_is_cited_from_the_document() {
-    let probe = grown("ok", small(), &padded(3000));
+    let probe = grown("ok", small(), &stories());
     let read = probe.answer(&forced(WHOLE, Route::Tree)).unwrap();
     let found = read.sources.iter().find(|source| source.summary.is_some());
     let source = found.unwrap_or_else(|| panic!("{:?} {:?}", read.explanation.features.kind, read.sources)).clone();
@@ -90,7 +104,7 @@ fn what_a_summary_says_is_cited_from_the_document() {
     // The model repeats a sentence of the summary, under its number.
     let sentence = summary.text.split_inclusive(['.', '!']).find(|s| s.split_whitespace().count() > 5).unwrap().trim();
     let reply: &'static str = format!("{} [{}].", sentence.trim_end_matches(['.', '!']), source.n).leak();
-    let fixture = grown(reply, small(), &padded(3000));
+    let fixture = grown(reply, small(), &stories());
     let answer = fixture.answer(&forced(WHOLE, Route::Tree)).unwrap();
     assert_eq!(answer.sources, read.sources, "the same tree");
     assert!(!answer.citations.is_empty(), "{answer:?}");
@@ -102,8 +116,24 @@ fn what_a_summary_says_is_cited_from_the_document() {
         assert!(leaves.iter().any(|leaf| leaf.document == citation.document && leaf.span.contains(citation.span)));
     }
     // Something that the summary's documents do not say is not cited from it.
-    let wrong = grown("The moon is made of 17 kinds of cheese [1].", small(), &padded(3000));
+    let wrong = grown("The moon is made of 17 kinds of cheese [1].", small(), &stories());
     assert!(wrong.answer(&forced(WHOLE, Route::Tree)).unwrap().citations.is_empty());
+}
+
+#[test]
+fn a_question_about_the_whole_hears_of_many_documents_before_more_of_one() {
+    let fixture = grown("ok", small(), &stories());
+    let answer = fixture.answer(&forced(WHOLE, Route::Tree)).unwrap();
+    let told: BTreeSet<DocumentId> = answer
+        .sources
+        .iter()
+        .flat_map(|source| match &source.summary {
+            Some(summary) => summary.of.clone(),
+            None => vec![source.document.clone()],
+        })
+        .collect();
+    // None has two places while another has none.
+    assert!(told.len() >= answer.sources.len() && told.len() > 4, "{:?}", answer.sources);
 }
 
 #[test]

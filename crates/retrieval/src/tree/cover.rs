@@ -30,6 +30,11 @@ fn worth(tokens: usize, share: f64) -> f64 {
     tokens as f64 * share.sqrt()
 }
 
+/// How much it matters that an item is in the cover: the chunks it stands for, more where the question points.
+fn weight<T: Terrain>(shape: &Shape, item: Below, terrain: &T) -> f32 {
+    shape.chunks(item) as f32 * (UNPOINTED + terrain.relevance(item))
+}
+
 /// What the cover asks about items.
 pub(crate) trait Terrain {
     type Error;
@@ -40,8 +45,8 @@ pub(crate) trait Terrain {
 }
 
 /// What was `taken`, which fits and of which nothing is above or below another, and items that cover what else is below
-/// `tops`, in at most `budget` tokens in all and in no particular order. Where not even the highest of them fit, those the
-/// question points to most.
+/// `tops`, in at most `budget` tokens in all and in no particular order. Where not even the highest of them fit, those that
+/// stand for most, and to which the question points most.
 pub(crate) fn cover<T: Terrain>(
     shape: &Shape,
     served: &HashSet<NodeRow>,
@@ -51,13 +56,17 @@ pub(crate) fn cover<T: Terrain>(
     terrain: &mut T,
 ) -> Result<Vec<Below>, T::Error> {
     let mut cost: HashMap<Below, usize> = HashMap::new();
-    let mut sizes: HashMap<Below, usize> = HashMap::new();
+    let mut weights: HashMap<Below, f32> = HashMap::new();
     learn(taken, terrain, &mut cost)?;
     let mut front: BTreeSet<Below> = taken.iter().copied().filter(|item| cost.contains_key(item)).collect();
     let mut used: usize = front.iter().filter_map(|item| cost.get(item)).sum();
     let tops = beside(shape, served, tops, taken);
     learn(&tops, terrain, &mut cost)?;
-    for item in by_relevance(tops, terrain) {
+    // Where they do not all fit, what stands for most comes first: the few chunks that are left of a document of which
+    // others were taken must not keep out a document of which nothing is said.
+    let mut tops: Vec<(f32, Below)> = tops.into_iter().map(|item| (weight(shape, item, terrain), item)).collect();
+    tops.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    for (_, item) in tops {
         if let Some(tokens) = cost.get(&item).filter(|tokens| used + **tokens <= budget) {
             used += tokens;
             front.insert(item);
@@ -66,11 +75,9 @@ pub(crate) fn cover<T: Terrain>(
     // Those whose members do not all fit.
     let mut stuck: BTreeSet<Below> = BTreeSet::new();
     loop {
-        let size =
-            |item: Below, sizes: &mut HashMap<Below, usize>| *sizes.entry(item).or_insert_with(|| shape.chunks(item));
         let mut best: Option<(f32, Below)> = None;
         for item in front.iter().filter(|item| matches!(item, Below::Node(_)) && !stuck.contains(item)) {
-            let weight = size(*item, &mut sizes) as f32 * (UNPOINTED + terrain.relevance(*item));
+            let weight = *weights.entry(*item).or_insert_with(|| weight(shape, *item, terrain));
             if best.is_none_or(|(most, _)| weight > most) {
                 best = Some((weight, *item));
             }

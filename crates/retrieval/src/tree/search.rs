@@ -8,8 +8,9 @@
 //!   (see `select`). From 0.5 on, a growing share of the budget, all of it at 1, goes to nodes that together cover the scope
 //!   (see `cover`), whatever words the question has. What matches is taken first, with the other share.
 //! - **No budget is left unused** while there is text that fits: summaries that were taken give way to what they are of.
-//! - **Focus**: a question about the whole of something names it, by a title perhaps. Where few documents of many match far
-//!   better than the others, and have much of what the question says, these are the whole that is covered.
+//! - **Focus**: a question about the whole of something names it. Where few documents of many match far better than the
+//!   others, and the question has much of the title of one of them, these are the whole that is covered. Words in a text
+//!   name nothing: "What is this all about, as a whole?" must not be narrowed to the document that happens to say "whole".
 //! - **Nothing stale.** A node is considered only if every chunk below it is live and in the scope, and its text is read
 //!   together with its chunks in one transaction: a summary of deleted text is never returned.
 //!
@@ -53,9 +54,8 @@ const DIVERSITY_OF_THE_WHOLE: f32 = 0.3;
 const FOCUS_REACH: f32 = 0.75;
 /// … provided that they are at most one in this many of those that match at all, …
 const FOCUS_SHARE: usize = 4;
-/// … and that one of them has this share of the words of the question, by their weight: a single rare word in common names
-/// nothing.
-const FOCUS_WORDS: f32 = 0.5;
+/// … and that the question has this share of the title of one of them, by the weight of its words.
+const FOCUS_TITLE: f32 = 0.5;
 /// So many matches of a document count for it.
 const FOCUS_MATCHES: usize = 3;
 
@@ -105,7 +105,7 @@ impl Collection {
             vectors: &vectors,
             served: &served,
             query: &embedded,
-            asked: 0.0,
+            asked: &request.query,
             relevance: HashMap::new(),
             lexical: HashMap::new(),
             vector: HashMap::new(),
@@ -138,8 +138,8 @@ struct Field<'s> {
     vectors: &'s VectorsGuard<'s>,
     served: &'s HashSet<NodeRow>,
     query: &'s Embedded,
-    /// What a text that has the words of the question scores in the lexical arm; 0 without that arm.
-    asked: f32,
+    /// The question.
+    asked: &'s str,
     /// 0 to 1, of what came up in an arm.
     relevance: HashMap<Below, f32>,
     lexical: HashMap<Below, ArmScore>,
@@ -178,7 +178,6 @@ impl Field<'_> {
                 .lexical
                 .search(&index, Default::default(), &request.query, depth, Some(&wanted))
                 .map_err(fail)?;
-            self.asked = index.weight_of(&request.query).map_err(of(self.collection.name()))?;
             exhausted &= found.len() < depth;
             lexical_hits.extend(found.iter().map(|hit| (name(Below::Node(row(hit.chunk))), hit.score)));
         }
@@ -232,7 +231,7 @@ impl Field<'_> {
         let share = if self.served.is_empty() { 0.0 } else { (2.0 * request.breadth - 1.0).max(0.0).powi(2) };
         let whole = (f64::from(share) * budget as f64) as usize;
         let tops = if whole > 0 {
-            let among = self.focus(&pool);
+            let among = self.focus(&pool)?;
             shape.highest(among.as_ref().unwrap_or(self.served))
         } else {
             Vec::new()
@@ -266,9 +265,8 @@ impl Field<'_> {
     }
 
     /// The nodes of the documents that a broad question is about, if it is about few of many.
-    fn focus(&self, pool: &[Below]) -> Option<HashSet<NodeRow>> {
+    fn focus(&self, pool: &[Below]) -> Result<Option<HashSet<NodeRow>>, RetrievalError> {
         let mut matches: HashMap<&DocumentId, Vec<f32>> = HashMap::new();
-        let mut named: HashSet<&DocumentId> = HashSet::new();
         for item in pool {
             let document = match item {
                 Below::Chunk(chunk) => self.chunks.get(chunk).map(|chunk| &chunk.document),
@@ -276,9 +274,6 @@ impl Field<'_> {
             };
             let Some(document) = document else { continue };
             matches.entry(document).or_default().push(self.relevance(*item));
-            if self.lexical.get(item).is_some_and(|lexical| lexical.score >= FOCUS_WORDS * self.asked) {
-                named.insert(document);
-            }
         }
         let strength = |scores: &Vec<f32>| {
             // The pool is in falling order.
@@ -288,15 +283,28 @@ impl Field<'_> {
         let most = matches.values().map(strength).fold(0.0, f32::max);
         let about: HashSet<&DocumentId> =
             matches.iter().filter(|(_, scores)| strength(scores) >= FOCUS_REACH * most).map(|(id, _)| *id).collect();
-        if about.len() * FOCUS_SHARE > matches.len() || about.is_disjoint(&named) {
-            return None;
+        if about.len() * FOCUS_SHARE > matches.len() || !self.names_any(&about)? {
+            return Ok(None);
         }
         let of_them = |node: &&NodeRow| {
             let document = self.tree.shape.place(**node).and_then(|place| place.document.as_ref());
             document.is_some_and(|document| about.contains(document))
         };
         let nodes: HashSet<NodeRow> = self.served.iter().filter(of_them).copied().collect();
-        (!nodes.is_empty()).then_some(nodes)
+        Ok((!nodes.is_empty()).then_some(nodes))
+    }
+
+    /// Whether the question has much of the title of one of these documents.
+    fn names_any(&self, documents: &HashSet<&DocumentId>) -> Result<bool, RetrievalError> {
+        let fail = of(self.collection.name());
+        let Some(index) = self.state.lexical() else { return Ok(false) };
+        for id in documents {
+            let Some(document) = self.state.catalog().document(id).map_err(&fail)? else { continue };
+            if index.share_in(&document.title, self.asked).map_err(of(self.collection.name()))? >= FOCUS_TITLE {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Keeps of the ranking what a traversal reaches, and adds what it reaches beyond. Chunks that no node leads to stay.

@@ -172,3 +172,38 @@ fn detail_speaks_against_summaries_and_breadth_takes_that_back() {
     assert!(summary(0.0) < chunk.value(0.0) && summary(0.5) > chunk.value(0.5));
     assert_eq!((summary(0.5), chunk.value(0.0)), (summary(1.0), chunk.value(1.0)));
 }
+
+#[test]
+fn a_document_of_which_nothing_is_said_comes_before_the_rest_of_one_that_is() {
+    // Ten documents of five chunks, all as much to the point, under a root that three of the chunks were taken of.
+    let documents = 10u64;
+    let chunk = |document: u64, n: u64| Below::Chunk(ChunkId(10 * document + n));
+    let mut nodes: Vec<ShapeNode> = (1..=documents)
+        .map(|document| ShapeNode {
+            row: NodeRow(document),
+            document: None,
+            level: 1,
+            members: (1..=5).map(|n| chunk(document, n)).collect(),
+        })
+        .collect();
+    let members = (1..=documents).map(|document| Below::Node(NodeRow(document))).collect();
+    nodes.push(ShapeNode { row: NodeRow(100), document: None, level: 2, members });
+    let rows: Vec<NodeRow> = nodes.iter().map(|node| node.row).collect();
+    let chunks: Vec<ChunkId> = (1..=documents).flat_map(|d| (1..=5).map(move |n| ChunkId(10 * d + n))).collect();
+    let items = || chunks.iter().copied().map(Below::Chunk).chain(rows.iter().copied().map(Below::Node));
+    let wood = Wood {
+        tokens: items().map(|item| (item, 10)).collect(),
+        relevance: items().map(|item| (item, 1.0)).collect(),
+        shape: TreeShape { version: TreeVersion(1), nodes }.into(),
+        chunks: chunks.clone(),
+        nodes: rows.clone(),
+    };
+    let served: HashSet<NodeRow> = rows.into_iter().collect();
+    let taken = [chunk(1, 1), chunk(2, 1), chunk(3, 1)];
+    let Ok(items) = cover(&wood.shape, &served, &[NodeRow(100)], &taken, 100, &mut Ground(&wood));
+    let told = |document: u64| {
+        let all: HashSet<ChunkId> = (1..=5).map(|n| ChunkId(10 * document + n)).collect();
+        items.iter().any(|item| !wood.leaves(*item).is_disjoint(&all))
+    };
+    assert!((1..=documents).all(told), "{items:?}");
+}

@@ -101,7 +101,7 @@ fn read(mut stream: GenerationStream) -> (String, Vec<u32>, usize, FinishReason,
                 text.push_str(&piece);
                 ids.push(id);
             }
-            Some(GenerationEvent::Finished { sample: 0, reason, text: rest, usage, timings }) => {
+            Some(GenerationEvent::Finished { sample: 0, reason, text: rest, usage, timings, .. }) => {
                 assert!(stream.next_blocking().is_none(), "nothing comes after Finished");
                 assert!(timings.queue_ms >= 0.0 && timings.prefill_ms >= 0.0 && timings.decode_ms >= 0.0);
                 text.push_str(&rest);

@@ -26,6 +26,7 @@ pub(super) fn run(args: &EvalPlacement, app: &App) -> Result<(), CliError> {
         questions: args.questions,
         positions: args.positions,
         seed: args.intervals.seed,
+        recorded: args.recorded,
         bootstrap: bootstrap(&args.intervals),
     };
     let placement = Placement::new(generator.as_ref(), embedder.as_ref(), &prompts, &set, options)?;
@@ -33,7 +34,7 @@ pub(super) fn run(args: &EvalPlacement, app: &App) -> Result<(), CliError> {
     if args.plan && args.intervals.json {
         return output::json(&plan);
     }
-    if !args.intervals.json {
+    if !args.intervals.json && !args.recorded {
         output::line(&format!(
             "at most {} prompts of {} tokens together, about {} with nothing cached",
             count(plan.prompts),
@@ -76,6 +77,10 @@ fn show(report: &PlacementReport, args: &EvalPlacement) -> Result<(), CliError> 
             count(part.questions),
             part.prompt_tokens
         ))?;
+        if part.questions == 0 {
+            output::line(&output::dim("no question has all of its rows"))?;
+            continue;
+        }
         if part.too_long > 0 {
             output::line(&output::dim(&format!("{} questions left out: too long for the window", part.too_long)))?;
         }
@@ -90,7 +95,15 @@ fn show(report: &PlacementReport, args: &EvalPlacement) -> Result<(), CliError> 
             let differs = if curve.distinct { "differ" } else { "do not differ" };
             output::line(&format!("positions {differs} beyond chance in likelihood, question against itself"))?;
         }
-        let rows = part.orders.iter().map(|figures| {
+        let rows = part.expected.iter().map(|figures| {
+            let Estimate { mean, low, high } = figures.accuracy;
+            let over = difference(&figures.accuracy_over_random);
+            vec![figures.name.clone(), format!("{mean:.2} [{low:.2}, {high:.2}]"), over]
+        });
+        let header = ["order, from the places alone", "accuracy", "over random"];
+        output::line("")?;
+        output::line(&output::table(&header, &[1, 2], rows.collect()))?;
+        let rows = part.orders.iter().filter(|_| part.ordered > 0).map(|figures| {
             let mut row = vec![figures.name.clone(), format!("{:.2}", figures.depth)];
             row.extend(absolute(figures));
             let against = [
@@ -113,6 +126,7 @@ fn show(report: &PlacementReport, args: &EvalPlacement) -> Result<(), CliError> 
             "likelihood over edges",
         ];
         output::line("")?;
+        output::line(&format!("asked in each order: {}", output::plural(part.ordered, "question")))?;
         output::line(&output::table(&header, &[1, 2, 3, 4, 5, 6, 7], rows.collect()))?;
         output::line(&format!(
             "the embedder ranks gold first for {:.0} %, {:.1}th on average; the curve of the other half differs from the rule for {:.0} %",

@@ -3,7 +3,6 @@
 use edgewise_evaluation::{
     Estimate, Machine, PolicyReport, Text, TrafficOptions, TrafficPolicy, TrafficReport, evaluate_traffic,
 };
-use edgewise_ledger::PriceBook;
 
 use super::{bar, bootstrap, embedder};
 use crate::{
@@ -14,8 +13,11 @@ use crate::{
     output::{self, count, duration, plural},
 };
 
+/// Sizes of the collections, where none are asked for.
+const SIZES: [usize; 9] = [2000, 2000, 2000, 8000, 8000, 8000, 30_000, 30_000, 120_000];
+
 pub(crate) fn run(args: &EvalTraffic, app: &App) -> Result<(), CliError> {
-    let options = options(args, app)?;
+    let mut options = options(args, app)?;
     let mut texts = Vec::new();
     for folder in &args.documents {
         texts.extend(Text::read_folder(folder)?);
@@ -23,9 +25,23 @@ pub(crate) fn run(args: &EvalTraffic, app: &App) -> Result<(), CliError> {
     if args.documents.is_empty() {
         texts = guide::pages().map(|(name, text)| Text { name: name.to_owned(), text: text.to_owned() }).collect();
     }
+    let tokenizer = app.tokenizer()?;
+    if args.sizes.is_empty() {
+        let counts = texts.iter().map(|text| tokenizer.count(&text.text));
+        let tokens: usize = counts.sum::<Result<usize, _>>().map_err(|error| CliError::Failed(error.to_string()))?;
+        let (fitting, over): (Vec<usize>, Vec<usize>) = SIZES.into_iter().partition(|size| *size <= tokens);
+        if let Some(smallest) = over.first() {
+            output::note(&format!(
+                "the texts have {} tokens: no collections of {} and more; give more with --documents",
+                count(tokens),
+                count(*smallest)
+            ));
+        }
+        options.sizes = fitting;
+    }
     let embedder = embedder(args.embeddings_cache.as_deref(), app)?;
     let bar = bar(&args.intervals, "collections", app);
-    let report = evaluate_traffic(texts, &embedder, &app.tokenizer()?, &options, &bar)?;
+    let report = evaluate_traffic(texts, &embedder, &tokenizer, &options, &bar)?;
     bar.finish();
     if args.intervals.json { output::json(&report) } else { show(&report, &options) }
 }
@@ -41,13 +57,13 @@ fn options(args: &EvalTraffic, app: &App) -> Result<TrafficOptions, CliError> {
     if !(args.follow_ups.is_finite() && args.follow_ups >= 0.0 && args.zipf.is_finite() && args.zipf >= 0.0) {
         return Err(CliError::Usage("--follow-ups and --zipf must be numbers of at least 0".to_owned()));
     }
-    let book = PriceBook::embedded()?;
+    let book = app.prices()?;
     let prices = match &args.prices_of {
-        Some(model) if !book.models.contains_key(model) => {
+        Some(model) if !book.knows(model) => {
             return Err(CliError::Usage(format!("--prices-of {model}: no such model in the prices")));
         }
-        Some(model) => *book.of(model),
-        None => book.default,
+        Some(model) => book.earliest(model),
+        None => book.earliest(""),
     };
     Ok(TrafficOptions {
         sizes: args.sizes.clone(),

@@ -7,7 +7,7 @@ use edgewise_retrieval::{
     Collection, Job, JobState, RetrievalError, TreeBudget, TreeControl, TreeHalt, TreeProgress, TreeReport, TreeStage,
     TreeStatus,
 };
-use edgewise_types::CollectionName;
+use edgewise_types::{CollectionName, TenantId};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
@@ -76,7 +76,7 @@ fn here(
 ) -> Result<TreeReport, CliError> {
     let id = format!("cli-{}", std::process::id());
     let control = Here { bar, interrupted };
-    let built = trees.build(&id, jiff::Timestamp::now(), collection, request, &control);
+    let built = trees.build(&id, jiff::Timestamp::now(), &TenantId::local(), collection, request, &control);
     match built {
         Err(RetrievalError::Cancelled) if interrupted.is_set() => {
             bar.finish();

@@ -96,6 +96,7 @@ struct Output {
     text: String,
     cached: usize,
     reason: FinishReason,
+    stop: Option<String>,
     usage: Usage,
 }
 
@@ -112,9 +113,9 @@ fn collect_all(mut stream: GenerationStream, samples: usize) -> Result<Vec<Outpu
                 partial[sample].0.push(id);
                 partial[sample].1.push_str(&text);
             }
-            GenerationEvent::Finished { sample, reason, text, usage, .. } => {
+            GenerationEvent::Finished { sample, reason, stop, text, usage, .. } => {
                 let (ids, begun) = std::mem::take(&mut partial[sample]);
-                let output = Output { ids, text: begun + &text, cached: cached.unwrap(), reason, usage };
+                let output = Output { ids, text: begun + &text, cached: cached.unwrap(), reason, stop, usage };
                 assert_eq!(outputs[sample].replace(output), None);
             }
             GenerationEvent::Failed(error) => {

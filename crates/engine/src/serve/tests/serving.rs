@@ -89,7 +89,8 @@ fn a_stop_string_ends_the_output_before_it() {
     let characters: Vec<char> = free.text.chars().collect();
     let stop: String = characters[7..10].iter().collect();
     let stopped = run(&engine, GenerateRequest { max_tokens: 40, stop: vec![stop.clone()], ..request(&[10, 11]) });
-    assert_eq!(stopped.reason, FinishReason::Stop);
+    assert_eq!((stopped.reason, stopped.stop.as_ref()), (FinishReason::Stop, Some(&stop)));
+    assert_eq!(free.stop, None);
     assert_eq!(stopped.text, free.text[..free.text.find(&stop).unwrap()]);
     assert!(free.ids.starts_with(&stopped.ids) && stopped.ids.len() < free.ids.len());
 }

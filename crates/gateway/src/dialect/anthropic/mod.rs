@@ -17,9 +17,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use edgewise_types::TenantId;
-
-use crate::{ApiError, extract::ApiJson, middleware::RequestId, state::AppState};
+use crate::{ApiError, caller::Caller, extract::ApiJson, middleware::RequestId, state::AppState};
 
 pub(crate) use params::{CountRequest, MessagesRequest};
 pub(crate) use reply::MessageReply;
@@ -53,13 +51,14 @@ const SKIPPED: &str = "x-edgewise-cache-skipped-breakpoints";
 )]
 pub(crate) async fn messages(
     State(state): State<AppState>,
+    caller: Caller,
     id: RequestId,
     ApiJson(request): ApiJson<MessagesRequest>,
 ) -> Result<Response, ApiError> {
     let model = Model::parse(&state, &request.model)?;
     let (name, stream) = (request.model.clone(), request.stream);
     let (task, reading) = request.into_task(&model)?;
-    let mut running = task.start(&state, TenantId::local(), id.clone()).await?;
+    let mut running = task.start(&state, caller, id.clone()).await?;
     let marked = running.marked();
     let message = reply::Builder::new(&id.0, name, reading);
     let mut response = if stream {

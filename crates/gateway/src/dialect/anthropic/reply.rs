@@ -39,7 +39,7 @@ pub(crate) struct MessageReply {
     pub(crate) content: Vec<Value>,
     /// `end_turn`, `max_tokens`, `stop_sequence`, `tool_use` or `model_context_window_exceeded`.
     pub(crate) stop_reason: Option<&'static str>,
-    /// The stop sequence that was met, where only one was given.
+    /// The stop sequence that was met.
     pub(crate) stop_sequence: Option<String>,
     /// Tokens used.
     pub(crate) usage: MessageUsage,
@@ -119,14 +119,14 @@ impl Builder {
         json!({"type": "tool_use", "id": format!("toolu_{}_{index}", &self.id[4..]), "name": call.name, "input": call.arguments})
     }
 
-    fn stop(&self, reason: EndReason, called: bool) -> (&'static str, Option<String>) {
+    fn stop(&self, reason: EndReason, met: Option<String>, called: bool) -> (&'static str, Option<String>) {
         match reason {
             EndReason::EndOfTurn | EndReason::Stop if called => ("tool_use", None),
             EndReason::EndOfTurn => ("end_turn", None),
-            // The engine does not say which; with one there is no doubt.
+            // Not every engine says which; with one there is no doubt.
             EndReason::Stop => match self.reading.stop.as_slice() {
-                [only] => ("stop_sequence", Some(only.clone())),
-                _ => ("stop_sequence", None),
+                [only] => ("stop_sequence", met.or_else(|| Some(only.clone()))),
+                _ => ("stop_sequence", met),
             },
             EndReason::Length => ("max_tokens", None),
             EndReason::Window => ("model_context_window_exceeded", None),
@@ -150,7 +150,7 @@ impl Builder {
                 })
             })
             .collect();
-        self.report = Some(CollectionReport::of(answer, self.reading.system_left_out));
+        self.report = Some(CollectionReport::of(answer));
     }
 
     /// The message of a complete reply.
@@ -166,7 +166,8 @@ impl Builder {
             None if self.citations.is_empty() => vec![json!({"type": "text", "text": sample.text})],
             None => vec![json!({"type": "text", "text": sample.text, "citations": self.citations})],
         };
-        let (stop_reason, stop_sequence) = self.stop(sample.reason.unwrap_or(EndReason::EndOfTurn), calls.is_some());
+        let (stop_reason, stop_sequence) =
+            self.stop(sample.reason.unwrap_or(EndReason::EndOfTurn), sample.stop, calls.is_some());
         MessageReply {
             id: self.id,
             kind: "message",
@@ -223,7 +224,13 @@ impl Builder {
         }
     }
 
-    fn end(&mut self, reason: EndReason, text: &str, usage: &Usage, events: &mut Vec<sse::Event>) {
+    fn end(
+        &mut self,
+        (reason, met): (EndReason, Option<String>),
+        text: &str,
+        usage: &Usage,
+        events: &mut Vec<sse::Event>,
+    ) {
         self.text(text, events);
         let held = std::mem::take(&mut self.held);
         let calls = self.calls(&held);
@@ -252,7 +259,7 @@ impl Builder {
         if self.open {
             events.push(event("content_block_stop", &json!({"type": "content_block_stop", "index": 0})));
         }
-        let (stop_reason, stop_sequence) = self.stop(reason, calls.is_some());
+        let (stop_reason, stop_sequence) = self.stop(reason, met, calls.is_some());
         let delta = json!({"stop_reason": stop_reason, "stop_sequence": stop_sequence});
         let mut data = json!({"type": "message_delta", "delta": delta, "usage": MessageUsage::from(usage)});
         if let Some(report) = &self.report {
@@ -283,7 +290,7 @@ impl Pump for Builder {
             }
             Event::Text { text, .. } => self.text(&text, &mut events),
             Event::Cited(answer) => self.take(&answer),
-            Event::End { reason, text, usage, .. } => self.end(reason, &text, &usage, &mut events),
+            Event::End { reason, stop, text, usage, .. } => self.end((reason, stop), &text, &usage, &mut events),
             Event::Failed(error) => events.push(event("error", &Form::Anthropic.body(&error))),
         }
         events

@@ -33,7 +33,6 @@ pub(crate) struct Reading {
     /// Whether the output is constrained to a call.
     pub(crate) must_call: bool,
     pub(crate) stop: Vec<String>,
-    pub(crate) system_left_out: bool,
 }
 
 /// Builds the parts of a prompt and its breakpoints.
@@ -179,7 +178,6 @@ impl MessagesRequest {
             must_call: call.is_some(),
             tools: if choice == Choice::None { Vec::new() } else { tools },
             stop: self.stop_sequences.clone(),
-            system_left_out: false,
         };
         if !prefill.is_empty() && (reading.must_call || format.is_some()) {
             return Err(invalid("the last message is the assistant's, which does not go with a constrained answer"));
@@ -229,7 +227,7 @@ impl MessagesRequest {
         };
         // Greedy unless asked otherwise: an answer from documents is to be found, not invented.
         let sampling = if self.temperature.is_some() { sampling } else { Sampling { temperature: 0.0, ..sampling } };
-        let system_left_out = self.system.is_some();
+        let instructions = self.system.map(plain_text).transpose()?.filter(|text| !text.trim().is_empty());
         let task = CollectionTask {
             collection,
             exchanges: exchanges(said.into_iter().map(|(role, text)| (role == Speaker::User, text))),
@@ -238,12 +236,10 @@ impl MessagesRequest {
             sampling,
             max_tokens: Some(self.max_tokens),
             stop: self.stop_sequences.clone(),
+            instructions,
             stream: self.stream,
         };
-        Ok((
-            Task::Collection(Box::new(task)),
-            Reading { stop: self.stop_sequences, system_left_out, ..Reading::default() },
-        ))
+        Ok((Task::Collection(Box::new(task)), Reading { stop: self.stop_sequences, ..Reading::default() }))
     }
 }
 

@@ -7,6 +7,8 @@ mod params;
 mod reply;
 mod request;
 
+use std::time::Instant;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -17,9 +19,15 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use edgewise_model_api::ModelError;
-use edgewise_types::TenantId;
+use edgewise_types::Usage;
 
-use crate::{ApiError, ErrorKind, extract::ApiJson, middleware::RequestId, state::AppState};
+use crate::{
+    ApiError, ErrorKind, budgets,
+    caller::Caller,
+    extract::ApiJson,
+    middleware::{RequestId, new_id},
+    state::AppState,
+};
 
 pub(crate) use params::ChatRequest;
 pub(crate) use reply::Completion;
@@ -50,13 +58,14 @@ const MAX_INPUTS: usize = 2048;
 )]
 pub(crate) async fn completions(
     State(state): State<AppState>,
+    caller: Caller,
     id: RequestId,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let model = Model::parse(&state, &request.model)?;
     let (name, stream) = (request.model.clone(), request.stream.unwrap_or(false));
     let (task, reading) = request.into_task(&model)?;
-    let mut running = task.start(&state, TenantId::local(), id.clone()).await?;
+    let mut running = task.start(&state, caller, id.clone()).await?;
     let completion = reply::Builder::new(&id.0, name, reading);
     if stream {
         return reply::stream(running, completion).await;
@@ -153,6 +162,7 @@ pub(crate) struct EmbeddingsUsage {
 )]
 pub(crate) async fn embeddings(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<EmbeddingsRequest>,
 ) -> Result<Json<EmbeddingsReply>, ApiError> {
     let info = state.parts().planner.embedder().info().clone();
@@ -165,9 +175,12 @@ pub(crate) async fn embeddings(
     }
     let texts = read_inputs(&request.input)?;
     let format = request.encoding_format.unwrap_or_default();
+    let whose = caller.pays(None);
+    budgets::admit(state.parts(), &caller, None)?;
     let slot = state.answer_slot()?;
     let (vectors, tokens) = state
         .blocking(slot, move |parts| {
+            let (id, at, began) = (new_id(), jiff::Timestamp::now(), Instant::now());
             let embedder = parts.planner.embedder();
             let mut tokens = 0;
             for (index, text) in texts.iter().enumerate() {
@@ -185,7 +198,9 @@ pub(crate) async fn embeddings(
                 tokens += count;
             }
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            Ok::<_, ApiError>((embedder.embed(&texts).map_err(|error: ModelError| ApiError::from(error))?, tokens))
+            let vectors = embedder.embed(&texts).map_err(|error: ModelError| ApiError::from(error))?;
+            parts.recorder.embedded(&id, at, whose, &info.model, tokens, began.elapsed());
+            Ok::<_, ApiError>((vectors, tokens))
         })
         .await?;
     let data = vectors.into_iter().enumerate().map(|(index, vector)| Embedded {
@@ -196,6 +211,7 @@ pub(crate) async fn embeddings(
             EncodingFormat::Base64 => Vector::Base64(base64(&vector)),
         },
     });
+    state.keys().spent(&caller, &Usage { input_tokens: tokens, ..Usage::default() });
     let usage = EmbeddingsUsage { prompt_tokens: tokens, total_tokens: tokens };
     Ok(Json(EmbeddingsReply { object: "list", data: data.collect(), model: request.model, usage }))
 }
@@ -282,9 +298,10 @@ pub(crate) struct ModelList {
     pub(crate) last_id: Option<String>,
 }
 
-async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
+async fn entries(state: &AppState, caller: &Caller) -> Result<Vec<ModelEntry>, ApiError> {
+    let collections = state.collections(caller)?;
     state
-        .read(|parts| {
+        .read(move |parts| {
             let generator = parts.planner.generator().info();
             let embedder = parts.planner.embedder().info();
             let about = |text: &str| text.to_owned();
@@ -292,7 +309,7 @@ async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
                 ModelEntry::new(generator.model.clone(), about("The generator, without a collection")),
                 ModelEntry::new(embedder.model.clone(), about("The embedder")),
             ];
-            for name in parts.collections.names()? {
+            for name in collections.names()? {
                 entries.push(ModelEntry::new(model_of(&name), format!("The collection {name}")));
             }
             Ok(entries)
@@ -310,8 +327,8 @@ async fn entries(state: &AppState) -> Result<Vec<ModelEntry>, ApiError> {
         (status = "5XX", description = "Failure inside the server, loading, or shutting down", body = Object),
     )
 )]
-pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<ModelList>, ApiError> {
-    let data = entries(&state).await?;
+pub(crate) async fn models(State(state): State<AppState>, caller: Caller) -> Result<Json<ModelList>, ApiError> {
+    let data = entries(&state, &caller).await?;
     let id = |entry: Option<&ModelEntry>| entry.map(|entry| entry.id.clone());
     let (first_id, last_id) = (id(data.first()), id(data.last()));
     Ok(Json(ModelList { object: "list", data, has_more: false, first_id, last_id }))
@@ -331,9 +348,10 @@ pub(crate) async fn models(State(state): State<AppState>) -> Result<Json<ModelLi
 )]
 pub(crate) async fn model(
     State(state): State<AppState>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<ModelEntry>, ApiError> {
-    let found = entries(&state).await?.into_iter().find(|entry| entry.id == name);
+    let found = entries(&state, &caller).await?.into_iter().find(|entry| entry.id == name);
     found.map(Json).ok_or_else(|| {
         ApiError::new(ErrorKind::UnknownModel, format!("there is no model `{name}`")).hint("GET /v1/models lists them")
     })

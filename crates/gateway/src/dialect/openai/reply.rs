@@ -152,7 +152,7 @@ impl Builder {
                 json!({"type": "url_citation", "url_citation": url})
             })
             .collect();
-        self.report = Some(CollectionReport::of(answer, self.reading.system_left_out));
+        self.report = Some(CollectionReport::of(answer));
     }
 
     /// The completion of a complete reply.
@@ -274,7 +274,7 @@ impl Pump for Builder {
                 self.take(&answer);
                 Vec::new()
             }
-            Event::End { sample, reason, text, usage } => {
+            Event::End { sample, reason, text, usage, .. } => {
                 self.usage = self.usage.plus(&usage);
                 self.end(sample, reason, &text)
             }

@@ -32,7 +32,6 @@ pub(crate) struct Reading {
     pub(crate) logprobs: bool,
     pub(crate) include_usage: bool,
     pub(crate) samples: usize,
-    pub(crate) system_left_out: bool,
 }
 
 impl Content {
@@ -170,7 +169,7 @@ impl ChatRequest {
         sampling: Sampling,
         max_tokens: Option<usize>,
         stop: Vec<String>,
-        mut reading: Reading,
+        reading: Reading,
     ) -> Result<(Task, Reading), ApiError> {
         let why = "a collection answers from its documents";
         if self.tools.is_some_and(|tools| !tools.is_empty()) {
@@ -185,10 +184,10 @@ impl ChatRequest {
         if reading.logprobs {
             return Err(unsupported("logprobs", "citations and `edgewise` tell how far an answer is supported"));
         }
-        let mut said = Vec::new();
+        let (mut said, mut system) = (Vec::new(), Vec::new());
         for message in self.messages {
             match message {
-                Message::System { .. } => reading.system_left_out = true,
+                Message::System { content, .. } => system.push(content.text()?),
                 Message::User { content, .. } => said.push((true, content.text()?)),
                 Message::Assistant { content, tool_calls: None, .. } => {
                     said.push((false, content.map(Content::text).transpose()?.unwrap_or_default()));
@@ -209,6 +208,7 @@ impl ChatRequest {
             sampling,
             max_tokens,
             stop,
+            instructions: Some(system.join("\n")).filter(|text| !text.trim().is_empty()),
             stream: self.stream.unwrap_or(false),
         };
         Ok((Task::Collection(Box::new(task)), reading))

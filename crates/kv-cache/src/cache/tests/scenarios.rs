@@ -462,3 +462,24 @@ fn two_servers_name_the_same_prefix_differently() {
     assert_ne!(digest(&|_| {}), digest(&|o| o.secret = [8; 32]));
     assert_ne!(digest(&|_| {}), digest(&|o| o.identity = crate::Identity::new(&[("model", b"n")])));
 }
+
+#[test]
+fn a_prefix_names_the_longest_one_of_its_own_tenant_that_it_begins_with() {
+    let mut simulation = Simulation::new(options(20, 0));
+    for tenant in [0, 1] {
+        simulation.request(tenant, &tokens(1, 16), &[hour(8), five_minutes(16)]);
+        simulation.request(tenant, &followed_by(&tokens(1, 16), 2, 8), &[hour(24)]);
+    }
+    let infos = simulation.cache.prefixes(simulation.now);
+    for info in &infos {
+        let parent = infos.iter().find(|other| Some(other.id) == info.parent);
+        let expected = match info.tokens {
+            24 => Some(16),
+            16 => Some(8),
+            _ => None,
+        };
+        assert_eq!(parent.map(|parent| parent.tokens), expected, "{info:?}");
+        assert!(parent.is_none_or(|parent| parent.tenant == info.tenant));
+    }
+    assert_eq!(infos.len(), 6);
+}
