@@ -144,8 +144,7 @@ def run():
     time.sleep(0.5)
     _, usage = call(f"{base}/v1/usage")
     (folder / "usage.json").write_text(json.dumps([usage_before, usage], indent=1))
-    total = lambda report: report["total"] if "total" in report else report
-    requests = total(usage)["requests"] - total(usage_before)["requests"]
+    requests = usage["totals"]["requests"] - usage_before["totals"]["requests"]
     assert len(answered) <= requests <= len(answered) + len(failed), (requests, len(answered), len(failed))
     print(f"{requests} requests in the ledger")
     wait(f"http://127.0.0.1:{ports[0]}/v1/models", servers[0])

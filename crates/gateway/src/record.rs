@@ -124,6 +124,7 @@ impl Recorder {
 
     /// Records a chat with the bare engine.
     pub(crate) fn chatted(&self, record: &RequestRecord) {
+        let _span = tracing::info_span!("record").entered();
         match record.status {
             RequestStatus::Answered => figures::answered(record),
             _ => figures::failed(record),

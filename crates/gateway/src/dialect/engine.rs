@@ -141,6 +141,10 @@ impl Chatting {
         let started = Instant::now();
         let (marks, samples, warm_only) = (chat.marks.len(), chat.samples.max(1), chat.warm_only);
         let chars = chat.messages.iter().flat_map(|m| &m.parts).map(|part| part.text.chars().count()).sum();
+        if edgewise_telemetry::log_texts() {
+            let parts = chat.messages.last().into_iter().flat_map(|message| &message.parts);
+            tracing::info!(question = parts.map(|part| part.text.as_str()).collect::<String>(), "chat");
+        }
         let asker = caller.tenant.clone();
         let (published, store) = (state.published().clone(), Arc::clone(state.keys().store()));
         let (slot, stream, prepared) = state
