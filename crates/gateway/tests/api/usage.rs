@@ -84,7 +84,7 @@ async fn a_request_is_found_again_with_all_that_was_kept_of_it() {
     }
     assert_eq!(detail["answer"], answer["text"]);
     let stages = detail["timeline"].as_array().unwrap();
-    let ends = stages.iter().map(|stage| stage["start_ms"].as_f64().unwrap() + stage["ms"].as_f64().unwrap());
+    let mut ends = stages.iter().map(|stage| stage["start_ms"].as_f64().unwrap() + stage["ms"].as_f64().unwrap());
     assert!(
         stages.len() >= 3 && ends.next_back().unwrap() <= record["timings"]["total_ms"].as_f64().unwrap() + 1.0,
         "{stages:?}"
