@@ -73,7 +73,7 @@ await asking.getByRole("button", { name: "Copy as curl or Python" }).click();
 {
   const code = await asking.locator("dialog[open] pre").innerText();
   check(code.includes("/v1/query") && code.includes('"collection":"'), `curl is shown: ${code}`);
-  await asking.getByText("Python", { exact: true }).click();
+  await asking.getByRole("radio", { name: "Python" }).check();
   check((await asking.locator("dialog[open] pre").innerText()).includes("urllib.request"), "Python is shown");
   await accessible(asking, "the snippets");
   await asking.keyboard.press("Escape");
@@ -209,7 +209,7 @@ let newest;
   await settled(page);
   await page.locator('input[type="file"]').first().setInputFiles([
     { name: "boats.md", mimeType: "text/markdown", buffer: Buffer.from("# Boats\n\nThe blue boat leaves at nine.\n") },
-    { name: "broken.pdf", mimeType: "application/pdf", buffer: Buffer.from("not a PDF at all") },
+    { name: "broken.pdf", mimeType: "application/pdf", buffer: Buffer.from("%PDF-1.7\n1 0 obj <<\n") },
   ]);
   await page.locator(".uploads .badge", { hasText: "1 added" }).waitFor({ timeout: 60_000 });
   await page.locator(".uploads .badge", { hasText: "1 failed" }).waitFor();
@@ -282,7 +282,8 @@ await phone.waitForURL(/\/cost$/);
 equal(await phone.getByRole("button", { name: "Menu" }).getAttribute("aria-expanded"), "false", "the menu closes");
 
 // The colours that were chosen stay.
-await huge.getByText("Dark", { exact: true }).click();
+await visit(huge, "/");
+await huge.getByRole("radio", { name: "Dark" }).check();
 await huge.reload();
 equal(await huge.evaluate(() => getComputedStyle(document.documentElement).colorScheme), "dark", "dark stays dark");
 
