@@ -28,7 +28,9 @@ export async function call(path, options = {}) {
     body?.error ?? { message: `The server answered with status ${response.status}.` },
     response.status,
   );
-  if (response.status === 401 && path !== "/v1/session") signIn(failure);
+  // A wrong key is for whoever typed it; everything else means that nobody has signed in, or not lately.
+  const signingIn = path === "/v1/session" && options.method === "POST";
+  if (response.status === 401 && !signingIn) signIn(failure);
   throw failure;
 }
 

@@ -273,11 +273,10 @@ export async function mount(view, context) {
     pageHead("Quality"),
     top,
     el("div", { class: "cols" }, position.node, gain.node),
-    predictions.node,
-    el("div", { class: "cols" }, routing.node, models.node),
-    retrieval.node,
-    reading.node,
-    damaged,
+    // The rest is measured over all tenants, or on the operator's collections.
+    ...(context.may.operator
+      ? [predictions.node, el("div", { class: "cols" }, routing.node, models.node), retrieval.node, reading.node, damaged]
+      : []),
   );
   const load = async (panels, path) => {
     try {
@@ -290,13 +289,13 @@ export async function mount(view, context) {
       return null;
     }
   };
-  const soon = throttled(() => predictions.refresh(), 10_000);
+  const soon = throttled(() => context.may.operator && predictions.refresh(), 10_000);
   context.live("request", soon);
   context.signal.addEventListener("abort", () => soon.stop());
   const [report, quality] = await Promise.all([
     load([position, gain, reading], "/v1/models/current/reading"),
-    load([routing, models, retrieval], "/v1/quality"),
-    predictions.refresh(),
+    context.may.operator && load([routing, models, retrieval], "/v1/quality"),
+    context.may.operator && predictions.refresh(),
   ]);
   const tiles = [];
   if (report?.profile) {
@@ -317,7 +316,7 @@ export async function mount(view, context) {
   }
   if (tiles.length > 0) top.replaceChildren(...tiles);
   else top.remove();
-  if (quality?.damaged.length > 0) {
+  if (quality && quality.damaged.length > 0) {
     damaged.replaceChildren(...quality.damaged.map((text) => el("p", { class: "failure" }, `A kept evaluation can't be read: ${text}`)));
   }
 }
