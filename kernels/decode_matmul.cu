@@ -35,13 +35,13 @@ constexpr int kMatrices = 3;
 constexpr int kManyOutputs = 12000;  // enough for a multiprocessor to have several blocks of 64
 
 struct Part {
-  const __nv_bfloat16 *weights, *bias;
+  const Half *weights, *bias;
   void* out;
   int outputs, first_block;
 };
 
 struct MatmulParams {
-  const __nv_bfloat16* x;
+  const Half* x;
   Part parts[kMatrices];
   int count, rows, columns;
 };
@@ -65,7 +65,7 @@ __device__ __forceinline__ uint4 load_shared_rows(const void* from) {
 }
 
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
-__device__ __forceinline__ void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
+__device__ __forceinline__ void store(Half* to, float value) { *to = to_half(value); }
 
 // OutTiles: tiles of 16 outputs; RowTiles: tiles of 8 rows; Ahead: chunks loaded before the first is used.
 template <typename T, int OutTiles, int RowTiles, int Ahead>
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) decode_matmul_kernel(const __grid_co
   const uint4 zero = make_uint4(0, 0, 0, 0);
 
   float acc[OutTiles][RowTiles][4] = {};
-  const __nv_bfloat16* weight_rows[OutTiles][2];
+  const Half* weight_rows[OutTiles][2];
   bool weight_valid[OutTiles][2];
 #pragma unroll
   for (int o = 0; o < OutTiles; ++o) {
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kThreads) decode_matmul_kernel(const __grid_co
     float total = 0.f;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) total += sums[(w * kRows + row) * kStride + output];
-    if (part.bias != nullptr) total += __bfloat162float(part.bias[first + output]);
+    if (part.bias != nullptr) total += to_float(part.bias[first + output]);
     store(static_cast<T*>(part.out) + static_cast<int64_t>(row) * part.outputs + first + output, total);
   }
 }
@@ -190,22 +190,22 @@ cudaError_t dispatch(const MatmulParams& p, cudaStream_t stream) {
 }  // namespace edgewise
 
 // `count`: matrices, 1 to 3; `is_float`: 1 for fp32 outputs, 0 for bf16.
-extern "C" cudaError_t edgewise_decode_matmul(const void* x, const void* const* weights, const void* const* bias,
-                                              void* const* out, const int* outputs, int count, int is_float, int rows,
-                                              int columns, cudaStream_t stream) {
+extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_decode_matmul)(
+    const void* x, const void* const* weights, const void* const* bias, void* const* out, const int* outputs,
+    int count, int is_float, int rows, int columns, cudaStream_t stream) {
   using namespace edgewise;
   if (count < 1 || count > kMatrices || rows < 1 || rows > 64 || columns < 8 || columns % 8 != 0) {
     return cudaErrorInvalidValue;
   }
   MatmulParams p = {};
-  p.x = static_cast<const __nv_bfloat16*>(x);
+  p.x = static_cast<const Half*>(x);
   p.count = count;
   p.rows = rows;
   p.columns = columns;
   for (int i = 0; i < count; ++i) {
     if (outputs[i] < 1) return cudaErrorInvalidValue;
-    p.parts[i] = {static_cast<const __nv_bfloat16*>(weights[i]), static_cast<const __nv_bfloat16*>(bias[i]), out[i],
+    p.parts[i] = {static_cast<const Half*>(weights[i]), static_cast<const Half*>(bias[i]), out[i],
                   outputs[i], 0};
   }
-  return is_float ? dispatch<float>(p, stream) : dispatch<__nv_bfloat16>(p, stream);
+  return is_float ? dispatch<float>(p, stream) : dispatch<Half>(p, stream);
 }

@@ -19,9 +19,9 @@ __global__ void __launch_bounds__(kThreads)
   float4* to = out + static_cast<int64_t>(blockIdx.x) * vectors * 2;
   for (int at = threadIdx.x; at < vectors; at += kThreads) {
     const uint4 vector = __ldg(from + at);
-    const __nv_bfloat162* pairs = reinterpret_cast<const __nv_bfloat162*>(&vector);
-    const float2 a = __bfloat1622float2(pairs[0]), b = __bfloat1622float2(pairs[1]);
-    const float2 c = __bfloat1622float2(pairs[2]), d = __bfloat1622float2(pairs[3]);
+    const HalfPair* pairs = reinterpret_cast<const HalfPair*>(&vector);
+    const float2 a = to_floats(pairs[0]), b = to_floats(pairs[1]);
+    const float2 c = to_floats(pairs[2]), d = to_floats(pairs[3]);
     to[2 * at] = make_float4(a.x, a.y, b.x, b.y);
     to[2 * at + 1] = make_float4(c.x, c.y, d.x, d.y);
   }
@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 }  // namespace edgewise
 
-extern "C" cudaError_t edgewise_gather_rows(const void* table, const int* ids, void* out, int rows, int width,
-                                            int to_float, cudaStream_t stream) {
+extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_gather_rows)(
+    const void* table, const int* ids, void* out, int rows, int width, int to_float, cudaStream_t stream) {
   using namespace edgewise;
   if (rows < 1 || width < 8 || width % 8 != 0) return cudaErrorInvalidValue;
   if (to_float) {

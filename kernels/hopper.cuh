@@ -6,11 +6,16 @@
 // 16-byte chunks are permuted by chunk ^= r & 7 (the copy engine's SWIZZLE_128B). A head of 128 dimensions is two such
 // tiles, one per 64 dimensions.
 //
+// Files that compute with 16-bit numbers are compiled twice: for bf16, and with EDGEWISE_F16 for IEEE half precision, whose
+// launchers end in _f16. Where comments say bf16, the other one is meant there. Half precision rounds to an eighth of
+// what bf16 does, and ends at 65504: what is larger becomes infinite, and is found in the logits.
+//
 // Deliberately not here: wgmma (wgmma.cuh) and anything that knows about attention.
 #pragma once
 
 #include <cuda.h>
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
 
@@ -20,7 +25,34 @@
     if (status_ != cudaSuccess) return status_;    \
   } while (0)
 
+#ifdef EDGEWISE_F16
+#define EDGEWISE_FORMAT f16
+#define EDGEWISE_HALF "f16"
+#define EDGEWISE_LAUNCHER(name) name##_f16
+#else
+#define EDGEWISE_FORMAT bf16
+#define EDGEWISE_HALF "bf16"
+#define EDGEWISE_LAUNCHER(name) name
+#endif
+
 namespace edgewise {
+inline namespace EDGEWISE_FORMAT {
+
+#ifdef EDGEWISE_F16
+using Half = __half;
+using HalfPair = __half2;
+__device__ __forceinline__ float to_float(Half x) { return __half2float(x); }
+__device__ __forceinline__ float2 to_floats(HalfPair x) { return __half22float2(x); }
+__device__ __forceinline__ Half to_half(float x) { return __float2half_rn(x); }
+constexpr CUtensorMapDataType kMapType = CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+#else
+using Half = __nv_bfloat16;
+using HalfPair = __nv_bfloat162;
+__device__ __forceinline__ float to_float(Half x) { return __bfloat162float(x); }
+__device__ __forceinline__ float2 to_floats(HalfPair x) { return __bfloat1622float2(x); }
+__device__ __forceinline__ Half to_half(float x) { return __float2bfloat16_rn(x); }
+constexpr CUtensorMapDataType kMapType = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+#endif
 
 constexpr int kSwizzleRow = 64;  // bf16 values in one 128-byte row of a swizzled tile
 
@@ -132,15 +164,15 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint3
 // d[16 x 8] += a[16 x 16] b[16 x 8], bf16 operands, fp32 sums.
 __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "mma.sync.aligned.m16n8k16.row.col.f32." EDGEWISE_HALF "." EDGEWISE_HALF ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+__device__ __forceinline__ uint32_t pack_half(float low, float high) {
   uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  asm("cvt.rn." EDGEWISE_HALF "x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
 }
 
@@ -201,7 +233,7 @@ inline cudaError_t make_tensor_map(CUtensorMap* map, const void* base, int rank,
   decltype(&cuTensorMapEncodeTiled) encode;
   EDGEWISE_TRY(tensor_map_encoder(&encode));
   const uint32_t element_stride[5] = {1, 1, 1, 1, 1};
-  CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<void*>(base), extent, stride, box,
+  CUresult result = encode(map, kMapType, rank, const_cast<void*>(base), extent, stride, box,
                            element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
@@ -226,4 +258,5 @@ inline cudaError_t make_page_map(CUtensorMap* map, const void* pool, int pages, 
   return make_tensor_map(map, pool, 3, extent, stride, box);
 }
 
+}  // namespace EDGEWISE_FORMAT
 }  // namespace edgewise

@@ -33,9 +33,9 @@ namespace {
 template <int D>
 __device__ __forceinline__ void store_output(const DecodeParams& p, const Item& item, int row, int dim, float4 value) {
   const int token = row / p.group, head = item.kv_head * p.group + row % p.group;
-  __nv_bfloat16* to =
+  Half* to =
       p.out + (static_cast<int64_t>(item.sequence * p.q_len + token) * p.heads + head) * D + dim;
-  *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16(value.x, value.y), pack_bf16(value.z, value.w));
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack_half(value.x, value.y), pack_half(value.z, value.w));
 }
 
 // Queries of one item as fragments of m16n8k16's A, straight from device memory.
@@ -227,7 +227,7 @@ __device__ void consume(const DecodeParams& p, DecodeShared<D, MT>& shared, int 
           for (int j = 0; j < 2 * kParts; ++j) {
             const float a = exp2_fast(s[mt][j][half * 2] - base), b = exp2_fast(s[mt][j][half * 2 + 1] - base);
             part += a + b;
-            p_fragment[mt][j / 2][j % 2 * 2 + half] = pack_bf16(a, b);
+            p_fragment[mt][j / 2][j % 2 * 2 + half] = pack_half(a, b);
           }
           sum[mt][half] = sum[mt][half] * scale + part;
           // Multiplying by exactly 1 changes nothing, so the whole warp may skip it.
@@ -392,7 +392,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const DecodeParams
   const float scale = 1.f / sum;
   uint32_t* to = reinterpret_cast<uint32_t*>(p.out + out_row * D + lane * kPerLane);
 #pragma unroll
-  for (int i = 0; i < kPerLane; i += 2) to[i / 2] = pack_bf16(total[i] * scale, total[i + 1] * scale);
+  for (int i = 0; i < kPerLane; i += 2) to[i / 2] = pack_half(total[i] * scale, total[i + 1] * scale);
 }
 
 template <int D, int MT>
@@ -417,8 +417,8 @@ constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 }  // namespace edgewise
 
 // Bytes of the workspace below, of any content.
-extern "C" int64_t edgewise_attention_decode_workspace(int batch, int q_len, int heads, int kv_heads, int head_dim,
-                                                       int splits) {
+extern "C" int64_t EDGEWISE_LAUNCHER(edgewise_attention_decode_workspace)(
+    int batch, int q_len, int heads, int kv_heads, int head_dim, int splits) {
   using namespace edgewise;
   const int64_t rows = static_cast<int64_t>(batch) * splits * q_len * heads;
   return aligned(rows * 8) + aligned(rows * head_dim * 4);
@@ -428,11 +428,10 @@ extern "C" int64_t edgewise_attention_decode_workspace(int batch, int q_len, int
 // more only cost. `min_split`: fewest tokens of a part, a multiple of 128 (64 suffice at head_dim 128); 256 is a good
 // one. `window`: positions a query sees, itself included; 0 for all. Not valid: head_dim other than 64 and 128, batch
 // over 512, a page that is no multiple of 32 tokens.
-extern "C" cudaError_t edgewise_attention_decode(const void* q, void* out, const void* keys, const void* values,
-                                                 const int* table, const int* context, void* workspace, int batch,
-                                                 int q_len, int heads, int kv_heads, int head_dim, int pages,
-                                                 int page_tokens, int table_stride, int splits, int min_split,
-                                                 int window, float scale, cudaStream_t stream) {
+extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_attention_decode)(
+    const void* q, void* out, const void* keys, const void* values, const int* table, const int* context,
+    void* workspace, int batch, int q_len, int heads, int kv_heads, int head_dim, int pages, int page_tokens,
+    int table_stride, int splits, int min_split, int window, float scale, cudaStream_t stream) {
   using namespace edgewise;
   if (batch < 1 || batch > kMaxBatch || q_len < 1 || kv_heads < 1 || heads % kv_heads != 0 || splits < 1 ||
       splits > kMaxSplits || (head_dim != 64 && head_dim != 128) || min_split < 1 ||
@@ -443,8 +442,8 @@ extern "C" cudaError_t edgewise_attention_decode(const void* q, void* out, const
   p.tile = tile_tokens(head_dim);
   p.box_tokens = page_box_tokens(page_tokens, p.tile);
   if (p.box_tokens == 0) return cudaErrorInvalidValue;
-  p.q = static_cast<const __nv_bfloat16*>(q);
-  p.out = static_cast<__nv_bfloat16*>(out);
+  p.q = static_cast<const Half*>(q);
+  p.out = static_cast<Half*>(out);
   p.context = context;
   p.table = table;
   p.table_stride = table_stride;

@@ -17,8 +17,8 @@ constexpr int kMaxBatch = 512;
 constexpr int kMaxSplits = 64;
 
 struct DecodeParams {
-  const __nv_bfloat16* q;
-  __nv_bfloat16* out;
+  const Half* q;
+  Half* out;
   const int* context;
   const int* table;
   int table_stride;

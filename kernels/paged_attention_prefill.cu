@@ -40,7 +40,7 @@ constexpr int kGroupRows = 64;
 constexpr int kSharedLimit = 232448 - 2048;  // less alignment and barriers
 
 struct PrefillParams {
-  __nv_bfloat16* out;
+  Half* out;
   const int *table, *starts, *context;
   int table_stride, batch, tiles, heads, group, group_tokens;
   int page_tokens, box_tokens, pool_tokens, window;
@@ -237,7 +237,7 @@ __device__ __forceinline__ void soften(float (&s)[Block / 2], Rows& rows, float 
 template <int Block>
 __device__ __forceinline__ void pack_weights(uint32_t (&probabilities)[Block / 16][4], const float (&s)[Block / 2]) {
 #pragma unroll
-  for (int i = 0; i < Block / 4; ++i) probabilities[i / 4][i % 4] = pack_bf16(s[2 * i], s[2 * i + 1]);
+  for (int i = 0; i < Block / 4; ++i) probabilities[i / 4][i % 4] = pack_half(s[2 * i], s[2 * i + 1]);
 }
 
 template <int D, int Groups, int Block>
@@ -355,7 +355,7 @@ __device__ void consume(const PrefillParams& p, const Tile& tile, PrefillShared<
     for (int half = 0; half < 2; ++half) {
       const int row = half * 8 + lane / 4;
       *reinterpret_cast<uint32_t*>(staged + row * kRowBytes + ((j ^ (row & 7)) * 16) + lane % 4 * 4) =
-          pack_bf16(o[j * 4 + half * 2] * scale[half], o[j * 4 + half * 2 + 1] * scale[half]);
+          pack_half(o[j * 4 + half * 2] * scale[half], o[j * 4 + half * 2 + 1] * scale[half]);
     }
   }
   __syncwarp();
@@ -434,18 +434,17 @@ cudaError_t launch_prefill(const void* q, const void* keys, const void* values, 
 
 // `window`: positions a query sees, itself included; 0 for all. Not valid: head_dim other than 64 and 128, more than 64
 // query heads per key head, a page that is no multiple of 32 tokens.
-extern "C" cudaError_t edgewise_attention_prefill(const void* q, void* out, const void* keys, const void* values,
-                                                  const int* table, const int* starts, const int* context, int batch,
-                                                  int total_q, int heads, int kv_heads, int head_dim, int pages,
-                                                  int page_tokens, int table_stride, int window, float scale,
-                                                  cudaStream_t stream) {
+extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_attention_prefill)(
+    const void* q, void* out, const void* keys, const void* values, const int* table, const int* starts,
+    const int* context, int batch, int total_q, int heads, int kv_heads, int head_dim, int pages, int page_tokens,
+    int table_stride, int window, float scale, cudaStream_t stream) {
   using namespace edgewise;
   if (batch < 1 || total_q < 1 || kv_heads < 1 || heads % kv_heads != 0 || heads / kv_heads > kGroupRows) {
     return cudaErrorInvalidValue;
   }
   PrefillParams p = {};
   if (page_tokens < 32 || page_tokens % 32 != 0) return cudaErrorInvalidValue;
-  p.out = static_cast<__nv_bfloat16*>(out);
+  p.out = static_cast<Half*>(out);
   p.table = table;
   p.starts = starts;
   p.context = context;

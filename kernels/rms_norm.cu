@@ -18,7 +18,7 @@ namespace edgewise {
 namespace {
 
 __device__ __forceinline__ float2 unpack(uint32_t pair) {
-  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
+  return to_floats(*reinterpret_cast<const HalfPair*>(&pair));
 }
 
 // One block per row; each thread keeps Vectors groups of 8 values.
@@ -82,7 +82,7 @@ __global__ void rms_norm_kernel(const uint4* x, float4* residual, const uint4* _
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float2 w = unpack(weight_words[i]);
-        result_words[i] = pack_bf16(value[v][2 * i] * scale * w.x, value[v][2 * i + 1] * scale * w.y);
+        result_words[i] = pack_half(value[v][2 * i] * scale * w.x, value[v][2 * i + 1] * scale * w.y);
       }
       out[row + at] = result;
     }
@@ -104,8 +104,9 @@ cudaError_t launch(const void* x, void* residual, const void* weight, void* out,
 }  // namespace edgewise
 
 // Pointers are 16-byte aligned. `out` may be `x`.
-extern "C" cudaError_t edgewise_rms_norm(const void* x, void* residual, const void* weight, void* out, int rows,
-                                         int hidden, float eps, cudaStream_t stream) {
+extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_rms_norm)(
+    const void* x, void* residual, const void* weight, void* out, int rows, int hidden, float eps,
+    cudaStream_t stream) {
   using namespace edgewise;
   if ((x == nullptr && residual == nullptr) || rows < 1 || hidden < 8 || hidden % 8 != 0 || hidden > 16384) return cudaErrorInvalidValue;
   const int vectors = hidden / 8;

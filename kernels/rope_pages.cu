@@ -36,10 +36,10 @@ struct RopeParams {
 };
 
 __device__ __forceinline__ void unpack(uint4 vector, float (&x)[8]) {
-  const __nv_bfloat162* pairs = reinterpret_cast<const __nv_bfloat162*>(&vector);
+  const HalfPair* pairs = reinterpret_cast<const HalfPair*>(&vector);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float2 pair = __bfloat1622float2(pairs[i]);
+    const float2 pair = to_floats(pairs[i]);
     x[2 * i] = pair.x;
     x[2 * i + 1] = pair.y;
   }
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) rope_pages_kernel(const RopeParams p
         uint32_t* words = reinterpret_cast<uint32_t*>(&vector);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          words[i] = rotated ? pack_bf16(y[2 * i], y[2 * i + 1]) : pack_bf16(x[2 * i], x[2 * i + 1]);
+          words[i] = rotated ? pack_half(y[2 * i], y[2 * i + 1]) : pack_half(x[2 * i], x[2 * i + 1]);
         }
       }
       if (head >= all_heads) continue;
@@ -152,12 +152,11 @@ __global__ void __launch_bounds__(kThreads) rope_pages_kernel(const RopeParams p
 
 // Pointers are 16-byte aligned. head_dim 64 or 128; rotary_dim a multiple of 16, at most head_dim. `adjacent`: 1 for
 // adjacent pairs, 0 for half-split.
-extern "C" cudaError_t edgewise_rope_pages(const void* q, const void* k, const void* v, int q_stride, int k_stride,
-                                           int v_stride, void* q_out, void* keys, void* values, const float* cosines,
-                                           const float* sines, const int* positions, const int* slots,
-                                           const void* q_norm, const void* k_norm, float eps, int tokens, int heads,
-                                           int kv_heads, int head_dim, int rotary_dim, int adjacent,
-                                           cudaStream_t stream) {
+extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_rope_pages)(
+    const void* q, const void* k, const void* v, int q_stride, int k_stride, int v_stride, void* q_out, void* keys,
+    void* values, const float* cosines, const float* sines, const int* positions, const int* slots,
+    const void* q_norm, const void* k_norm, float eps, int tokens, int heads, int kv_heads, int head_dim,
+    int rotary_dim, int adjacent, cudaStream_t stream) {
   using namespace edgewise;
   if (tokens < 1 || heads < 1 || kv_heads < 1 || rotary_dim < 16 || rotary_dim % 16 != 0 || rotary_dim > head_dim ||
       (head_dim != 64 && head_dim != 128) || q_stride % 8 != 0 || k_stride % 8 != 0 || v_stride % 8 != 0) {

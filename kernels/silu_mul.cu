@@ -17,7 +17,7 @@ constexpr int kThreads = 256;
 constexpr int kVectors = 2;  // groups of 8 values per thread, all loads before the first use
 
 __device__ __forceinline__ float2 unpack(uint32_t pair) {
-  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
+  return to_floats(*reinterpret_cast<const HalfPair*>(&pair));
 }
 
 __device__ __forceinline__ float gated(float gate, float up) {
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float2 a = unpack(g[i]), b = unpack(u[i]);
-        words[i] = pack_bf16(gated(a.x, b.x), gated(a.y, b.y));
+        words[i] = pack_half(gated(a.x, b.x), gated(a.y, b.y));
       }
       out_row[at] = result;
     }
@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace edgewise
 
 // Pointers are 16-byte aligned; rows at most 65535 per call.
-extern "C" cudaError_t edgewise_silu_mul(const void* gate, const void* up, void* out, int rows, int width, int stride,
-                                         cudaStream_t stream) {
+extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_silu_mul)(
+    const void* gate, const void* up, void* out, int rows, int width, int stride, cudaStream_t stream) {
   using namespace edgewise;
   if (rows < 1 || rows > 65535 || width < 8 || width % 8 != 0 || stride % 8 != 0) return cudaErrorInvalidValue;
   const int vectors = width / 8;

@@ -4,7 +4,7 @@
 //   logits      [rows, vocabulary]   bf16 or fp32
 //   top_logits  [rows, k]            fp32, descending; equal logits in order of their ids
 //   top_ids     [rows, k]            int32
-//   log_sum     [rows]               fp32, log(sum(exp(logits))) of the whole row
+//   log_sum     [rows]               fp32, log(sum(exp(logits))) of the whole row; NaN where one of them is not finite
 //
 // Floors: bytes = rows * vocabulary * element size over the copy rate; one exponential per logit. At batch 1 the row is
 // half a megabyte, so latency, not bandwidth, is the limit.
@@ -12,7 +12,7 @@
 // Design: a block takes 4096 logits. The k-th largest of its 256 threads' maxima bounds the k-th largest logit from
 // below; whatever reaches the bound is compacted (k + a few for any but hand-made rows, all of them at worst) and
 // sorted as a 64-bit key (logit, reversed id), so that the result is exact and unique. The last block of a row to
-// finish does the same to the blocks' winners. NaN counts as -infinity.
+// finish does the same to the blocks' winners. NaN counts as -infinity among the winners.
 //
 // Reached (H100, vocabulary 128256, fp32): 1 row 6.4 us at k = 1 and 16 us at k = 64 (torch.topk 56 and
 // 61); 32 rows 17 and 45 us (97 and 101), where the bytes alone take 5.4; 128 rows at k = 64 126 us (264).
@@ -25,6 +25,7 @@ constexpr int kThreads = 256;
 constexpr int kPerThread = 16;
 constexpr int kSlice = kThreads * kPerThread;
 constexpr int kMaxCandidates = 16384;
+constexpr int kMaxRows = 65535;
 using Key = unsigned long long;
 
 // Order-preserving, unique, never 0: the float's bits made monotone, then the reversed id.
@@ -156,10 +157,12 @@ __global__ void __launch_bounds__(kThreads)
   const T* from = logits + static_cast<int64_t>(row) * vocabulary;
   float x[kPerThread];
   float maximum = -INFINITY, sum = 0.f;
+  bool finite = true;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     const int id = slice * kSlice + i * kThreads + threadIdx.x;
     x[i] = id < vocabulary ? value(from[id]) : -INFINITY;
+    finite = finite && (id >= vocabulary || isfinite(x[i]));
     if (isnan(x[i])) x[i] = -INFINITY;
     maximum = fmaxf(maximum, x[i]);
   }
@@ -167,6 +170,7 @@ __global__ void __launch_bounds__(kThreads)
   const float base = maximum == -INFINITY ? 0.f : maximum;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) sum += exp2_fast((x[i] - base) * kLog2E);
+  if (!finite) sum = NAN;  // and stays so: whatever it is multiplied with and added to
   maximum *= kLog2E;
   merge_warp(maximum, sum);
   if (lane == 0) {
@@ -218,6 +222,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+// Room for the counters of any number of rows, so that they stay where they are, and zero, from launch to launch.
+constexpr int64_t kCounters = aligned(kMaxRows * 4);
 
 }  // namespace
 }  // namespace edgewise
@@ -226,16 +232,17 @@ constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 extern "C" int64_t edgewise_top_k_workspace(int rows, int vocabulary, int k) {
   using namespace edgewise;
   const int64_t slices = ceil_div(vocabulary, kSlice);
-  return aligned(rows * 4) + aligned(rows * slices * 8) + aligned(rows * slices * k * 8);
+  return kCounters + aligned(rows * slices * 8) + aligned(rows * slices * k * 8);
 }
 
-// Workspace: zeroed once when it is allocated; the kernel leaves its counters zero. k at most 256 and at most the
-// vocabulary; ceil(vocabulary / 4096) * k at most 16384; rows at most 65535. `is_float`: 1 for fp32 logits, 0 for bf16.
+// Workspace: zeroed once when it is allocated; the kernel leaves its counters zero, and it serves any launch that it is
+// long enough for. k at most 256 and at most the vocabulary; ceil(vocabulary / 4096) * k at most 16384; rows at most
+// 65535. `is_float`: 1 for fp32 logits, 0 for bf16.
 extern "C" cudaError_t edgewise_top_k(const void* logits, int is_float, float* top_logits, int* top_ids, float* log_sum,
                                       void* workspace, int rows, int vocabulary, int k, cudaStream_t stream) {
   using namespace edgewise;
   const int slices = ceil_div(vocabulary, kSlice);
-  if (rows < 1 || rows > 65535 || k < 1 || k > kThreads || k > vocabulary || slices * k > kMaxCandidates) {
+  if (rows < 1 || rows > kMaxRows || k < 1 || k > kThreads || k > vocabulary || slices * k > kMaxCandidates) {
     return cudaErrorInvalidValue;
   }
   int most = 1;  // the sort works on a power of two
@@ -243,8 +250,8 @@ extern "C" cudaError_t edgewise_top_k(const void* logits, int is_float, float* t
   const int bytes = most * static_cast<int>(sizeof(Key));
   unsigned char* space = static_cast<unsigned char*>(workspace);
   int* arrived = reinterpret_cast<int*>(space);
-  float2* sums = reinterpret_cast<float2*>(space + aligned(rows * 4));
-  Key* winners = reinterpret_cast<Key*>(space + aligned(rows * 4) + aligned(static_cast<int64_t>(rows) * slices * 8));
+  float2* sums = reinterpret_cast<float2*>(space + kCounters);
+  Key* winners = reinterpret_cast<Key*>(space + kCounters + aligned(static_cast<int64_t>(rows) * slices * 8));
   const dim3 grid(slices, rows);
   if (is_float) {
     EDGEWISE_TRY(cudaFuncSetAttribute(top_k_kernel<float>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));

@@ -10,6 +10,7 @@
 #include "hopper.cuh"
 
 namespace edgewise {
+inline namespace EDGEWISE_FORMAT {
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -36,7 +37,7 @@ __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address, uint32_t a
 __device__ __forceinline__ void wgmma_shared_64(float (&d)[32], uint64_t a, uint64_t b, int accumulate) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %34, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32." EDGEWISE_HALF "." EDGEWISE_HALF " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
       "%32, %33, p, 1, 1, 0, 0;\n}"
@@ -50,7 +51,7 @@ __device__ __forceinline__ void wgmma_shared_64(float (&d)[32], uint64_t a, uint
 __device__ __forceinline__ void wgmma_shared_128(float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %66, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      " wgmma.mma_async.sync.aligned.m64n128k16.f32." EDGEWISE_HALF "." EDGEWISE_HALF " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -71,7 +72,7 @@ __device__ __forceinline__ void wgmma_registers_64(float (&d)[32], const uint32_
     int accumulate) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32." EDGEWISE_HALF "." EDGEWISE_HALF " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
       "{%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"
@@ -86,7 +87,7 @@ __device__ __forceinline__ void wgmma_registers_128(float (&d)[64], const uint32
     int accumulate) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %69, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      " wgmma.mma_async.sync.aligned.m64n128k16.f32." EDGEWISE_HALF "." EDGEWISE_HALF " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -117,4 +118,5 @@ __device__ __forceinline__ void wgmma_registers(float (&d)[N / 2], const uint32_
   if constexpr (N == 128) wgmma_registers_128(d, a, b, accumulate);
 }
 
+}  // namespace EDGEWISE_FORMAT
 }  // namespace edgewise

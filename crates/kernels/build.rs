@@ -1,4 +1,5 @@
-//! Compiles `kernels/*.cu` for Hopper and links them in, where the feature `cuda` is on. Does nothing otherwise.
+//! Compiles `kernels/*.cu` for Hopper and links them in, where the feature `cuda` is on. Does nothing otherwise. What
+//! computes with 16-bit numbers is compiled twice: for bf16, and for half precision.
 //!
 //! The compiler is `$NVCC`, or `nvcc` of `$CUDA_HOME` (`/usr/local/cuda` by default), or of the path. The CUDA runtime is
 //! linked statically, so that the program starts on a machine without CUDA, too.
@@ -9,6 +10,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Mutex,
+    thread,
 };
 
 const ARCHITECTURE: &str = "-gencode=arch=compute_90a,code=sm_90a";
@@ -27,23 +30,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     let home = env::var_os("CUDA_HOME").map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
     let nvcc = nvcc(&home)?;
 
-    let mut objects = Vec::new();
     let mut files: Vec<PathBuf> =
         fs::read_dir(&sources)?.map(|entry| Ok(entry?.path())).collect::<Result<_, Box<dyn Error>>>()?;
     files.sort();
+    let mut compilations = Vec::new();
     for file in files {
         let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
         if extension == "cu" || extension == "cuh" {
             println!("cargo:rerun-if-changed={}", file.display());
         }
         if extension == "cu" {
-            let object = out.join(file.file_name().ok_or("a kernel without a name")?).with_extension("o");
-            let mut command = Command::new(&nvcc);
-            command.args(["-O3", "-std=c++17", "-lineinfo", ARCHITECTURE, "-Xcompiler", "-fPIC,-Wall", "-c"]);
-            run(command.arg(&file).arg("-o").arg(&object))?;
-            objects.push(object);
+            let formats: &[(&str, &[&str])] = match fs::read_to_string(&file)?.contains("EDGEWISE_LAUNCHER") {
+                true => &[("o", &[]), ("f16.o", &["-DEDGEWISE_F16"])],
+                false => &[("o", &[])],
+            };
+            for (extension, flags) in formats {
+                let object = out.join(file.file_name().ok_or("a kernel without a name")?).with_extension(extension);
+                let mut command = Command::new(&nvcc);
+                command.args(["-O3", "-std=c++17", "-lineinfo", ARCHITECTURE, "-Xcompiler", "-fPIC,-Wall", "-c"]);
+                command.args(*flags).arg(&file).arg("-o").arg(&object);
+                compilations.push((command, object));
+            }
         }
     }
+    let objects: Vec<PathBuf> = compilations.iter().map(|(_, object)| object.clone()).collect();
+    compile(compilations.into_iter().map(|(command, _)| command).collect())?;
     let library = out.join(format!("lib{LIBRARY}.a"));
     let _ = fs::remove_file(&library);
     run(Command::new(&nvcc).arg("-lib").args(&objects).arg("-o").arg(&library))?;
@@ -76,6 +87,25 @@ fn nvcc(home: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let message = "the feature `cuda` needs NVIDIA's compiler nvcc, CUDA 13 or later, and none was found: set NVCC to \
                    its path, or CUDA_HOME to the folder of the toolkit";
     candidates.iter().find(works).cloned().ok_or_else(|| message.into())
+}
+
+/// Runs the compiler as often at once as cargo allows.
+fn compile(commands: Vec<Command>) -> Result<(), Box<dyn Error>> {
+    let at_once = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+    let commands = Mutex::new(commands);
+    let next = || commands.lock().ok().and_then(|mut left| left.pop());
+    let work = || {
+        while let Some(mut command) = next() {
+            run(&mut command).map_err(|error| error.to_string())?;
+        }
+        Ok::<(), String>(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        let mut ended = workers.into_iter().map(|worker| worker.join());
+        ended.try_for_each(|result| result.unwrap_or_else(|_| Err("the compiler was not run".to_owned())))
+    })
+    .map_err(Into::into)
 }
 
 fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {

@@ -6,6 +6,9 @@ import statistics
 
 import torch
 
+# Which 16-bit numbers the kernels compute with: bf16, or half precision with EDGEWISE_F16=1.
+HALF, SUFFIX = (torch.float16, "_f16") if os.environ.get("EDGEWISE_F16") == "1" else (torch.bfloat16, "")
+ONE_FORMAT = {"top_k", "page_copy"}
 LIBRARIES = os.environ.get("OUT_DIR", "/tmp/edgewise-kernels")
 DEVICE = "cuda"
 _loaded = {}
@@ -17,6 +20,11 @@ def library(name):
     if name not in _loaded:
         _loaded[name] = ctypes.CDLL(os.path.join(LIBRARIES, name + ".so"))
     return _loaded[name]
+
+
+def entry(file, function):
+    suffix = "" if file in ONE_FORMAT else SUFFIX
+    return getattr(library(file + suffix), function + suffix)
 
 
 def _argument(value):
@@ -32,15 +40,15 @@ def _argument(value):
 def call(file, function, *arguments):
     """Launches on torch's current stream; a refusal raises."""
     stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-    status = getattr(library(file), function)(*map(_argument, arguments), stream)
+    status = entry(file, function)(*map(_argument, arguments), stream)
     if status != 0:
         raise RuntimeError(f"{function} failed with CUDA error {status}")
 
 
 def size(file, function, *arguments):
-    entry = getattr(library(file), function)
-    entry.restype = ctypes.c_int64
-    return entry(*map(ctypes.c_int, arguments))
+    found = entry(file, function)
+    found.restype = ctypes.c_int64
+    return found(*map(ctypes.c_int, arguments))
 
 
 def refused(file, function, *arguments):
@@ -51,11 +59,11 @@ def refused(file, function, *arguments):
     return False
 
 
-def random(*shape, dtype=torch.bfloat16, scale=1.0):
+def random(*shape, dtype=HALF, scale=1.0):
     return (torch.randn(*shape, device=DEVICE, dtype=torch.float32) * scale).to(dtype)
 
 
-def poisoned(*shape, dtype=torch.bfloat16):
+def poisoned(*shape, dtype=HALF):
     return torch.full(shape, float("nan"), device=DEVICE, dtype=dtype)
 
 

@@ -5,7 +5,8 @@ import itertools
 
 import torch
 
-from common import (DEVICE, call, library, check, check_error, failures, poisoned, random, refused, report, size, time_graph)
+from common import (DEVICE, HALF, call, check, check_error, entry, failures, poisoned, random, refused, report, size,
+                    time_graph)
 
 ROUNDING = 4e-3  # one rounding to bf16
 
@@ -36,7 +37,7 @@ def check_rms_norm(small):
 def decode_matmul(x, weights, biases, outs):
     pointers = lambda tensors: (ctypes.c_void_p * 3)(*[None if t is None else t.data_ptr() for t in tensors])
     outputs = (ctypes.c_int * 3)(*[w.shape[0] for w in weights])
-    status = library("decode_matmul").edgewise_decode_matmul(
+    status = entry("decode_matmul", "edgewise_decode_matmul")(
         ctypes.c_void_p(x.data_ptr()), pointers(weights), pointers(biases), pointers(outs), outputs, len(weights),
         int(outs[0].dtype == torch.float32), x.shape[0], x.shape[1],
         ctypes.c_void_p(torch.cuda.current_stream().cuda_stream))
@@ -54,13 +55,13 @@ def check_decode_matmul(small):
         most = random(64, columns)
         alone = None
         for rows_ in (64, 33, 32, 17, 9, 8, 3, 1):
-            for dtype in (torch.bfloat16, torch.float32):
+            for dtype in (HALF, torch.float32):
                 outs = [poisoned(rows_, n, dtype=dtype) for n in outputs]
                 decode_matmul(most[:rows_], weights, biases, outs)
                 name = f"decode_matmul {rows_}x{columns}x{outputs} {dtype}"
                 for out, weight, bias in zip(outs, weights, biases):
                     reference = most[:rows_].double() @ weight.double().T + (0 if bias is None else bias.double())
-                    check_error(name, out, reference, ROUNDING if dtype == torch.bfloat16 else 1e-5)
+                    check_error(name, out, reference, ROUNDING if dtype == HALF else 1e-5)
             alone = alone or [out.clone() for out in outs]
             same = all(torch.equal(out, whole[:rows_]) for out, whole in zip(outs, alone))
             check(f"decode_matmul {rows_}x{columns}: bit for bit as among 64", same)
@@ -131,7 +132,8 @@ def check_silu_mul(small):
         gates, ups = (half.contiguous() for half in x.chunk(2, -1))
         call("silu_mul", "edgewise_silu_mul", gates, ups, gates, rows, width, width)
         check(f"silu_mul {rows}x{width} in place: bit for bit", torch.equal(gates, out))
-    x = torch.tensor([[-1e4, 1e4, -90.0, 90.0, 0, -0.0, 3e38, -3e38] + [1.0] * 8], device=DEVICE).bfloat16()
+    most = min(3e38, torch.finfo(HALF).max)
+    x = torch.tensor([[-1e4, 1e4, -90.0, 90.0, 0, -0.0, most, -most] + [1.0] * 8], device=DEVICE).to(HALF)
     out = poisoned(1, 8)
     call("silu_mul", "edgewise_silu_mul", x, x[:, 8:], out, 1, 8, 16)
     check("silu_mul extremes stay finite", bool(out.isfinite().all()), str(out.tolist()))
@@ -205,21 +207,34 @@ def check_top_k(small):
     sizes = [(1, 300), (2, 5000)] if small else [(1, 300), (3, 4096), (2, 49152), (4, 128256), (1, 151936)]
     for (rows_, vocabulary), k, dtype in itertools.product(sizes, (1, 5, 64), (torch.float32, torch.bfloat16)):
         logits = random(rows_, vocabulary, dtype=dtype, scale=3.0)  # bf16: many equal logits
+        name = f"top_k {rows_}x{vocabulary} k {k} {dtype}"
+        _, _, log_sum = top_k(logits, k)
+        expected = torch.logsumexp(logits.double(), -1)
+        check(name + ": log-sum-exp", bool(((log_sum.double() - expected).abs() < 2e-5 * expected.abs() + 2e-5).all()))
+        for i, bad in enumerate((float("nan"), float("-inf"), float("inf"))):
+            spoilt = logits.clone()
+            spoilt[0, 7 * (i + 1)] = bad
+            _, _, sums = top_k(spoilt, k)
+            check(f"{name}: {bad} is told", bool(sums[0].isnan()) and torch.equal(sums[1:], log_sum[1:]))
         logits[0, 7] = float("nan")
         logits[0, 8] = float("-inf")
-        values, ids, log_sum = top_k(logits, k)
+        values, ids, _ = top_k(logits, k)
         clean = logits.float().nan_to_num(nan=float("-inf"), neginf=float("-inf"), posinf=float("inf"))
         order = torch.sort(clean, dim=-1, descending=True, stable=True)
-        name = f"top_k {rows_}x{vocabulary} k {k} {dtype}"
         same = torch.equal(ids.long(), order.indices[:, :k]) and torch.equal(values, order.values[:, :k])
         check(name, same)
-        expected = torch.logsumexp(clean.double(), -1)
-        check(name + ": log-sum-exp", bool(((log_sum.double() - expected).abs() < 2e-5 * expected.abs() + 2e-5).all()))
     for name, logits in (("all equal", torch.zeros(2, 9000, device=DEVICE)),
                          ("all in one thread", torch.arange(9000, device=DEVICE).float()[None] % 256)):
         _, ids, _ = top_k(logits, 200)
         expected = torch.sort(logits, dim=-1, descending=True, stable=True).indices[:, :200]
         check(f"top_k {name}", torch.equal(ids.long(), expected))
+    # One workspace for launches of any size up to the one it was made for.
+    space = torch.zeros(size("top_k", "edgewise_top_k_workspace", 7, 9000, 64), dtype=torch.uint8, device=DEVICE)
+    logits, same = random(7, 9000, dtype=torch.float32), True
+    for rows_, k in ((7, 64), (2, 1), (7, 5), (1, 64), (7, 64)):
+        found, alone = top_k(logits[:rows_], k, space), top_k(logits[:rows_], k)
+        same = same and all(torch.equal(a, b) for a, b in zip(found, alone))
+    check("top_k: a workspace serves smaller launches, too", same)
 
 
 def pointers(pools):

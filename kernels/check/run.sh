@@ -15,7 +15,7 @@ if [ "${SANITIZE:-1}" = 1 ]; then
     echo "FAIL memcheck misses a planted error"
     status=1
   fi
-  for tool in memcheck racecheck; do
+  for tool in memcheck racecheck synccheck; do
     for part in rows decode prefill; do
       log=$(sanitize --tool "$tool" python3 check.py --small --no-time $part 2>&1) || status=1
       echo "# $tool $part: $(tail -1 <<<"$log")"
@@ -23,5 +23,6 @@ if [ "${SANITIZE:-1}" = 1 ]; then
     done
   done
 fi
+EDGEWISE_F16=1 timeout 200 python3 check.py --no-time || status=1
 timeout 420 python3 check.py "$@" || status=1
 exit $status

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use edgewise_access::AccessStore;
-use edgewise_engine::{EngineOptions, LocalGenerator, Placement};
+use edgewise_engine::{EngineOptions, LocalGenerator, Placement, Precision};
 use edgewise_gateway::{Recorder, Whose};
 use edgewise_ledger::{Durability, Ledger, LedgerOptions, PriceBook, Retention};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
@@ -131,6 +131,11 @@ impl App {
                 "cpu" => Placement::Cpu,
                 "cuda" => Placement::Cuda,
                 _ => Placement::Auto,
+            },
+            device_precision: match engine.device_precision.as_str() {
+                "bf16" => Precision::Bf16,
+                "f16" => Precision::F16,
+                _ => Precision::Auto,
             },
             device_memory_share: engine.device_memory_share,
             device_cache_bytes: None,

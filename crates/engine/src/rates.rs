@@ -3,8 +3,9 @@
 //!
 //! Invariants: prompts are random ids, and every measurement writes its own pages anew, so nothing is cached but what is
 //! called warm; the tokens that were computed are counted, and a cold measurement that computed fewer than it was given
-//! is refused. Prefill is timed to the logits of the last token on the host, decoding from token to token, logits read
-//! each time. Figures are medians.
+//! is refused. Prefill is timed to the logits of the last token on the host, decoding from token to token: greedily
+//! on a GPU, which then gives back a token and not its logits, and once more with all logits brought to the host. Figures
+//! are medians.
 //!
 //! Beside each figure stands its limit: the arithmetic of a prompt at the rate of a large matrix product, or the bytes a
 //! step must read at the rate of a copy, both measured in the same run. Deliberately not here: scheduling, sampling and
@@ -14,10 +15,12 @@ use std::time::Instant;
 
 use edgewise_kv_cache::PageId;
 
+#[cfg(feature = "cuda")]
+use crate::decoder::{Cuda, CudaOptions, Half};
 use crate::{
-    EngineError, Placement,
+    EngineError, Placement, Precision,
     decoder::{Backend, Cpu, Decoder, DecoderConfig, LoadOptions},
-    step_model::{BatchEntry, StepModel},
+    step_model::{BatchEntry, Demand, Scores, StepModel},
 };
 
 /// New tokens behind a prefix that is resident.
@@ -30,6 +33,8 @@ const WARM_UP: usize = 4;
 pub struct Plan {
     /// Where.
     pub device: Placement,
+    /// What a GPU computes with; bfloat16 where it is left open.
+    pub precision: Precision,
     /// Lengths of prompts to prefill, in tokens.
     pub prefill: Vec<usize>,
     /// Sequences that decode together.
@@ -58,7 +63,7 @@ pub struct Plan {
 /// The machine and what the model takes of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Machine {
-    /// `cpu` or `cuda`.
+    /// `cpu`, `cuda bf16` or `cuda f16`.
     pub device: &'static str,
     /// Seconds that making up and placing the weights took.
     pub load_s: f64,
@@ -100,6 +105,8 @@ pub struct Decode {
     pub cached_tokens: usize,
     /// Seconds of a step.
     pub seconds: f64,
+    /// The same where all logits are brought to the host, if a step otherwise goes without.
+    pub whole_s: Option<f64>,
     /// The same where reading weights, keys and values alone decided.
     pub limit_s: f64,
     /// Seconds until the last step was issued to a GPU.
@@ -174,19 +181,15 @@ pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Resu
 }
 
 #[cfg(feature = "cuda")]
-fn open_cuda(plan: &Plan) -> Result<crate::decoder::Cuda, EngineError> {
-    let &Plan { device_chunk, max_sequences, memory_share, .. } = plan;
+fn open_cuda(plan: &Plan) -> Result<Cuda, EngineError> {
+    let &Plan { device_chunk, max_sequences, memory_share, precision, .. } = plan;
     let max_rows = device_chunk.max(max_sequences);
-    Ok(crate::decoder::Cuda::open(crate::decoder::CudaOptions { max_rows, max_sequences, memory_share })?)
+    let half = if precision == Precision::F16 { Half::F16 } else { Half::Bf16 };
+    Ok(Cuda::open(CudaOptions { max_rows, max_sequences, memory_share, half })?)
 }
 
 #[cfg(feature = "cuda")]
-fn on_cuda(
-    config_json: &str,
-    plan: &Plan,
-    cuda: crate::decoder::Cuda,
-    told: impl FnMut(Figure),
-) -> Result<(), EngineError> {
+fn on_cuda(config_json: &str, plan: &Plan, cuda: Cuda, told: impl FnMut(Figure)) -> Result<(), EngineError> {
     let plan = &Plan { chunk: plan.device_chunk, ..plan.clone() };
     let ceilings = cuda.ceilings()?;
     let begun = Instant::now();
@@ -194,7 +197,7 @@ fn on_cuda(
     let page_bytes = cuda.plan_pages(decoder.config(), decoder.page_bytes())?;
     let pages = page_bytes / decoder.page_bytes();
     let machine = Machine {
-        device: "cuda",
+        device: if plan.precision == Precision::F16 { "cuda f16" } else { "cuda bf16" },
         load_s: begun.elapsed().as_secs_f64(),
         weight_bytes: decoder.weight_bytes(),
         activation_bytes: Some(cuda.activation_bytes(decoder.config())),
@@ -421,7 +424,7 @@ impl<'a, B: Backend> Bench<'a, B> {
             let tokens = self.ids(context);
             self.cold(&tokens, table)?;
         }
-        let (mut seconds, mut issued, mut on_device) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut seconds, mut whole, mut issued, mut on_device) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for step in 0..steps + WARM_UP {
             let tokens = self.ids(batch);
             let entry = |(token, pages)| BatchEntry {
@@ -432,11 +435,19 @@ impl<'a, B: Backend> Bench<'a, B> {
                 generated_from: context,
             };
             let entries: Vec<BatchEntry<'_>> = tokens.iter().zip(tables.iter().map(Vec::as_slice)).map(entry).collect();
+            // The same step again changes nothing: it writes what is there.
             let begun = Instant::now();
             self.decoder.forward(&mut self.kv, &entries)?;
+            let read_whole = begun.elapsed().as_secs_f64();
+            let begun = Instant::now();
+            let scores = self.decoder.forward_for(&mut self.kv, &entries, &vec![Demand::Likeliest(1); batch])?;
             let took = begun.elapsed().as_secs_f64();
+            let selects = scores.iter().flatten().any(|scores| matches!(scores, Scores::Likeliest(_)));
             if step >= WARM_UP {
                 seconds.push(took);
+                if selects {
+                    whole.push(read_whole);
+                }
                 if let Some([issue, device]) = (self.times)()? {
                     issued.push(issue);
                     on_device.push(device);
@@ -455,6 +466,7 @@ impl<'a, B: Backend> Bench<'a, B> {
             context,
             cached_tokens: 0,
             seconds: median(seconds),
+            whole_s: measured(whole),
             limit_s: bytes / self.machine.copy_rate,
             issue_s: measured(issued),
             device_s: measured(on_device),
@@ -482,6 +494,7 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             device: Placement::Cpu,
+            precision: Precision::Auto,
             prefill: vec![100, 600],
             batches: vec![1, 3, 9],
             context: 40,

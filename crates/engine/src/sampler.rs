@@ -6,13 +6,20 @@
 //! Draws are reproducible one by one: the number behind token `i` of a seed is a fixed word of a ChaCha8 stream, so it
 //! depends neither on how many candidates earlier steps had nor on where a generation was resumed.
 //!
+//! Greedy and top-k draws need only the likeliest tokens, and are the same from these as from all logits; probabilities
+//! then come from a sum that was added in another order, and differ in the last bits of an f32.
+//!
 //! Deliberately not here: stop strings, detokenisation, anything that outlives one token besides what was seen.
 
 use edgewise_model_api::Sampling;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{EngineError, constraint::TokenConstraint};
+use crate::{
+    EngineError,
+    constraint::TokenConstraint,
+    step_model::{Demand, Likeliest},
+};
 
 /// A token drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +54,16 @@ impl Sampler {
         sampler
     }
 
+    /// What a token is drawn from with these parameters, without a constraint.
+    pub(crate) fn demand(parameters: &Sampling) -> Demand {
+        match (parameters.temperature == 0.0, parameters.top_k) {
+            _ if parameters.repetition_penalty != 1.0 => Demand::Whole,
+            (true, _) => Demand::Likeliest(1),
+            (false, 0) => Demand::Whole,
+            (false, k) => Demand::Likeliest(k),
+        }
+    }
+
     fn see(&mut self, id: u32) {
         if let Some(seen) = self.seen.get_mut(id as usize) {
             *seen = true;
@@ -78,7 +95,8 @@ impl Sampler {
         let id = if self.parameters.temperature == 0.0 {
             argmax(&adjusted)
         } else {
-            let candidates = self.candidates(&adjusted);
+            let largest = adjusted.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let candidates = self.candidates((0_u32..).zip(adjusted.iter().copied()), largest);
             choose(&candidates, self.uniform())
         };
         self.drawn += 1;
@@ -88,6 +106,33 @@ impl Sampler {
         }
         let logprob = (f64::from(logits[id as usize]) - log_normaliser) as f32;
         Ok(Draw { id, logprob })
+    }
+
+    /// Draws the next token from the likeliest ones, at least as many as [`Self::demand`] says.
+    ///
+    /// # Errors
+    /// [`EngineError::Decoder`] when they are too few, [`EngineError::BadLogits`] when no token is possible.
+    pub(crate) fn draw_likeliest(&mut self, likeliest: &Likeliest) -> Result<Draw, EngineError> {
+        let Likeliest { tokens, log_sum } = likeliest;
+        match Self::demand(&self.parameters) {
+            Demand::Likeliest(k) if k <= tokens.len() => {}
+            demand => {
+                let error = format!("the {} likeliest tokens do not suffice for a draw from {demand:?}", tokens.len());
+                return Err(EngineError::Decoder(error));
+            }
+        }
+        let Some(&(first, largest)) = tokens.first().filter(|_| log_sum.is_finite()) else {
+            return Err(EngineError::BadLogits("no token that is possible"));
+        };
+        let id = if self.parameters.temperature == 0.0 {
+            first
+        } else {
+            choose(&self.candidates(tokens.iter().copied(), largest), self.uniform())
+        };
+        self.drawn += 1;
+        let logit = tokens.iter().find(|(token, _)| *token == id).map_or(largest, |(_, logit)| *logit);
+        // The sum's rounding must not make anything likelier than certain.
+        Ok(Draw { id, logprob: (f64::from(logit) - log_sum).min(0.0) as f32 })
     }
 
     /// Number `drawn` of the seed's stream, in [0, 1).
@@ -111,13 +156,12 @@ impl Sampler {
         logits.iter().zip(&self.seen).map(penalise).collect::<Vec<_>>().into()
     }
 
-    /// Temperature and the three filters.
-    fn candidates(&self, logits: &[f32]) -> Vec<Candidate> {
+    /// Temperature and the three filters, over tokens and their logits.
+    fn candidates(&self, logits: impl Iterator<Item = (u32, f32)>, largest: f32) -> Vec<Candidate> {
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.parameters;
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let weight = |logit: f32| (f64::from(logit - largest) / f64::from(temperature)).exp();
         let mut candidates: Vec<Candidate> =
-            (0_u32..).zip(logits).map(|(id, &logit)| (weight(logit), id)).filter(|(w, _)| *w > 0.0).collect();
+            logits.map(|(id, logit)| (weight(logit), id)).filter(|(w, _)| *w > 0.0).collect();
         if top_k > 0 {
             keep_likeliest(&mut candidates, top_k);
         }
@@ -227,7 +271,9 @@ mod tests {
     }
 
     fn kept(parameters: Sampling, logits: &[f32]) -> BTreeSet<u32> {
-        sampler(parameters).candidates(logits).into_iter().map(|(_, id)| id).collect()
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let logits = (0_u32..).zip(logits.iter().copied());
+        sampler(parameters).candidates(logits, largest).into_iter().map(|(_, id)| id).collect()
     }
 
     #[test]
@@ -303,7 +349,45 @@ mod tests {
         assert_eq!(kept(Sampling { min_p: 0.6, ..at(0.5) }, &logits), [0].into(), "min-p after temperature");
     }
 
+    /// The largest `k` logits, as a device selects them.
+    fn largest(logits: &[f32], k: usize) -> Likeliest {
+        let mut tokens: Vec<(u32, f32)> = (0_u32..).zip(logits.iter().copied()).collect();
+        tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        tokens.truncate(k);
+        Likeliest { tokens, log_sum: log_sum_exp(logits).unwrap() }
+    }
+
+    #[test]
+    fn too_few_of_the_likeliest_are_refused() {
+        let logits = [0.0_f32, 2.0, 1.0, -1.0];
+        let draw = |parameters: Sampling, k| sampler(parameters).draw_likeliest(&largest(&logits, k));
+        assert_eq!(draw(at(0.0), 1).unwrap().id, 1);
+        assert!(draw(Sampling { top_k: 3, ..at(1.0) }, 2).is_err());
+        assert!(draw(at(1.0), 4).is_err(), "without top-k, every token may be drawn");
+        assert!(draw(Sampling { repetition_penalty: 1.5, ..at(0.0) }, 4).is_err());
+        assert!(draw(at(0.0), 0).is_err());
+    }
+
     proptest! {
+        #[test]
+        fn draws_from_the_likeliest_are_those_from_all(
+            steps in prop::collection::vec(prop::collection::vec((-20_i8..20).prop_map(|x| f32::from(x) / 2.0), 40), 1..6),
+            seed: u64,
+            temperature in prop::sample::select(vec![0.0_f32, 0.3, 1.0, 2.0]),
+            top_k in 1_usize..12,
+            spare in 0_usize..5,
+            top_p in 0.05_f32..1.0,
+            min_p in 0.0_f32..0.5,
+        ) {
+            let parameters = Sampling { temperature, top_k, top_p, min_p, seed: Some(seed), ..Sampling::default() };
+            let (mut whole, mut part) = (sampler(parameters.clone()), sampler(parameters.clone()));
+            let Demand::Likeliest(k) = Sampler::demand(&parameters) else { unreachable!("it has no penalty") };
+            for logits in steps {
+                let likeliest = largest(&logits, k + spare);
+                prop_assert_eq!(whole.draw(&logits, None).unwrap(), part.draw_likeliest(&likeliest).unwrap());
+            }
+        }
+
         #[test]
         fn the_same_seed_gives_the_same_tokens_and_each_draw_stands_alone(
             steps in prop::collection::vec(prop::collection::vec(-8.0_f32..8.0, 8), 1..12),

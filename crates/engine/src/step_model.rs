@@ -29,6 +29,34 @@ pub struct BatchEntry<'a> {
     pub generated_from: usize,
 }
 
+/// How much of its logits a sequence's next token is drawn from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Demand {
+    /// All of them.
+    #[default]
+    Whole,
+    /// That many of the largest, at least one, and the sum over all.
+    Likeliest(usize),
+}
+
+/// What a token is drawn from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scores {
+    /// The logits of the whole vocabulary.
+    Whole(Vec<f32>),
+    /// The largest of them.
+    Likeliest(Likeliest),
+}
+
+/// The likeliest tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Likeliest {
+    /// Ids and logits, in descending order of the logits, equal ones by ascending ids.
+    pub tokens: Vec<(u32, f32)>,
+    /// `ln Σ exp(logit)` over the whole vocabulary.
+    pub log_sum: f64,
+}
+
 /// A model that extends sequences, whose keys and values lie in pages.
 pub(crate) trait StepModel: Send + 'static {
     /// Page storage of all layers.
@@ -66,6 +94,20 @@ pub(crate) trait StepModel: Send + 'static {
     /// [`EngineError`] when a token is unknown, pages are too few or out of range, or the arithmetic fails. Positions
     /// that were held before are untouched.
     fn forward(&self, kv: &mut Self::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, EngineError>;
+
+    /// As [`Self::forward`], with what each entry's token is to be drawn from: at least as much as its place in `demands`
+    /// says, which are as many as the batch has entries.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn forward_for(
+        &self,
+        kv: &mut Self::Kv,
+        batch: &[BatchEntry<'_>],
+        _demands: &[Demand],
+    ) -> Result<Vec<Option<Scores>>, EngineError> {
+        Ok(self.forward(kv, batch)?.into_iter().map(|logits| logits.map(Scores::Whole)).collect())
+    }
 
     /// Copies the first `tokens` positions of a page to another.
     fn copy_page(&self, kv: &mut Self::Kv, from: PageId, to: PageId, tokens: usize);

@@ -260,13 +260,7 @@ fn record(
         forced: true,
         usage: warmed.usage,
         timings,
-        ..RequestRecord::begun(
-            format!("{}-{}", at.as_microsecond(), id.0),
-            at,
-            whose.tenant,
-            &parts.recorder.model,
-            ROUTE,
-        )
+        ..RequestRecord::begun(id, at, whose.tenant, &parts.recorder.model, ROUTE)
     }
 }
 

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use edgewise_ledger::{Decided, Ledger, LedgerError, Rating};
 use edgewise_planner::{Corrections, Explanation, Feedback};
+use edgewise_types::TenantId;
 
 use crate::{
     ApiError, ErrorBody, ErrorKind,
@@ -97,8 +98,8 @@ pub(crate) fn restore(parts: &Parts) {
 }
 
 /// What a rating of this answer would need: measures of the question, none of its text.
-pub(crate) fn decided(request_id: &str, explanation: &Explanation) -> Option<Decided> {
-    let decision = explanation.rated(0.0)?;
+pub(crate) fn decided(request_id: &str, tenant: &TenantId, explanation: &Explanation) -> Option<Decided> {
+    let decision = explanation.rated(tenant, 0.0)?;
     match serde_json::to_string(&decision) {
         Ok(decision) => Some(Decided { request_id: request_id.to_owned(), decision }),
         Err(error) => {

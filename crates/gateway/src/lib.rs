@@ -60,6 +60,7 @@ mod tls;
 mod tree;
 mod upkeep;
 mod usage;
+mod whose;
 
 pub use batch::{BatchFailure, BatchProgress, BatchRequest};
 pub use budgets::BudgetList;

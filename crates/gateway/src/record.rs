@@ -14,7 +14,7 @@ use edgewise_ledger::{
 use edgewise_planner::{Answer, Candidate, Explanation, PlannerError, Query, Route};
 use edgewise_types::{CollectionName, ContentHash, TenantId, Timings, Usage};
 
-use crate::{caller::Caller, detail::RequestDetail, feedback, figures};
+use crate::{detail::RequestDetail, feedback, figures};
 
 /// What stands for a route in records of embedding: no question was answered.
 const EMBEDDING: &str = "embedding";
@@ -42,13 +42,6 @@ pub struct Whose {
     pub key: Option<String>,
     /// The collection, if it was for one.
     pub collection: Option<CollectionName>,
-}
-
-impl Whose {
-    /// The caller, for a collection or none.
-    pub(crate) fn of(caller: &Caller, collection: Option<CollectionName>) -> Self {
-        Self { tenant: caller.tenant.clone(), key: caller.key.as_ref().map(ToString::to_string), collection }
-    }
 }
 
 /// What is known of a question that failed.
@@ -97,7 +90,7 @@ impl Recorder {
         figures::answered(&record);
         let (question, answer, texts) = (query.question.clone(), answer.clone(), self.ledger.keeps_texts());
         let detail = move || RequestDetail::answered(question, answer).kept(texts);
-        let decided = feedback::decided(id, decided);
+        let decided = feedback::decided(id, &query.tenant, decided);
         self.enter(record, decided, Some(Box::new(detail)));
     }
 

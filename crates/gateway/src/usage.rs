@@ -164,7 +164,7 @@ impl UsageParams {
 /// Tokens and cost so far, by any dimensions and steps of time, and the newest requests.
 ///
 /// Sums are exact, to the last nano-dollar, in every grouping. Records are kept for a while (`ledger.keep_days`), sums by hour
-/// for good. Work that is no question is counted too: summaries (`work` is `summary`), vectors (`embedding`) and
+/// for good. Records need the scope admin; without it there are sums only. Work that is no question is counted too: summaries (`work` is `summary`), vectors (`embedding`) and
 /// prompts computed ahead (`warming`).
 #[utoipa::path(
     get,
@@ -189,6 +189,8 @@ pub(crate) async fn usage(
         return Err(ApiError::new(ErrorKind::InvalidRequest, format!("recent must be between 0 and {MAX_RECENT}")));
     }
     let query = params.query(&caller)?;
+    // Records show what others of the tenant asked.
+    let recent = if caller.scopes.has(Scope::Admin) { params.recent } else { 0 };
     if params.format == Format::Csv {
         let text = state
             .read(move |parts| {

@@ -276,6 +276,8 @@ impl Retrieval {
 pub struct Engine {
     /// Where answers are computed: `auto`, `cpu` or `cuda`.
     pub device: String,
+    /// The 16-bit numbers a GPU computes with: `auto`, `bf16` or `f16`.
+    pub device_precision: String,
     /// Share of a GPU's memory that may be used.
     pub device_memory_share: f64,
     /// Most prompt tokens of one step on a GPU.
@@ -308,6 +310,7 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             device: "auto".to_owned(),
+            device_precision: "auto".to_owned(),
             device_memory_share: 0.9,
             device_prefill_chunk: 4096,
             threads: 0,

@@ -22,6 +22,7 @@ pub(super) fn run(shape: &str, args: &BenchEngine, app: &App) -> Result<(), CliE
     let engine = app.engine_options();
     let plan = Plan {
         device: engine.device,
+        precision: engine.device_precision,
         prefill: args.depths.clone(),
         batches: args.batches.clone(),
         context: args.batch_prompt,
@@ -91,12 +92,15 @@ fn as_json(shape: &str, figure: &Figure) -> Value {
             "limit_tokens_per_s": limit_s.map(|limit| rounded(*tokens as f64 / limit)),
             "of_limit": share(*limit_s, *seconds),
         }),
-        Figure::Decode(Decode { batch, context, cached_tokens, seconds, limit_s, issue_s, device_s }) => json!({
-            "decode": batch, "context": context, "cached_tokens": cached_tokens, "step_ms": rounded(seconds * 1e3),
-            "tokens_per_s": rounded(*batch as f64 / seconds), "limit_tokens_per_s": rounded(*batch as f64 / limit_s),
-            "of_limit": share(Some(*limit_s), *seconds), "issue_ms": issue_s.map(|s| rounded(s * 1e3)),
-            "device_ms": device_s.map(|s| rounded(s * 1e3)),
-        }),
+        Figure::Decode(Decode { batch, context, cached_tokens, seconds, whole_s, limit_s, issue_s, device_s }) => {
+            json!({
+                "decode": batch, "context": context, "cached_tokens": cached_tokens, "step_ms": rounded(seconds * 1e3),
+                "tokens_per_s": rounded(*batch as f64 / seconds), "limit_tokens_per_s": rounded(*batch as f64 / limit_s),
+                "of_limit": share(Some(*limit_s), *seconds),
+                "step_with_all_logits_ms": whole_s.map(|s| rounded(s * 1e3)), "issue_ms": issue_s.map(|s| rounded(s * 1e3)),
+                "device_ms": device_s.map(|s| rounded(s * 1e3)),
+            })
+        }
         Figure::Prefix(Prefix { tokens, cached_tokens, cold_s, warm_s, restored_s }) => json!({
             "prefix": tokens, "cold_cached_tokens": cached_tokens[0], "warm_cached_tokens": cached_tokens[1],
             "restored_cached_tokens": cached_tokens[2], "cold_ttft_s": rounded(*cold_s),
@@ -145,12 +149,12 @@ fn print(shape: &str, figure: &Figure, last: &mut String) -> std::io::Result<()>
                 limit_s.map_or_else(|| "-".to_owned(), |limit| percent(limit, *seconds)),
             ),
         ),
-        Figure::Decode(Decode { batch, context, cached_tokens, seconds, limit_s, issue_s, device_s }) => {
+        Figure::Decode(Decode { batch, context, cached_tokens, seconds, whole_s, limit_s, issue_s, device_s }) => {
             let milliseconds = |s: &Option<f64>| s.map_or_else(|| "-".to_owned(), |s| format!("{:.2}", s * 1e3));
             row(
-                " sequences   context  cached_tokens   decode tokens/s     limit  of limit  step ms  issue ms  on the device",
+                " sequences   context  cached_tokens   decode tokens/s     limit  of limit  step ms  all logits  issue ms  on the device",
                 format!(
-                    "{:>10}  {:>8}  {:>13}  {:>16}  {:>8}  {:>8}  {:>7.2}  {:>8}  {:>13}",
+                    "{:>10}  {:>8}  {:>13}  {:>16}  {:>8}  {:>8}  {:>7.2}  {:>10}  {:>8}  {:>13}",
                     count(*batch),
                     count(*context),
                     cached_tokens,
@@ -158,6 +162,7 @@ fn print(shape: &str, figure: &Figure, last: &mut String) -> std::io::Result<()>
                     rate(*batch, *limit_s),
                     percent(*limit_s, *seconds),
                     seconds * 1e3,
+                    milliseconds(whole_s),
                     milliseconds(issue_s),
                     milliseconds(device_s),
                 ),
@@ -203,6 +208,7 @@ mod tests {
             context: 4096,
             cached_tokens: 0,
             seconds: 0.01,
+            whole_s: Some(0.012),
             limit_s: 0.008,
             issue_s: None,
             device_s: Some(0.0095),

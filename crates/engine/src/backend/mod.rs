@@ -22,7 +22,7 @@ pub use host_matrix::HostMatrix;
 
 use crate::{
     decoder::{DecoderConfig, DecoderError, NormKind},
-    step_model::BatchEntry,
+    step_model::{BatchEntry, Demand, Scores},
 };
 
 /// A normalisation over the width of a row, or of a head.
@@ -244,4 +244,10 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
 
     /// The rows of a tensor.
     fn read(&self, x: &Self::Tensor) -> Result<Vec<Vec<f32>>, DecoderError>;
+
+    /// What tokens are drawn from, for each row of `logits` at least as much as its demand: the whole rows, unless the
+    /// backend can select in less time than it takes to read them.
+    fn scores(&self, logits: &Self::Tensor, _demands: &[Demand]) -> Result<Vec<Scores>, DecoderError> {
+        Ok(self.read(logits)?.into_iter().map(Scores::Whole).collect())
+    }
 }

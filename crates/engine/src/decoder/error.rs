@@ -87,7 +87,10 @@ pub enum DecoderError {
         expected: usize,
     },
     /// The logits hold an infinity or a NaN.
-    #[error("the logits at position {position} are not finite: the model file is damaged, so fetch it again")]
+    #[error(
+        "the logits at position {position} are not finite: fetch the model again if its file is damaged; on a GPU, set \
+         engine.device_precision = \"bf16\""
+    )]
     NotFinite {
         /// The position, from 0.
         position: usize,

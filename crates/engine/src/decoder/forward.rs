@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{Decoder, DecoderConfig, DecoderError};
 use crate::{
     backend::{Activations, Backend},
-    step_model::BatchEntry,
+    step_model::{BatchEntry, Demand, Scores},
 };
 
 impl<B: Backend> Decoder<B> {
@@ -21,14 +21,46 @@ impl<B: Backend> Decoder<B> {
     /// [`DecoderError`] when an entry has no or an unknown token, exceeds the window, or its block table is too short
     /// or names a page that does not exist. Positions held before are untouched.
     pub fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, DecoderError> {
-        self.check(kv, batch)?;
-        let logits = self.inner.backend.run(|| self.pass(kv, batch))?;
-        // A few rows are looked through faster than other threads are woken.
-        let finite: Vec<bool> = match logits.len() {
-            0..4 => logits.iter().map(|row| is_finite(row)).collect(),
-            _ => logits.par_iter().map(|row| is_finite(row)).collect(),
+        self.computed(kv, batch, |backend, logits| backend.read(logits), |row| is_finite(row))
+    }
+
+    /// As [`Self::forward`], with what each entry's token is to be drawn from: at least as much as its place in `demands`
+    /// says, which are as many as the batch has entries.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_for(
+        &self,
+        kv: &mut B::Kv,
+        batch: &[BatchEntry<'_>],
+        demands: &[Demand],
+    ) -> Result<Vec<Option<Scores>>, DecoderError> {
+        let demand = |i: usize| demands.get(i).copied().unwrap_or_default();
+        let wanted: Vec<Demand> =
+            batch.iter().enumerate().filter(|(_, entry)| entry.logits).map(|(i, _)| demand(i)).collect();
+        let finite = |scores: &Scores| match scores {
+            Scores::Whole(row) => is_finite(row),
+            Scores::Likeliest(likeliest) => likeliest.log_sum.is_finite(),
         };
-        let mut rows = logits.into_iter().zip(finite);
+        self.computed(kv, batch, |backend, logits| backend.scores(logits, &wanted), finite)
+    }
+
+    /// A pass over a batch that is checked, and what `read` makes of the logits, which must be finite.
+    fn computed<T: Send + Sync>(
+        &self,
+        kv: &mut B::Kv,
+        batch: &[BatchEntry<'_>],
+        read: impl FnOnce(&B, &B::Tensor) -> Result<Vec<T>, DecoderError> + Send,
+        is_finite: impl Fn(&T) -> bool + Sync,
+    ) -> Result<Vec<Option<T>>, DecoderError> {
+        self.check(kv, batch)?;
+        let rows = self.inner.backend.run(|| self.pass(kv, batch, read))?;
+        // A few rows are looked through faster than other threads are woken.
+        let finite: Vec<bool> = match rows.len() {
+            0..4 => rows.iter().map(&is_finite).collect(),
+            _ => rows.par_iter().map(&is_finite).collect(),
+        };
+        let mut rows = rows.into_iter().zip(finite);
         let mut results = Vec::with_capacity(batch.len());
         for entry in batch {
             let row = if entry.logits { rows.next() } else { None };
@@ -66,8 +98,13 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// Logits of the entries that want them.
-    fn pass(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Vec<f32>>, DecoderError> {
+    /// What `read` makes of the logits of the entries that want them; it is not called where none does.
+    fn pass<T>(
+        &self,
+        kv: &mut B::Kv,
+        batch: &[BatchEntry<'_>],
+        read: impl FnOnce(&B, &B::Tensor) -> Result<Vec<T>, DecoderError>,
+    ) -> Result<Vec<T>, DecoderError> {
         let (b, attention) = (&self.inner.backend, &self.inner.attention);
         let &DecoderConfig { hidden, heads, kv_heads, head_dim, feed_forward, vocab_size, .. } = self.config();
         let wanted = batch.iter().filter(|entry| entry.logits).count();
@@ -91,7 +128,7 @@ impl<B: Backend> Decoder<B> {
             return Ok(Vec::new());
         }
         b.shrink(&mut tensors.logits, wanted);
-        b.read(&tensors.logits)
+        read(b, &tensors.logits)
     }
 
     /// The pass itself, for `rows` rows, `wanted` of whose logits are computed.

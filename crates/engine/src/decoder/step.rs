@@ -5,7 +5,7 @@ use edgewise_kv_cache::PageId;
 use super::{Backend, Decoder, DecoderError};
 use crate::{
     EngineError,
-    step_model::{BatchEntry, StepModel},
+    step_model::{BatchEntry, Demand, Scores, StepModel},
 };
 
 impl<B: Backend> StepModel for Decoder<B> {
@@ -37,6 +37,15 @@ impl<B: Backend> StepModel for Decoder<B> {
 
     fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, EngineError> {
         Ok(self.forward(kv, batch)?)
+    }
+
+    fn forward_for(
+        &self,
+        kv: &mut B::Kv,
+        batch: &[BatchEntry<'_>],
+        demands: &[Demand],
+    ) -> Result<Vec<Option<Scores>>, EngineError> {
+        Ok(self.forward_for(kv, batch, demands)?)
     }
 
     fn copy_page(&self, kv: &mut B::Kv, from: PageId, to: PageId, tokens: usize) {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     EngineError,
-    step_model::{BatchEntry, StepModel},
+    step_model::{BatchEntry, Demand, StepModel},
 };
 
 /// Tokens of the first prefill.
@@ -62,8 +62,8 @@ impl<M: StepModel> Probe<'_, M> {
         let begun = self.clock.now();
         let mut position = held;
         for tokens in ids.chunks(chunk) {
-            self.model
-                .forward(self.kv, &[BatchEntry { tokens, position, pages: &pages, logits: true, generated_from }])?;
+            let entry = BatchEntry { tokens, position, pages: &pages, logits: true, generated_from };
+            self.model.forward_for(self.kv, &[entry], &[Demand::Likeliest(1)])?;
             position += tokens.len();
         }
         Ok((self.clock.now() - begun).as_secs_f64() * 1e3)

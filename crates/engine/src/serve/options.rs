@@ -18,11 +18,26 @@ pub enum Placement {
     Cuda,
 }
 
+/// The 16-bit numbers a GPU computes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Half precision for models published in it and for quantised GGUF files of Llama's architecture, which are known to
+    /// stay within its range; else bfloat16.
+    #[default]
+    Auto,
+    /// bfloat16: 8 significant bits.
+    Bf16,
+    /// IEEE half precision: 11 significant bits, up to 65504.
+    F16,
+}
+
 /// Limits of an engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineOptions {
     /// Where the generator computes.
     pub device: Placement,
+    /// What a GPU computes with.
+    pub device_precision: Precision,
     /// Share of a GPU's memory for weights, activations, keys and values together, between 0 and 1. On a GPU, keys and
     /// values take what the others leave of it, instead of `cache_bytes`.
     pub device_memory_share: f64,
@@ -60,6 +75,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             device: Placement::Auto,
+            device_precision: Precision::Auto,
             device_memory_share: 0.9,
             device_cache_bytes: None,
             device_prefill_chunk: 4096,

@@ -14,7 +14,12 @@ use super::{
     work::Work,
 };
 use crate::{
-    EngineError, constraint::TokenConstraint, detokenizer::Detokenizer, sampler::Sampler, stop::StopMatcher,
+    EngineError,
+    constraint::TokenConstraint,
+    detokenizer::Detokenizer,
+    sampler::Sampler,
+    step_model::{Demand, Scores},
+    stop::StopMatcher,
     tokenizer::GeneratorTokenizer,
 };
 
@@ -131,11 +136,17 @@ impl Request {
         self.constraint = None;
     }
 
+    /// What its tokens are drawn from: all logits where a grammar may forbid the likeliest.
+    pub(crate) fn demand(&self) -> Demand {
+        let constrained = self.samples.iter().flatten().any(|sample| sample.constraint.is_some());
+        if constrained || self.constraint.is_some() { Demand::Whole } else { Sampler::demand(&self.sampling) }
+    }
+
     /// Draws the next token of a sample and passes it on.
     pub(crate) fn draw(
         &mut self,
         index: usize,
-        logits: &[f32],
+        scores: &Scores,
         tokenizer: &GeneratorTokenizer,
         now: Instant,
     ) -> Result<Next, EngineError> {
@@ -147,7 +158,13 @@ impl Request {
             Some(constraint) => Some(constraint.as_mut()),
             None => None,
         };
-        let draw = sample.sampler.draw(logits, constraint)?;
+        let draw = match (scores, constraint) {
+            (Scores::Whole(logits), constraint) => sample.sampler.draw(logits, constraint)?,
+            (Scores::Likeliest(likeliest), None) => sample.sampler.draw_likeliest(likeliest)?,
+            (Scores::Likeliest(_), Some(_)) => {
+                return Err(EngineError::Decoder("a constrained token needs the logits of all tokens".to_owned()));
+            }
+        };
         sample.drawn = Some((sample.drawn.map_or(now, |(first, _)| first), now));
         if tokenizer.end_of_turn().contains(&draw.id) {
             return Ok(Next::End(FinishReason::EndOfTurn));

@@ -4,7 +4,7 @@ use edgewise_kv_cache::{HostSlot, Move, PageId, Place};
 
 use crate::{
     EngineError,
-    step_model::{BatchEntry, StepModel},
+    step_model::{BatchEntry, Demand, Scores, StepModel},
 };
 
 /// Contents of all pages.
@@ -14,8 +14,8 @@ pub(crate) struct Storage<M: StepModel> {
     host: Vec<Option<Vec<u8>>>,
 }
 
-/// Logits of one entry of a batch, if they were wanted, or why there are none.
-pub(crate) type Computed = Result<Option<Vec<f32>>, EngineError>;
+/// What one entry of a batch draws from, if its logits were wanted, or why there is nothing.
+pub(crate) type Computed = Result<Option<Scores>, EngineError>;
 
 impl<M: StepModel> Storage<M> {
     pub(crate) fn new(kv: M::Kv, host_slots: usize) -> Self {
@@ -62,23 +62,24 @@ impl<M: StepModel> Storage<M> {
         model.write_page(&mut self.kv, page, bytes)
     }
 
-    /// Runs a batch. When it fails, every entry is tried by itself, so that only those at fault fail: positions that
-    /// were held before are untouched, and writing the others again changes nothing.
-    pub(crate) fn forward(&mut self, model: &M, batch: &[BatchEntry<'_>]) -> Vec<Computed> {
-        let error = match model.forward(&mut self.kv, batch) {
-            Ok(logits) if logits.len() == batch.len() => return logits.into_iter().map(Ok).collect(),
-            Ok(logits) => EngineError::Decoder(format!("{} results for {} sequences", logits.len(), batch.len())),
+    /// Runs a batch, with what each entry draws from. When it fails, every entry is tried by itself, so that only those
+    /// at fault fail: positions that were held before are untouched, and writing the others again changes nothing.
+    pub(crate) fn forward(&mut self, model: &M, batch: &[BatchEntry<'_>], demands: &[Demand]) -> Vec<Computed> {
+        let error = match model.forward_for(&mut self.kv, batch, demands) {
+            Ok(scores) if scores.len() == batch.len() => return scores.into_iter().map(Ok).collect(),
+            Ok(scores) => EngineError::Decoder(format!("{} results for {} sequences", scores.len(), batch.len())),
             Err(error) => error,
         };
         if batch.len() == 1 {
             return vec![Err(error)];
         }
         tracing::warn!(%error, sequences = batch.len(), "a batch failed; its sequences are tried one by one");
-        let mut alone = |entry: &BatchEntry<'_>| {
-            let logits = model.forward(&mut self.kv, std::slice::from_ref(entry))?;
-            logits.into_iter().next().ok_or_else(|| EngineError::Decoder("no result for a sequence".to_owned()))
+        let mut alone = |(entry, demand): (&BatchEntry<'_>, &Demand)| {
+            let (entry, demand) = (std::slice::from_ref(entry), std::slice::from_ref(demand));
+            let scores = model.forward_for(&mut self.kv, entry, demand)?;
+            scores.into_iter().next().ok_or_else(|| EngineError::Decoder("no result for a sequence".to_owned()))
         };
-        batch.iter().map(&mut alone).collect()
+        batch.iter().zip(demands).map(&mut alone).collect()
     }
 
     /// The model's storage, for its calibration.

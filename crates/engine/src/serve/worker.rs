@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     EngineError,
-    step_model::{BatchEntry, StepModel},
+    step_model::{BatchEntry, Demand, Scores, StepModel},
     tokenizer::GeneratorTokenizer,
 };
 
@@ -239,12 +239,13 @@ impl<M: StepModel> Worker<M> {
         let step = self.scheduler.plan(&mut lock(&self.shared.cache), budget, now);
         self.storage.execute(&self.model, &step.moves)?;
         self.note(&step);
-        let (mut parts, mut batch) = (Vec::new(), Vec::new());
+        let (mut parts, mut batch, mut demands) = (Vec::new(), Vec::new(), Vec::new());
         for entry in &step.entries {
             let Some((tokens, position, pages)) = self.scheduler.entry(entry) else { continue };
             let Some(task) = self.scheduler.task(entry.task) else { continue };
             parts.push(Part { held: position, tokens: tokens.len(), decodes: task.decodes() });
             batch.push(BatchEntry { tokens, position, pages, logits: entry.last, generated_from: task.prompt_tokens });
+            demands.push(self.requests.get(&entry.task.request).map_or(Demand::Whole, Request::demand));
         }
         if batch.len() != step.entries.len() {
             return Err(EngineError::Decoder("a step holds a sequence that does not run".to_owned()));
@@ -253,7 +254,7 @@ impl<M: StepModel> Worker<M> {
             return Ok(());
         }
         let begun = self.shared.clock.now();
-        let computed = self.storage.forward(&self.model, &batch);
+        let computed = self.storage.forward(&self.model, &batch, &demands);
         let done = self.shared.clock.now();
         let ms = done.saturating_duration_since(begun).as_secs_f64() * 1e3;
         self.attribute(&step.entries, &parts, ms);
@@ -302,8 +303,8 @@ impl<M: StepModel> Worker<M> {
     /// Takes in what was computed for one sequence.
     fn settle(&mut self, entry: &Entry, computed: Computed, now: Instant) {
         let id = entry.task;
-        let logits = match computed {
-            Ok(logits) => logits,
+        let scores = match computed {
+            Ok(scores) => scores,
             Err(error) => return self.fail(id.request, error.into()),
         };
         let cache_now = self.shared.now();
@@ -314,9 +315,9 @@ impl<M: StepModel> Worker<M> {
         {
             request.prefilled(task.held());
         }
-        match (entry.last, logits) {
+        match (entry.last, scores) {
             (false, _) => {}
-            (true, Some(logits)) => self.draw(id, &logits, now),
+            (true, Some(scores)) => self.draw(id, &scores, now),
             (true, None) => {
                 let error = EngineError::Decoder("the model gave no logits for a sequence's last token".to_owned());
                 self.fail(id.request, error.into());
@@ -325,7 +326,7 @@ impl<M: StepModel> Worker<M> {
     }
 
     /// Draws the next token of a task; behind a prompt, the first of every sample.
-    fn draw(&mut self, id: TaskId, logits: &[f32], now: Instant) {
+    fn draw(&mut self, id: TaskId, scores: &Scores, now: Instant) {
         let mut ids = vec![id];
         if let (Some(task), Some(request)) = (self.scheduler.task(id), self.requests.get_mut(&id.request))
             && task.tokens.len() == task.prompt_tokens
@@ -338,7 +339,7 @@ impl<M: StepModel> Worker<M> {
         }
         for id in ids {
             let Some(request) = self.requests.get_mut(&id.request) else { return };
-            match request.draw(id.sample, logits, &self.tokenizer, now) {
+            match request.draw(id.sample, scores, &self.tokenizer, now) {
                 Ok(Next::Token(token)) => self.scheduler.append(id, token),
                 Ok(Next::End(reason)) => self.finish(id, reason),
                 Err(error) => return self.fail(id.request, error.into()),

@@ -6,7 +6,7 @@ use edgewise_engine::decoder::{BatchEntry, Cuda, CudaKv, Decoder};
 use edgewise_kv_cache::PageId;
 use proptest::prelude::*;
 
-use crate::support::{CUDA, Sequence, VOCABULARY, decoder, shapes};
+use crate::support::{CUDA, CUDA_F16, Sequence, VOCABULARY, decoder, shapes, tokens};
 
 const PAGES: u32 = 64;
 
@@ -64,11 +64,12 @@ proptest! {
     #[test]
     fn logits_depend_on_the_sequence_alone(
         model in 0..shapes().len(),
+        halves: bool,
         plans in prop::collection::vec(plan(), 1..8),
         order in Just((0..PAGES).collect::<Vec<_>>()).prop_shuffle(),
     ) {
         let (name, config) = shapes().swap_remove(model);
-        let decoder = decoder(&config, CUDA.clone());
+        let decoder = decoder(&config, if halves { CUDA_F16.clone() } else { CUDA.clone() });
         let mut kv = decoder.allocate(order.len()).unwrap();
         let mut pages = order.iter().copied().map(PageId);
         let tables: Vec<Vec<PageId>> =
@@ -119,4 +120,18 @@ fn moved_pages_hold_what_they_held() {
     feed(&mut kv, &tokens[..90], 0, &[PageId(5), PageId(2)]);
     let moved = feed(&mut kv, &tokens[90..], 90, &[PageId(7), PageId(0)]);
     assert!(moved.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+}
+
+/// A sequence whose every token counts as generated, so that no kernel but those for few rows takes part: at once, as
+/// after a preemption, and step by step.
+#[test]
+fn generated_tokens_alone_give_the_same_logits_at_once_and_step_by_step() {
+    for (device, (name, config)) in [(&*CUDA, shapes().swap_remove(1)), (&*CUDA_F16, shapes().swap_remove(3))] {
+        let decoder = decoder(&config, device.clone());
+        let tokens = tokens(70, 3);
+        let at_once = Sequence::new(&decoder, 128, 0).feed(&tokens);
+        let mut stepwise = Sequence::new(&decoder, 128, 0);
+        let last = tokens.iter().map(|token| stepwise.feed(&[*token])).last().unwrap();
+        assert!(at_once.iter().zip(&last).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
+    }
 }

@@ -12,7 +12,7 @@ use edgewise_model_api::{
 };
 use edgewise_types::TenantId;
 
-use crate::support::{CUDA, Sequence, best, relative_error};
+use crate::support::{CUDA, CUDA_F16, Sequence, best, relative_error};
 
 fn model() -> PathBuf {
     let models =
@@ -80,12 +80,12 @@ fn run(generator: &LocalGenerator, request: GenerateRequest) -> (Vec<u32>, Strin
 
 /// Real questions: the CPU's greedy tokens, or a token the CPU finds as likely but for rounding; and logits no further
 /// from exact arithmetic than those the CPU serves with, which rounds activations to 8 bits, on average and at worst, and
-/// nowhere further than a twentieth of the largest.
+/// nowhere further than a fiftieth. In half precision, which is what is taken for this model.
 #[test]
 fn answers_are_the_cpus() {
     let gguf = GgufFile::open(model()).unwrap();
     let cpu = Decoder::load_gguf_with(&gguf, Arithmetic::F32).unwrap();
-    let cuda = Decoder::from_gguf(&gguf, CUDA.clone(), &LoadOptions::default()).unwrap();
+    let cuda = Decoder::from_gguf(&gguf, CUDA_F16.clone(), &LoadOptions::default()).unwrap();
     let generator = generator(&EngineOptions::default());
     let served = Decoder::load_gguf_with(&gguf, Arithmetic::Quantized).unwrap();
     let (mut worst, mut worst_served, mut sum, mut sum_served, mut count) = (0.0f64, 0.0f64, 0.0, 0.0, 0.0);
@@ -120,7 +120,7 @@ fn answers_are_the_cpus() {
     println!("relative error of logits: mean {mean:.2e}, largest {worst:.2e}");
     println!("of those the CPU serves with: mean {mean_served:.2e}, largest {worst_served:.2e}");
     assert!(worst <= worst_served && mean <= mean_served, "{mean} and {worst}, {mean_served} and {worst_served}");
-    assert!(worst < 5e-2, "{worst}");
+    assert!(worst < 2e-2, "{worst}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use edgewise_engine::decoder::{Backend, BatchEntry, Cuda, CudaOptions, Decoder, LoadOptions};
+use edgewise_engine::decoder::{Backend, BatchEntry, Cuda, CudaOptions, Decoder, Half, LoadOptions};
 use edgewise_kv_cache::PageId;
 use serde_json::{Value, json};
 
@@ -10,8 +10,13 @@ use serde_json::{Value, json};
 pub(crate) const VOCABULARY: u32 = 512;
 
 /// The card, shared by all tests. A small share of its memory is planned for.
-pub(crate) static CUDA: LazyLock<Cuda> =
-    LazyLock::new(|| Cuda::open(CudaOptions { max_rows: 1024, ..CudaOptions::default() }).unwrap());
+pub(crate) static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(Half::Bf16));
+/// The same in half precision.
+pub(crate) static CUDA_F16: LazyLock<Cuda> = LazyLock::new(|| open(Half::F16));
+
+fn open(half: Half) -> Cuda {
+    Cuda::open(CudaOptions { max_rows: 1024, half, ..CudaOptions::default() }).unwrap()
+}
 
 /// A shape: name and `config.json`.
 pub(crate) fn shapes() -> Vec<(&'static str, String)> {

@@ -187,7 +187,7 @@ fn change_at(value: &mut Value, at: usize, change: &Change) -> Option<usize> {
             },
             Change::Rename(name) => {
                 if let Value::Object(map) = value {
-                    let last = map.keys().last().cloned();
+                    let last = map.keys().next_back().cloned();
                     let moved = last.and_then(|old| map.remove(&old));
                     moved.and_then(|moved| map.insert(name.clone(), moved));
                 }

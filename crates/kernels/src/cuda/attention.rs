@@ -4,7 +4,7 @@ use std::{ffi::c_int, ptr::null_mut};
 
 use super::{CudaError, Device, Slice, check, ffi, int, require};
 
-const BF16: usize = 2;
+const HALF: usize = 2;
 const INT: usize = size_of::<c_int>();
 /// Fewest tokens of a part of a context in decode attention.
 const MIN_SPLIT: usize = 256;
@@ -51,7 +51,7 @@ impl PagedShape {
 
     /// Bytes of a layer's keys, or values.
     pub fn pool_bytes(&self) -> usize {
-        self.pages * self.page_tokens * self.kv_heads * self.head_dim * BF16
+        self.pages * self.page_tokens * self.kv_heads * self.head_dim * HALF
     }
 
     /// Parts a context is cut into at most in decode attention: enough to keep the card busy with a single sequence.
@@ -122,9 +122,9 @@ impl RopePages<'_> {
         self.shape.check()?;
         let PagedShape { heads, kv_heads, head_dim, .. } = self.shape;
         let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
-        let q = self.q.at_least("queries", self.tokens * q_width * BF16)?;
-        let k = self.k.at_least("keys", self.tokens * kv_width * BF16)?;
-        let v = self.v.at_least("values", self.tokens * kv_width * BF16)?;
+        let q = self.q.at_least("queries", self.tokens * q_width * HALF)?;
+        let k = self.k.at_least("keys", self.tokens * kv_width * HALF)?;
+        let v = self.v.at_least("values", self.tokens * kv_width * HALF)?;
         let keys = self.keys.at_least("the pool of keys", self.shape.pool_bytes())?;
         let values = self.values.at_least("the pool of values", self.shape.pool_bytes())?;
         let positions = self.positions.at_least("positions", self.tokens * INT)?;
@@ -134,14 +134,14 @@ impl RopePages<'_> {
         })?;
         let (cosines, sines) = (self.cosines.at_least("cosines", 0)?, self.sines.at_least("sines", 0)?);
         let norm = |slice: Option<Slice<'_>>| match slice {
-            Some(slice) => slice.at_least("the weight of a head's norm", head_dim * BF16),
+            Some(slice) => slice.at_least("the weight of a head's norm", head_dim * HALF),
             None => Ok(null_mut()),
         };
         let (q_norm, k_norm) = (norm(self.norms.map(|[q, _]| q))?, norm(self.norms.map(|[_, k]| k))?);
         // SAFETY: every buffer is as long as the shape calls for; the caller vouches for the indices. A head is read
         // wholly before it is written, by the same lanes.
         check("rope_pages", unsafe {
-            ffi::edgewise_rope_pages(
+            device.half().edgewise_rope_pages(
                 q,
                 k,
                 v,
@@ -211,7 +211,7 @@ impl PrefillAttention<'_> {
     pub unsafe fn run(&self, device: &Device) -> Result<(), CudaError> {
         let shape = self.shape;
         shape.check()?;
-        let bytes = self.rows * shape.heads * shape.head_dim * BF16;
+        let bytes = self.rows * shape.heads * shape.head_dim * HALF;
         let (q, out) = (self.q.at_least("queries", bytes)?, self.out.at_least("attention's output", bytes)?);
         let keys = self.keys.at_least("the pool of keys", shape.pool_bytes())?;
         let values = self.values.at_least("the pool of values", shape.pool_bytes())?;
@@ -220,7 +220,7 @@ impl PrefillAttention<'_> {
         let context = self.context.at_least("contexts", self.batch * INT)?;
         // SAFETY: every buffer is as long as the shape calls for; the caller vouches for the indices.
         check("attention_prefill", unsafe {
-            ffi::edgewise_attention_prefill(
+            device.half().edgewise_attention_prefill(
                 q,
                 out,
                 keys,
@@ -284,7 +284,7 @@ impl DecodeAttention<'_> {
     pub unsafe fn run(&self, device: &Device) -> Result<(), CudaError> {
         let shape = self.shape;
         shape.check()?;
-        let bytes = self.batch * shape.heads * shape.head_dim * BF16;
+        let bytes = self.batch * shape.heads * shape.head_dim * HALF;
         let (q, out) = (self.q.at_least("queries", bytes)?, self.out.at_least("attention's output", bytes)?);
         let keys = self.keys.at_least("the pool of keys", shape.pool_bytes())?;
         let values = self.values.at_least("the pool of values", shape.pool_bytes())?;
@@ -293,7 +293,7 @@ impl DecodeAttention<'_> {
         let workspace = self.workspace.at_least("attention's workspace", shape.decode_workspace(self.batch)?)?;
         // SAFETY: every buffer is as long as the shape calls for; the caller vouches for the indices.
         check("attention_decode", unsafe {
-            ffi::edgewise_attention_decode(
+            device.half().edgewise_attention_decode(
                 q,
                 out,
                 keys,

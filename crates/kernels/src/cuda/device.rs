@@ -2,7 +2,7 @@
 
 use std::{ffi::c_int, ptr::null_mut, sync::Arc};
 
-use super::{CudaError, check, ffi, graph};
+use super::{CudaError, Half, check, ffi, graph};
 
 /// The first visible device and the stream everything is issued on. Cloning shares the stream.
 #[derive(Debug, Clone)]
@@ -12,6 +12,7 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     stream: ffi::RawStream,
     multiprocessors: usize,
+    half: Half,
 }
 
 // SAFETY: the runtime's functions may be called from any thread, and a stream is only a handle to them.
@@ -27,11 +28,11 @@ impl Drop for Inner {
 }
 
 impl Device {
-    /// Opens the first visible device.
+    /// Opens the first visible device, to compute with 16-bit numbers of a kind.
     ///
     /// # Errors
     /// [`CudaError::NoDevice`] when there is no driver, no device, or one that is not a Hopper.
-    pub fn open() -> Result<Self, CudaError> {
+    pub fn open(half: Half) -> Result<Self, CudaError> {
         let mut count: c_int = 0;
         // SAFETY: writes the count.
         let status = check("cudaGetDeviceCount", unsafe { ffi::cudaGetDeviceCount(&mut count) });
@@ -57,12 +58,17 @@ impl Device {
         let mut stream = null_mut();
         // SAFETY: writes the handle of a new stream.
         check("cudaStreamCreate", unsafe { ffi::cudaStreamCreateWithFlags(&mut stream, ffi::STREAM_NON_BLOCKING) })?;
-        Ok(Self(Arc::new(Inner { stream, multiprocessors: attribute(ffi::ATTRIBUTE_MULTIPROCESSORS)? })))
+        Ok(Self(Arc::new(Inner { stream, multiprocessors: attribute(ffi::ATTRIBUTE_MULTIPROCESSORS)?, half })))
     }
 
     /// Multiprocessors of the device.
     pub fn multiprocessors(&self) -> usize {
         self.0.multiprocessors
+    }
+
+    /// The 16-bit numbers it computes with.
+    pub fn half(&self) -> Half {
+        self.0.half
     }
 
     /// Free and total memory of the device, in bytes.

@@ -16,9 +16,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{CudaError, Device, DeviceMemory, MOST_DECODE_ROWS, Slice, check, ffi, int, require};
+use super::{CudaError, Device, DeviceMemory, Half, MOST_DECODE_ROWS, Slice, check, ffi, int, require};
 
-const BF16: usize = 2;
+const HALF: usize = 2;
 /// Bytes cuBLASLt may use beside its operands; NVIDIA's advice for Hopper.
 const WORKSPACE: usize = 32 << 20;
 /// Algorithms to look at for a shape.
@@ -27,6 +27,7 @@ const CANDIDATES: usize = 16;
 const TRIED_ROWS: [usize; 6] = [1, 8, 33, 256, 2048, 16384];
 
 const TYPE_F32: c_int = 0;
+const TYPE_F16: c_int = 2;
 const TYPE_BF16: c_int = 14;
 const COMPUTE_F32: c_int = 68;
 const DESC_TRANSPOSE_A: c_int = 3;
@@ -177,11 +178,22 @@ impl Drop for Owned {
 /// What decides the choice of an algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
+    half: Half,
     outputs: usize,
     columns: usize,
     typical_rows: usize,
     is_float: bool,
     bias: bool,
+}
+
+impl Key {
+    /// What the library calls the 16-bit numbers.
+    fn half_type(self) -> c_int {
+        match self.half {
+            Half::Bf16 => TYPE_BF16,
+            Half::F16 => TYPE_F16,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -233,12 +245,12 @@ pub struct Product<'a> {
 
 impl Product<'_> {
     fn pointers(&self) -> Result<[*mut c_void; 4], CudaError> {
-        let size = if self.is_float { size_of::<f32>() } else { BF16 };
+        let size = if self.is_float { size_of::<f32>() } else { HALF };
         require(self.columns.is_multiple_of(8), "the number of columns of a matrix", self.columns, "a multiple of 8")?;
-        let bias = self.bias.map_or(Ok(null_mut()), |bias| bias.at_least("the bias", self.outputs * BF16))?;
+        let bias = self.bias.map_or(Ok(null_mut()), |bias| bias.at_least("the bias", self.outputs * HALF))?;
         Ok([
-            self.x.at_least("the rows of a product", self.rows * self.columns * BF16)?,
-            self.weights.at_least("the weights", self.outputs * self.columns * BF16)?,
+            self.x.at_least("the rows of a product", self.rows * self.columns * HALF)?,
+            self.weights.at_least("the weights", self.outputs * self.columns * HALF)?,
             bias,
             self.out.at_least("the product", self.rows * self.outputs * size)?,
         ])
@@ -276,7 +288,7 @@ impl Matmul {
             return Ok(());
         }
         let &Product { is_float, rows, outputs, columns, .. } = product;
-        let key = Key { outputs, columns, typical_rows, is_float, bias: !bias.is_null() };
+        let key = Key { half: self.device.half(), outputs, columns, typical_rows, is_float, bias: !bias.is_null() };
         let mut state = self.lock();
         if !state.plans.contains_key(&key) {
             let plan = state.plan(key, bias)?;
@@ -286,7 +298,7 @@ impl Matmul {
         if !bias.is_null() {
             state.library.set(&plan.desc, DESC_BIAS_POINTER, &bias)?;
         }
-        let (rows_layout, out_layout) = (state.rows(rows, columns)?, state.library.out(key, rows)?);
+        let (rows_layout, out_layout) = (state.library.rows(key, rows)?, state.library.out(key, rows)?);
         let (one, zero) = (1.0f32, 0.0f32);
         // SAFETY: the operands were found as long as their layouts say; the workspace is used by one product at a time,
         // as all are issued on one stream.
@@ -329,7 +341,11 @@ impl Library {
 
     /// The product `[rows, outputs]`, as the library sees it: its transpose, column after column.
     fn out(&self, key: Key, rows: usize) -> Result<Owned, CudaError> {
-        self.layout(if key.is_float { TYPE_F32 } else { TYPE_BF16 }, key.outputs, rows)
+        self.layout(if key.is_float { TYPE_F32 } else { key.half_type() }, key.outputs, rows)
+    }
+
+    fn rows(&self, key: Key, rows: usize) -> Result<Owned, CudaError> {
+        self.layout(key.half_type(), key.columns, rows)
     }
 
     fn set<T>(&self, desc: &Owned, attribute: c_int, value: &T) -> Result<(), CudaError> {
@@ -341,10 +357,6 @@ impl Library {
 }
 
 impl State {
-    fn rows(&self, rows: usize, columns: usize) -> Result<Owned, CudaError> {
-        self.library.layout(TYPE_BF16, columns, rows)
-    }
-
     /// Chooses the algorithm for a shape.
     fn plan(&self, key: Key, bias: *mut c_void) -> Result<Plan, CudaError> {
         let library = &self.library;
@@ -355,10 +367,10 @@ impl State {
         library.set(&desc, DESC_TRANSPOSE_A, &1i32)?;
         if key.bias {
             library.set(&desc, DESC_EPILOGUE, &EPILOGUE_BIAS)?;
-            library.set(&desc, DESC_BIAS_TYPE, &TYPE_BF16)?;
+            library.set(&desc, DESC_BIAS_TYPE, &key.half_type())?;
             library.set(&desc, DESC_BIAS_POINTER, &bias)?;
         }
-        let weights = library.layout(TYPE_BF16, key.columns, key.outputs)?;
+        let weights = library.layout(key.half_type(), key.columns, key.outputs)?;
         // SAFETY: writes a preference.
         blas("cublasLtMatmulPreferenceCreate", unsafe { (library.preference_create)(&mut raw) })?;
         let preference = Owned { raw, destroy: library.preference_destroy };
@@ -374,7 +386,7 @@ impl State {
         for attribute in PREFERENCE_ALIGNMENTS {
             prefer(attribute, (&raw const alignment).cast(), size_of::<u32>())?;
         }
-        let (x, out) = (self.rows(key.typical_rows, key.columns)?, library.out(key, key.typical_rows)?);
+        let (x, out) = (library.rows(key, key.typical_rows)?, library.out(key, key.typical_rows)?);
         let mut found = [Heuristic::default(); CANDIDATES];
         let mut count = 0;
         // SAFETY: all descriptors exist; at most `CANDIDATES` results are written.
@@ -419,7 +431,7 @@ impl State {
     /// Whether an algorithm can multiply any number of rows.
     fn fits(&self, key: Key, desc: &Owned, weights: &Owned, algorithm: &Algorithm) -> Result<bool, CudaError> {
         for rows in TRIED_ROWS {
-            let (x, out) = (self.rows(rows, key.columns)?, self.library.out(key, rows)?);
+            let (x, out) = (self.library.rows(key, rows)?, self.library.out(key, rows)?);
             let mut result = Heuristic::default();
             // SAFETY: all descriptors exist; one result is written.
             let status = unsafe {
@@ -482,7 +494,7 @@ pub fn decode_matmul(
     let (rows, columns) = (int("the number of rows", rows)?, int("the number of columns", columns)?);
     // SAFETY: every buffer is as long as its shape calls for, and the arrays have three entries.
     check("decode_matmul", unsafe {
-        ffi::edgewise_decode_matmul(
+        device.half().edgewise_decode_matmul(
             x.pointer(),
             weights.as_ptr(),
             biases.as_ptr(),

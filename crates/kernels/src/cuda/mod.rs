@@ -17,7 +17,9 @@ mod graph;
 mod matmul;
 mod memory;
 mod pages;
+mod precision;
 mod rows;
+mod top_k;
 
 use std::ffi::CStr;
 
@@ -27,7 +29,9 @@ pub use graph::Graph;
 pub use matmul::{DecodeProduct, Matmul, Product, decode_matmul};
 pub use memory::{DeviceMemory, PinnedMemory, Slice};
 pub use pages::PagePools;
+pub use precision::Half;
 pub use rows::{RmsNorm, gather_rows, silu_mul};
+pub use top_k::{TopK, TopKRow};
 
 /// Most rows of [`decode_matmul`].
 pub const MOST_DECODE_ROWS: usize = 64;

@@ -2,9 +2,9 @@
 
 use std::{ffi::c_int, ptr::null_mut};
 
-use super::{CudaError, Device, Slice, check, ffi, int, require};
+use super::{CudaError, Device, Slice, check, int, require};
 
-const BF16: usize = 2;
+const HALF: usize = 2;
 /// Most rows of one launch of the gate.
 const GATE_ROWS: usize = 65_535;
 
@@ -24,12 +24,20 @@ pub unsafe fn gather_rows(
     width: usize,
 ) -> Result<(), CudaError> {
     let ids = ids.at_least("the ids of rows", rows * size_of::<c_int>())?;
-    let size = if to_float { size_of::<f32>() } else { BF16 };
+    let size = if to_float { size_of::<f32>() } else { HALF };
     let out = out.at_least("the gathered rows", rows * width * size)?;
     let (rows, width) = (int("the number of rows", rows)?, int("the width of rows", width)?);
     // SAFETY: `out` and `ids` are long enough; the caller vouches for the ids.
     check("gather_rows", unsafe {
-        ffi::edgewise_gather_rows(table.pointer(), ids.cast(), out, rows, width, c_int::from(to_float), device.stream())
+        device.half().edgewise_gather_rows(
+            table.pointer(),
+            ids.cast(),
+            out,
+            rows,
+            width,
+            c_int::from(to_float),
+            device.stream(),
+        )
     })
 }
 
@@ -59,14 +67,14 @@ impl RmsNorm<'_> {
     /// [`CudaError`] when shapes don't match.
     pub fn run(&self, device: &Device) -> Result<(), CudaError> {
         let elements = self.rows * self.width;
-        let x = self.x.map_or(Ok(null_mut()), |x| x.at_least("the rows to be normalised", elements * BF16))?;
+        let x = self.x.map_or(Ok(null_mut()), |x| x.at_least("the rows to be normalised", elements * HALF))?;
         let residual = self.residual.map_or(Ok(null_mut()), |r| r.at_least("the residual", elements * 4))?;
-        let weight = self.weight.at_least("the weight of a normalisation", self.width * BF16)?;
-        let out = self.out.at_least("the normalised rows", elements * BF16)?;
+        let weight = self.weight.at_least("the weight of a normalisation", self.width * HALF)?;
+        let out = self.out.at_least("the normalised rows", elements * HALF)?;
         let (rows, width) = (int("the number of rows", self.rows)?, int("the width of rows", self.width)?);
         // SAFETY: every buffer is as long as the shape calls for.
         check("rms_norm", unsafe {
-            ffi::edgewise_rms_norm(x, residual, weight, out, rows, width, self.eps, device.stream())
+            device.half().edgewise_rms_norm(x, residual, weight, out, rows, width, self.eps, device.stream())
         })
     }
 }
@@ -79,12 +87,14 @@ pub fn silu_mul(device: &Device, gate: Slice<'_>, up: Slice<'_>, rows: usize, wi
     require(width.is_multiple_of(8), "the width of a gate", width, "a multiple of 8")?;
     for first in (0..rows).step_by(GATE_ROWS) {
         let count = GATE_ROWS.min(rows - first);
-        let (offset, bytes) = (first * width * BF16, count * width * BF16);
+        let (offset, bytes) = (first * width * HALF, count * width * HALF);
         let gate = gate.slice(offset, bytes)?.at_least("the gate", bytes)?;
         let up = up.slice(offset, bytes)?.at_least("what is gated", bytes)?;
         let (count, width) = (int("the number of rows", count)?, int("the width of a gate", width)?);
         // SAFETY: both are `[count, width]`; the kernel reads a value of the gate before it writes there.
-        check("silu_mul", unsafe { ffi::edgewise_silu_mul(gate, up, gate, count, width, width, device.stream()) })?;
+        check("silu_mul", unsafe {
+            device.half().edgewise_silu_mul(gate, up, gate, count, width, width, device.stream())
+        })?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! Online logistic regression on the last layer: the expected quality `q` of the route that was taken becomes
 //! `σ(logit q + θ·φ)`, with `φ` a one and the probabilities of the question's kinds, and `θ` one vector a route for all
-//! collections of the tenant and one for the collection asked. Each rating moves both against the error of what was predicted, the
+//! collections of the tenant and one for the collection asked. Each rating moves both against the error of what was
+//! predicted, the
 //! shared one by a third as much; before each step what was learned decays a little, so that old ratings fade.
 //!
 //! Invariants: no weight and no shift exceeds its bound, whatever is rated and however often; the state is a function of

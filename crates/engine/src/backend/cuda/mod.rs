@@ -1,5 +1,9 @@
-//! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16, sums and the residual
-//! stream in f32.
+//! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16 or half precision, sums
+//! and the residual stream in f32.
+//!
+//! Rounding to 16 bits is what logits differ from exact arithmetic by, in every product and sublayer alike: with the 8
+//! significant bits of bf16 by about a percent, with the 11 of half precision by an eighth of that. Half precision ends
+//! at 65504, which some models exceed: [`CudaOptions::half`] says which it is.
 //!
 //! A row's result is, bit for bit, a function of its sequence: every kernel adds a row's terms in an order that neither
 //! the batch nor the pages decide. But prompts and generated tokens go through different kernels. Attention and products
@@ -15,6 +19,7 @@ mod batch;
 mod pages;
 mod plan;
 mod products;
+mod scores;
 mod steps;
 mod tensor;
 mod times;
@@ -29,10 +34,9 @@ use edgewise_kernels::{
     Pairing,
     cuda::{
         CudaError, DecodeAttention, Device, DeviceMemory, Event, Matmul, PagedShape, PinnedMemory, PrefillAttention,
-        RmsNorm, RopePages, Slice, gather_rows, silu_mul,
+        RmsNorm, RopePages, Slice, TopK, gather_rows, silu_mul,
     },
 };
-use rayon::prelude::*;
 
 pub use pages::CudaKv;
 pub use plan::CudaOptions;
@@ -49,12 +53,12 @@ use self::{
 use super::{Activations, Backend, HostMatrix, Norm};
 use crate::{
     decoder::{DecoderConfig, DecoderError, Positions},
-    step_model::BatchEntry,
+    step_model::{BatchEntry, Demand, Scores},
 };
 
 /// Positions in a page: prefill reads pages of 64 faster than pages of 32 by 7 %, and larger ones waste more.
 const PAGE: usize = 64;
-const BF16: usize = 2;
+const HALF: usize = 2;
 /// Bytes of weights on their way to the device at a time.
 const STAGED: usize = 64 << 20;
 
@@ -75,6 +79,7 @@ struct Inner {
     upload: Mutex<Upload>,
     /// What is read back.
     read: Mutex<PinnedMemory>,
+    top_k: Mutex<TopK>,
     times: Mutex<Times>,
     /// Whether moving a page failed, so that pages are no longer what they should be.
     failed: AtomicBool,
@@ -134,7 +139,7 @@ impl Cuda {
     /// [`DecoderError::Device`] when there is none, it is no Hopper, or cuBLASLt is missing.
     pub fn open(options: CudaOptions) -> Result<Self, DecoderError> {
         let open = || -> Result<Self, CudaError> {
-            let device = Device::open()?;
+            let device = Device::open(options.half)?;
             Ok(Self(Arc::new(Inner {
                 matmul: Matmul::new(&device)?,
                 arena: Mutex::new(Arena::new(&device, 0)?),
@@ -144,6 +149,7 @@ impl Cuda {
                     copied: Event::new(&device)?,
                 }),
                 read: Mutex::new(PinnedMemory::new(&device, 1 << 16)?),
+                top_k: Mutex::new(TopK::new(&device)?),
                 times: Mutex::new(Times::new(&device)?),
                 failed: AtomicBool::new(false),
                 options,
@@ -188,7 +194,7 @@ impl Cuda {
     }
 
     fn place(&self, rows: usize, width: usize, is_float: bool) -> Result<CudaTensor, DecoderError> {
-        let bytes = rows * width * if is_float { size_of::<f32>() } else { BF16 };
+        let bytes = rows * width * if is_float { size_of::<f32>() } else { HALF };
         let block = lock(&self.0.arena).block(self.device(), bytes);
         let block = block.map_err(|error| match error {
             CudaError::OutOfMemory { bytes, .. } => {
@@ -288,7 +294,7 @@ impl Backend for Cuda {
 
     fn kv_format(&self) -> String {
         let products = if self.uses_decode_kernel() { "own" } else { "cublas" };
-        format!("cuda sm90 bf16 page {PAGE} {products}")
+        format!("cuda sm90 {} page {PAGE} {products}", self.options().half.name())
     }
 
     fn page_tokens(&self) -> usize {
@@ -534,7 +540,7 @@ impl Backend for Cuda {
         let kept = self.place(wanted, x.width, x.is_float)?;
         let rows = pass.numbers(pass.batch.wanted_rows, wanted)?;
         // Rows of f32 are copied as rows of twice as many halves.
-        let width = x.width * x.element() / BF16;
+        let width = x.width * x.element() / HALF;
         // SAFETY: `Batch::new` made these of the entries' last rows, which `x` has.
         unsafe { gather_rows(self.device(), x.all()?, rows, (kept.all()?, false), wanted, width) }
             .map_err(device_error)?;
@@ -547,21 +553,11 @@ impl Backend for Cuda {
     }
 
     fn read(&self, x: &CudaTensor) -> Result<Vec<Vec<f32>>, DecoderError> {
-        let slice = x.all()?;
-        let mut read = lock(&self.0.read);
-        if read.bytes() < slice.bytes() {
-            let room = slice.bytes().next_power_of_two();
-            *read = PinnedMemory::new(self.device(), room).map_err(device_error)?;
-        }
         lock(&self.0.times).issued().map_err(device_error)?;
-        slice.download(self.device(), &mut read).map_err(device_error)?;
-        let rows = read.as_bytes()[..slice.bytes()].par_chunks_exact((x.width * x.element()).max(1));
-        // Rows have hundreds of thousands of values, and a step may have a hundred rows.
-        Ok(match x.is_float {
-            true => rows.map(|row| row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()).collect(),
-            false => rows
-                .map(|row| row.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect())
-                .collect(),
-        })
+        self.download(x, 0..x.rows)
+    }
+
+    fn scores(&self, logits: &CudaTensor, demands: &[Demand]) -> Result<Vec<Scores>, DecoderError> {
+        self.select(logits, demands)
     }
 }

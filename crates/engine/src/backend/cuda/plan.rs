@@ -3,14 +3,14 @@
 //! Memory is planned once: weights are placed while loading, activations and workspaces have their size from the largest
 //! pass the engine makes, and pages get the rest of the share that was allowed.
 
-use edgewise_kernels::cuda::MOST_DECODE_ROWS;
+use edgewise_kernels::cuda::{Half, MOST_DECODE_ROWS};
 
 use super::{Cuda, device_error};
 use crate::decoder::{Activation, DecoderConfig, DecoderError, NormKind, Positions};
 
 /// Left free for the driver, code that is loaded late, and alignment.
 const RESERVE: usize = 512 << 20;
-const BF16: usize = 2;
+const HALF: usize = 2;
 /// Widest residual stream the normalisation has registers for.
 const WIDEST: usize = 16_384;
 
@@ -24,28 +24,30 @@ pub struct CudaOptions {
     pub max_sequences: usize,
     /// Share of the device's memory that may be used, between 0 and 1.
     pub memory_share: f64,
+    /// The 16-bit numbers it computes with.
+    pub half: Half,
 }
 
 impl Default for CudaOptions {
     fn default() -> Self {
-        Self { max_rows: 4096 + MOST_DECODE_ROWS, max_sequences: MOST_DECODE_ROWS, memory_share: 0.9 }
+        Self { max_rows: 4096 + MOST_DECODE_ROWS, max_sequences: MOST_DECODE_ROWS, memory_share: 0.9, half: Half::Bf16 }
     }
 }
 
-/// Bytes of a model's weights in bf16.
+/// Bytes of a model's weights in 16-bit numbers.
 pub(super) fn weight_bytes(config: &DecoderConfig) -> usize {
     let &DecoderConfig { vocab_size, layers, hidden, feed_forward, heads, kv_heads, head_dim, tied, .. } = config;
     let attention = hidden * head_dim * (2 * heads + 2 * kv_heads);
     let embeddings = vocab_size * hidden * if tied { 1 } else { 2 };
-    BF16 * (embeddings + layers * (attention + 3 * hidden * feed_forward + 2 * hidden) + hidden)
+    HALF * (embeddings + layers * (attention + 3 * hidden * feed_forward + 2 * hidden) + hidden)
 }
 
 /// Bytes of the activations of the largest pass.
 pub(super) fn activation_bytes(config: &DecoderConfig, options: &CudaOptions) -> usize {
     let &DecoderConfig { vocab_size, hidden, feed_forward, heads, kv_heads, head_dim, .. } = config;
     let tensors = 16 * 256; // Each begins at a multiple of 256.
-    let row = BF16 * (4 * hidden + 2 * (heads + kv_heads) * head_dim + 2 * feed_forward);
-    let wanted = BF16 * (2 * hidden + heads * head_dim) + size_of::<f32>() * vocab_size;
+    let row = HALF * (4 * hidden + 2 * (heads + kv_heads) * head_dim + 2 * feed_forward);
+    let wanted = HALF * (2 * hidden + heads * head_dim) + size_of::<f32>() * vocab_size;
     options.max_rows * row + options.max_sequences * wanted + tensors
 }
 
@@ -99,8 +101,10 @@ impl Cuda {
         let remedy = if weights < free {
             "lower engine.device_prefill_chunk or engine.max_sequences, or raise engine.device_memory_share".to_owned()
         } else {
-            let parameters = free / BF16 / 1_000_000_000;
-            format!("in bf16, some {parameters} billion parameters fit; choose a smaller model or a larger card")
+            let parameters = free / HALF / 1_000_000_000;
+            format!(
+                "in 16 bits each, some {parameters} billion parameters fit; choose a smaller model or a larger card"
+            )
         };
         Err(DecoderError::DeviceMemory { what: "the model".to_owned(), needed, free, total, remedy })
     }
@@ -126,6 +130,7 @@ impl Cuda {
         }
         let mib = |bytes: usize| bytes >> 20;
         tracing::info!(
+            precision = self.options().half.name(),
             total_mib = mib(total),
             weights_mib = mib(weight_bytes(config)),
             activations_mib = mib(activations),

@@ -2,7 +2,7 @@
 
 use edgewise_kernels::cuda::Slice;
 
-use super::{Activations, BF16, Cuda, arena::Block, device_error};
+use super::{Activations, Cuda, HALF, arena::Block, device_error};
 use crate::decoder::DecoderError;
 
 /// Activations, row after row, in bf16 or f32.
@@ -16,7 +16,7 @@ pub struct CudaTensor {
 
 impl CudaTensor {
     pub(super) fn element(&self) -> usize {
-        if self.is_float { size_of::<f32>() } else { BF16 }
+        if self.is_float { size_of::<f32>() } else { HALF }
     }
 
     pub(super) fn all(&self) -> Result<Slice<'_>, DecoderError> {

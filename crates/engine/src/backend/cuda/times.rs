@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use edgewise_kernels::cuda::{CudaError, Device, DeviceMemory, Event, Product};
+use edgewise_kernels::cuda::{CudaError, Device, DeviceMemory, Event, Half, Product};
 
-use super::{BF16, Cuda, device_error, lock};
+use super::{Cuda, HALF, device_error, lock};
 use crate::decoder::DecoderError;
 
 /// What the last pass that gave logits took.
@@ -19,7 +19,7 @@ pub struct PassTimes {
 /// The rates that limit a decoder, measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ceilings {
-    /// Operations per second of a bf16 matrix product 8192 × 8192 × 8192.
+    /// Operations per second of a matrix product 8192 × 8192 × 8192.
     pub matmul: f64,
     /// Bytes read and written per second by a copy of a gibibyte within the device.
     pub copy: f64,
@@ -52,16 +52,20 @@ impl Times {
     }
 }
 
-/// Random bits that are bf16 numbers between 1 and 2 in size, of both signs.
+/// Random bits that are numbers between 1 and 2 in size, of both signs.
 fn noise(device: &Device, bytes: usize) -> Result<DeviceMemory, CudaError> {
     const PART: usize = 32 << 20;
     let memory = DeviceMemory::new(device, bytes)?;
+    let (kept, one) = match device.half() {
+        Half::Bf16 => (0x807f, 0x3f80),
+        Half::F16 => (0x83ff, 0x3c00),
+    };
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut number = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 48) as u16 & 0x807f | 0x3f80).to_le_bytes()
+        ((state >> 48) as u16 & kept | one).to_le_bytes()
     };
-    let part: Vec<u8> = (0..PART.min(bytes) / BF16).flat_map(|_| number()).collect();
+    let part: Vec<u8> = (0..PART.min(bytes) / HALF).flat_map(|_| number()).collect();
     for first in (0..bytes).step_by(PART) {
         memory.write(first, &part[..PART.min(bytes - first)])?;
     }
@@ -106,8 +110,8 @@ impl Cuda {
         const COPIED: usize = 1 << 30;
         let measure = || -> Result<Ceilings, CudaError> {
             let device = self.device();
-            let [x, weights] = [noise(device, SIDE * SIDE * BF16)?, noise(device, SIDE * SIDE * BF16)?];
-            let out = DeviceMemory::new(device, SIDE * SIDE * BF16)?;
+            let [x, weights] = [noise(device, SIDE * SIDE * HALF)?, noise(device, SIDE * SIDE * HALF)?];
+            let out = DeviceMemory::new(device, SIDE * SIDE * HALF)?;
             let product = Product {
                 x: x.all(),
                 weights: weights.all(),

@@ -1,10 +1,12 @@
-//! Weights in bf16 on the device.
+//! Weights in 16-bit numbers on the device.
 
-use edgewise_kernels::{PackedMatrix, WeightFormat, cuda::DeviceMemory};
-use half::bf16;
+use edgewise_kernels::{
+    PackedMatrix, WeightFormat,
+    cuda::{DeviceMemory, Half},
+};
 use rayon::prelude::*;
 
-use super::{Cuda, device_error};
+use super::{Cuda, HALF, device_error};
 use crate::{backend::HostMatrix, decoder::DecoderError};
 
 /// Weights converted and copied at a time.
@@ -20,19 +22,19 @@ pub struct CudaMatrix {
 }
 
 impl CudaMatrix {
-    /// Copies bf16 as it is; everything else is expanded and rounded.
+    /// Copies the device's own numbers as they are; everything else is expanded and rounded.
     pub(super) fn new(backend: &Cuda, weights: &HostMatrix<'_>, bias: Option<&[f32]>) -> Result<Self, DecoderError> {
         let &HostMatrix { rows, columns, format, ref bytes } = weights;
-        let device = backend.device();
-        let memory = DeviceMemory::new(device, rows * columns * size_of::<bf16>()).map_err(device_error)?;
-        if format == WeightFormat::BF16 {
+        let (device, half) = (backend.device(), backend.options().half);
+        let memory = DeviceMemory::new(device, rows * columns * HALF).map_err(device_error)?;
+        if matches!((format, half), (WeightFormat::BF16, Half::Bf16) | (WeightFormat::F16, Half::F16)) {
             backend.stage(&memory, 0, bytes)?;
         } else {
             let step = (AT_ONCE / columns.max(1)).max(1);
             for first in (0..rows).step_by(step) {
                 let count = step.min(rows - first);
                 let part = weights.rows(first, count);
-                backend.stage(&memory, first * columns * size_of::<bf16>(), &rounded(&part)?)?;
+                backend.stage(&memory, first * columns * HALF, &rounded(&part, half)?)?;
             }
         }
         let bias = bias.map(|bias| vector(backend, bias)).transpose()?;
@@ -44,25 +46,41 @@ impl CudaMatrix {
     }
 }
 
-/// A vector in bf16 on the device.
+/// A vector on the device.
 pub(super) fn vector(backend: &Cuda, values: &[f32]) -> Result<DeviceMemory, DecoderError> {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
+    let half = backend.options().half;
+    in_range(values, half)?;
+    let bytes: Vec<u8> = values.iter().flat_map(|value| half.to_le_bytes(*value)).collect();
     let memory = DeviceMemory::new(backend.device(), bytes.len()).map_err(device_error)?;
     memory.write(0, &bytes).map_err(device_error)?;
     Ok(memory)
 }
 
-/// The rows of a matrix in bf16, little-endian.
-fn rounded(matrix: &HostMatrix<'_>) -> Result<Vec<u8>, DecoderError> {
+/// Refuses numbers that would become infinite.
+fn in_range(values: &[f32], half: Half) -> Result<(), DecoderError> {
+    if values.iter().all(|value| value.abs() <= half.most()) {
+        return Ok(());
+    }
+    let reason = format!(
+        "it has weights that {} does not reach, or that are no numbers: set engine.device_precision = \"bf16\", or fetch \
+         it again if its file is damaged",
+        half.name()
+    );
+    Err(DecoderError::Unsupported { reason })
+}
+
+/// The rows of a matrix in the device's numbers, little-endian.
+fn rounded(matrix: &HostMatrix<'_>, half: Half) -> Result<Vec<u8>, DecoderError> {
     let &HostMatrix { rows, columns, format, ref bytes } = matrix;
     let packed = PackedMatrix::from_rows(format, rows, columns, bytes)?;
-    let mut result = vec![0u8; rows * columns * size_of::<bf16>()];
-    result.par_chunks_mut((columns * size_of::<bf16>()).max(1)).enumerate().try_for_each_init(
+    let mut result = vec![0u8; rows * columns * HALF];
+    result.par_chunks_mut((columns * HALF).max(1)).enumerate().try_for_each_init(
         || vec![0.0f32; columns],
         |values, (row, out)| {
             packed.row(row, values)?;
+            in_range(values, half)?;
             for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
-                *out = bf16::from_f32(*value).to_le_bytes();
+                *out = half.to_le_bytes(*value);
             }
             Ok::<(), DecoderError>(())
         },

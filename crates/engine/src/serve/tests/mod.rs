@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accounting;
+mod drawing;
 mod marks;
 mod policy;
 mod scripted;
@@ -52,11 +53,16 @@ fn engine_with(options: EngineOptions) -> Engine {
     engine_of(options, false)
 }
 
-/// An engine whose model may mark generated tokens.
+/// An engine whose model may mark generated tokens; one that does selects the likeliest tokens, too.
 fn engine_of(options: EngineOptions, marks: bool) -> Engine {
+    engine_that(options, marks, marks)
+}
+
+/// An engine whose model may mark generated tokens, and may select the likeliest.
+fn engine_that(options: EngineOptions, marks: bool, selects: bool) -> Engine {
     let tokenizer = GeneratorTokenizer::from_gguf(byte_vocabulary()).unwrap();
     let probe = Arc::new(Probe::default());
-    let model = Scripted { vocabulary: tokenizer.vocabulary_size(), marks, probe: probe.clone() };
+    let model = Scripted { vocabulary: tokenizer.vocabulary_size(), marks, selects, probe: probe.clone() };
     let template = ChatTemplate::new("{{ messages[0].content }}".to_owned(), "", "").unwrap();
     let info = GeneratorInfo { model: "scripted".to_owned(), digest: "scripted".to_owned(), context_window: 500 };
     let clock = Arc::new(ManualClock::new());

@@ -11,7 +11,7 @@ use edgewise_kv_cache::PageId;
 use crate::{
     EngineError,
     serve::queue::lock,
-    step_model::{BatchEntry, StepModel},
+    step_model::{BatchEntry, Demand, Likeliest, Scores, StepModel},
 };
 
 /// Positions of a page.
@@ -83,6 +83,8 @@ pub(super) struct Scripted {
     pub(super) vocabulary: usize,
     /// Whether generated tokens leave a mark in their pages, as in a model that computes them in another way.
     pub(super) marks: bool,
+    /// Whether it gives only the likeliest tokens where these suffice.
+    pub(super) selects: bool,
     pub(super) probe: Arc<Probe>,
 }
 
@@ -102,6 +104,14 @@ pub(super) fn greedy(logits: &[f32]) -> u32 {
     let best =
         logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
     best.0 as u32
+}
+
+/// The `k` largest logits.
+fn likeliest(logits: &[f32], k: usize) -> Likeliest {
+    let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+    tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    tokens.truncate(k);
+    Likeliest { tokens, log_sum: logits.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln() }
 }
 
 /// What greedy decoding gives behind a prompt.
@@ -181,6 +191,22 @@ impl StepModel for Scripted {
             results.push(entry.logits.then_some(logits));
         }
         Ok(results)
+    }
+
+    fn forward_for(
+        &self,
+        kv: &mut Self::Kv,
+        batch: &[BatchEntry<'_>],
+        demands: &[Demand],
+    ) -> Result<Vec<Option<Scores>>, EngineError> {
+        assert_eq!(batch.len(), demands.len());
+        let select = |(logits, demand): (Option<Vec<f32>>, &Demand)| match demand {
+            Demand::Likeliest(k) if self.selects && *k <= self.vocabulary => {
+                logits.map(|logits| Scores::Likeliest(likeliest(&logits, *k)))
+            }
+            _ => logits.map(Scores::Whole),
+        };
+        Ok(self.forward(kv, batch)?.into_iter().zip(demands).map(select).collect())
     }
 
     fn copy_page(&self, kv: &mut Self::Kv, from: PageId, to: PageId, tokens: usize) {

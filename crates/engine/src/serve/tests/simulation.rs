@@ -12,7 +12,7 @@ use crate::{
         storage::Storage,
         task::{Spec, TaskId},
     },
-    step_model::{BatchEntry, StepModel as _},
+    step_model::{BatchEntry, Demand, Scores, StepModel as _},
 };
 
 const VOCABULARY: usize = 97;
@@ -57,7 +57,8 @@ pub(super) struct Simulation {
 
 impl Simulation {
     pub(super) fn new(setup: Setup) -> Self {
-        let model = Scripted { vocabulary: VOCABULARY, marks: false, probe: Arc::new(Probe::default()) };
+        let model =
+            Scripted { vocabulary: VOCABULARY, marks: false, selects: false, probe: Arc::new(Probe::default()) };
         let storage = Storage::new(model.allocate(setup.pages).unwrap(), setup.host_pages);
         let cache = KvCache::new(CacheOptions {
             page_tokens: PAGE,
@@ -128,12 +129,16 @@ impl Simulation {
             })
             .collect();
         self.computed += batch.iter().map(|entry| entry.tokens.len()).sum::<usize>();
-        let results = if batch.is_empty() { Vec::new() } else { self.storage.forward(&self.model, &batch) };
+        let results = if batch.is_empty() {
+            Vec::new()
+        } else {
+            self.storage.forward(&self.model, &batch, &vec![Demand::Whole; batch.len()])
+        };
         for (entry, result) in step.entries.iter().zip(results) {
-            let logits = result.unwrap();
-            assert_eq!(logits.is_some(), entry.last);
+            let scores = result.unwrap();
+            assert_eq!(scores.is_some(), entry.last);
             self.scheduler.computed(&mut self.cache, entry, self.now);
-            if let Some(logits) = logits {
+            if let Some(Scores::Whole(logits)) = scores {
                 self.draw(entry.task, greedy(&logits));
             }
         }
