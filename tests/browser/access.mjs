@@ -31,7 +31,10 @@ await signIn(page, operator);
 await page.waitForURL(/\/cost\?range=7d$/);
 await settled(page);
 equal(await page.locator(".page .failure").count(), 0, "the operator sees the page that was asked for");
-check(await page.locator("#live.ok").isVisible(), "the operator's pages are live");
+await page
+  .locator("#live.ok")
+  .waitFor({ timeout: 10_000 })
+  .catch(() => check(false, "the operator's pages are live"));
 const cookies = await page.context().cookies();
 const session = cookies.find((cookie) => cookie.name === "edgewise_session");
 check(session?.httpOnly && session.sameSite === "Strict", `the cookie is kept from scripts and other sites: ${JSON.stringify(session)}`);

@@ -173,6 +173,7 @@ let newest;
   check((await (await fetch(base + csv)).text()).split("\n").length > 1, "cost, CSV");
 }
 {
+  await post("/v1/cache/prefixes", { collection, ttl: "5m" });
   const [cache, measured] = [await api("/v1/cache"), await metrics()];
   await visit(page, "/cache");
   equal(await value(page, "cache-hit-tokens"), cache.hit_tokens, "cache, hit tokens");
@@ -210,8 +211,8 @@ let newest;
     { name: "boats.md", mimeType: "text/markdown", buffer: Buffer.from("# Boats\n\nThe blue boat leaves at nine.\n") },
     { name: "broken.pdf", mimeType: "application/pdf", buffer: Buffer.from("not a PDF at all") },
   ]);
-  await page.getByText("1 added").waitFor({ timeout: 60_000 });
-  await page.getByText("1 failed").waitFor();
+  await page.locator(".uploads .badge", { hasText: "1 added" }).waitFor({ timeout: 60_000 });
+  await page.locator(".uploads .badge", { hasText: "1 failed" }).waitFor();
   check(/broken\.pdf: .{10}/.test(await page.locator(".uploads").innerText()), "the file that failed says why");
   await page.waitForFunction(() => document.querySelector('[data-name="documents"]')?.value === "1");
   // Dropped, as by a mouse.
@@ -287,9 +288,10 @@ equal(await huge.evaluate(() => getComputedStyle(document.documentElement).color
 
 // What is not there says so, and what to do.
 const lost = await open(browser, base, { expects: (url) => url.includes("/v1/") });
-await visit(lost, "/requests/nothing").catch(() => {});
+await lost.goto("/requests/nothing");
 await lost.waitForSelector(".failure");
-await visit(lost, "/collections/nothing").catch(() => {});
+await lost.goto("/collections/nothing");
+await lost.waitForSelector(".failure");
 check((await lost.locator(".failure").innerText()).includes("nothing"), "an unknown collection is named");
 await lost.route("**/v1/usage**", (route) => route.abort());
 await lost.goto("/");

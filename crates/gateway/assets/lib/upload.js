@@ -137,9 +137,10 @@ export function dropZone({ target, done }) {
   zone.addEventListener("drop", async (event) => {
     event.preventDefault();
     zone.classList.remove("over");
-    // The list of entries is gone after the first wait.
+    // Both lists are gone after the first wait. What was not dragged from a folder has no entries, only files.
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-    take(await dropped(entries));
+    const plain = [...event.dataTransfer.files].map((file) => ({ file, name: file.name }));
+    take(entries.length > 0 ? await dropped(entries) : plain);
   });
   return el("div", {}, zone, list);
 }
