@@ -42,14 +42,14 @@ def server(port):
     return start(f"server-{port}", [part.format(port=port, model=gguf) for part in command])
 
 
-def call(url, body=None, timeout=120):
+def call(url, body=None, timeout=300):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         return answer.status, json.loads(answer.read() or b"{}")
 
 
-def wait(url, process, seconds=180):
+def wait(url, process, seconds=600):
     until = time.time() + seconds
     while time.time() < until:
         assert process.poll() is None, f"a server ended with {process.returncode}: see {folder}"
@@ -75,8 +75,10 @@ def run():
     settings = {
         "paths.models": models, "paths.data": f"{folder}/data", "upstream.urls": urls, "upstream.server": "llama-cpp",
         "upstream.block_tokens": 1, "upstream.context_window": 2048, "upstream.health_interval_ms": 300,
-        "upstream.breaker_pause_ms": 500, "telemetry.log": "info,edgewise_upstream=debug",
-        **dict(pair.split("=", 1) for pair in os.environ.get("EDGEWISE_SET", "").split() if pair),
+        "upstream.breaker_pause_ms": 500,
+        # Nothing here is about speed: a machine may be busy with other things.
+        "upstream.first_token_timeout_ms": 240_000, "upstream.idle_timeout_ms": 120_000, "telemetry.log": "info,edgewise_upstream=debug",
+        **dict(pair.split("=", 1) for pair in os.environ.get("UPSTREAM_SETTINGS", "").split() if pair),
     }
     flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     docs = folder / "docs"
@@ -116,7 +118,7 @@ def run():
             body = {"model": "smollm2-135m-instruct", "messages": [message], "max_tokens": 12}
             asked = time.time()
             try:
-                status, answer = call(f"{base}/v1/chat/completions", body, timeout=60)
+                status, answer = call(f"{base}/v1/chat/completions", body, timeout=300)
                 results.append(("answered", answer["usage"]["completion_tokens"], time.time() - asked))
             except urllib.error.HTTPError as error:
                 results.append((f"failed {error.code}", error.read()[:200], time.time() - asked))
@@ -137,7 +139,7 @@ def run():
     print(f"{len(answered)} answered, {len(failed)} failed, longest {longest:.1f} s")
     for result in failed:
         print(" ", result[:2])
-    assert answered and longest < 60, "none hangs"
+    assert answered and longest < 240, "none hangs"
     assert len(failed) <= 4, "at most what was under way at the killed server"
 
     # Each answer is charged once, and nothing else but failures after a token.

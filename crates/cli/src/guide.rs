@@ -20,6 +20,7 @@ const PAGES: &[(&str, &str)] = pages![
     "08-troubleshooting.md",
     "09-searching.md",
     "10-summary-trees.md",
+    "11-serving-others.md",
 ];
 
 /// File name and text of each page.

@@ -115,7 +115,7 @@ fn overhead(folder: &Path, requests: usize) {
             added.push(worked.elapsed());
             with.push(began.elapsed());
         }
-        let mut row = |name: &str, times: &mut [Duration]| {
+        let row = |name: &str, times: &mut [Duration]| {
             let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| percentile(times, share));
             println!("{name:<28} {p50:>10.1} {p99:>10.1} {max:>10.1}");
         };

@@ -38,6 +38,8 @@ async fn answers(shared: &Shared, replica: &Replica) -> bool {
             Ok(404 | 405 | 501) => {}
             // A key that is refused here may be good for completions.
             Ok(status) => return status < 500,
+            // One that reads a long prompt may be too busy to say so: requests find out whether it is stuck.
+            Err(error) if error.is_timeout() && !error.is_connect() => return replica.is_ready(),
             Err(_) => return false,
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     wire::{Chunk, Models, error_message},
 };
 
-/// Longest a trial may take.
+/// Longest it may take to ask for the models.
 const PATIENCE: Duration = Duration::from_secs(20);
 const QUESTION: &str = "Say yes.";
 
@@ -116,7 +116,8 @@ async fn kind_of(shared: &Shared, replica: &Replica) -> Result<ServerKind, Probe
 /// Sends a prompt. Inside: the tokens the server counted, if it says, or why it did not take the prompt.
 async fn trial(shared: &Shared, replica: &Replica, prompt: Value) -> Result<Result<Option<usize>, String>, ProbeError> {
     let body = json!({ "model": shared.options.model, "prompt": prompt, "max_tokens": 1, "temperature": 0 });
-    let request = shared.post(replica, "/v1/completions").timeout(PATIENCE).json(&body);
+    let patience = shared.options.timeouts.first_token;
+    let request = shared.post(replica, "/v1/completions").timeout(patience).json(&body);
     let response = request.send().await.map_err(|e| ProbeError::NotNow(plain(&e)))?;
     let status = response.status();
     let body = response.bytes().await.map_err(|e| ProbeError::NotNow(plain(&e)))?;
