@@ -207,7 +207,7 @@ export async function mount(view, context) {
       const full = Number(total.full_cost);
       top.replaceChildren(
         tile({ title: "Cost", name: "cost", value: total.cost, text: money(total.cost), note: r.words }),
-        tile({ title: "A request", name: "cost-each", value: each, text: money(each), note: `of ${count(total.requests)}` }),
+        tile({ title: "On average", name: "cost-each", value: each, text: money(each), note: `of ${count(total.requests)} records` }),
         tile({ title: "Saved by routing", name: "saved", value: total.saved_against_full, text: money(total.saved_against_full), note: full > 0 ? `${percent(saved / full)} of always reading all` : "" }),
         tile({ title: "This month so far", name: "month", value: month.spent, text: money(month.spent), note: "days of UTC" }),
         tile({

@@ -222,7 +222,7 @@ export async function mount(view, context) {
   const recent = panel({
     title: "Latest requests",
     tools: el("a", { class: "button secondary small", href: "/requests" }, "All requests"),
-    load: () => getJson(`/v1/requests?limit=${RECENT}`),
+    load: () => getJson(`/v1/requests?limit=${RECENT}&work=answer`),
     render: ({ requests }) => {
       const before = newest;
       newest = requests[0]?.at ?? null;

@@ -8,7 +8,7 @@ import { actionButton, emptyBox, failureBox, loadingBox, pageHead, routeName, st
 const PAGE = 50;
 const FILTERS = ["q", "work", "route", "status", "collection", "tenant", "key", "from", "to"];
 const ROUTES = ["passages", "tree", "documents", "full", "stream", "chat", "warm"];
-const WORK = ["answer", "summary", "embedding"];
+const WORK = ["answer", "summary", "embedding", "warming"];
 const STATES = ["answered", "unanswerable", "cancelled", "failed"];
 
 const columns = [
