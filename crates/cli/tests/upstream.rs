@@ -127,7 +127,7 @@ impl Server {
     }
 
     fn usage(&self) -> Value {
-        ureq::get(format!("{}/v1/usage", self.url)).call().unwrap().body_mut().read_json().unwrap()
+        ureq::get(format!("{}/v1/usage?work=answer", self.url)).call().unwrap().body_mut().read_json().unwrap()
     }
 
     /// Ends it and gives its lines.

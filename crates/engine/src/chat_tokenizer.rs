@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_rendered_chat_comes_back_as_its_tokens() {
-        for name in ["byte_level", "byte_level.gguf", "sentencepiece_first", "sentencepiece_legacy"] {
+        for name in ["byte_level", "sentencepiece_first", "sentencepiece_legacy"] {
             let chat = load_chat_tokenizer(name, &golden(name), Some(512)).unwrap();
             let messages = [
                 ChatMessage::text(Role::User, "Who founded  the harbour of 世界?\n"),

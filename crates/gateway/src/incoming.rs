@@ -23,7 +23,7 @@ use axum::{
 use hyper::body::{Frame, SizeHint};
 use tokio::time::Sleep;
 
-use crate::{ApiError, ErrorKind, state::AppState};
+use crate::{ApiError, ErrorKind, extract::too_large, state::AppState};
 
 /// A body of which something must come every so often.
 struct Flowing {
@@ -79,6 +79,12 @@ pub(crate) async fn watch(State(state): State<AppState>, request: Request, next:
         )
         .hint("send it as it is, or compressed with gzip")
         .into_response();
+    }
+    // What says itself that no path takes it is not waited for.
+    let options = state.options();
+    let most = options.max_body_bytes.max(options.max_upload_bytes).max(options.max_batch_bytes);
+    if request.body().size_hint().lower() > most as u64 {
+        return too_large(most).into_response();
     }
     if request.body().is_end_stream() {
         return next.run(request).await;

@@ -61,7 +61,10 @@ pub(crate) fn cursor(parts: &[&str]) -> String {
 /// The parts of a cursor.
 pub(crate) fn parse<const N: usize>(cursor: &str) -> Result<[String; N], ApiError> {
     let read = || {
-        if cursor.len() > MAX_CURSOR || !cursor.len().is_multiple_of(2) || !cursor.is_ascii() {
+        if cursor.len() > MAX_CURSOR
+            || !cursor.len().is_multiple_of(2)
+            || !cursor.bytes().all(|b| b.is_ascii_hexdigit())
+        {
             return None;
         }
         let bytes: Option<Vec<u8>> =

@@ -84,6 +84,7 @@ pub(crate) struct UsageParams {
     work: Option<String>,
     /// `json`, or `csv` for the groups alone.
     #[serde(default)]
+    #[param(inline)]
     format: Format,
 }
 

@@ -236,8 +236,8 @@ impl Kind {
             Self::Integer { .. } => text.trim().parse().ok().map(Value::Integer),
             Self::Float { .. } => text.trim().parse().ok().map(Value::Float),
             Self::Switch => text.trim().parse().ok().map(Value::Boolean),
-            Self::Urls if text.trim_start().starts_with('[') => {
-                toml::from_str::<toml::Table>(&format!("urls = {text}")).ok()?.remove("urls")
+            Self::Urls | Self::Hosts if text.trim_start().starts_with('[') => {
+                toml::from_str::<toml::Table>(&format!("list = {text}")).ok()?.remove("list")
             }
             Self::Urls => {
                 let urls = text.split(',').map(str::trim).filter(|url| !url.is_empty());

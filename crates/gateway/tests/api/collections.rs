@@ -9,7 +9,7 @@ use crate::harness::Gateway;
 #[tokio::test]
 async fn a_collection_is_made_listed_looked_at_and_deleted() {
     let gateway = Gateway::saying("yes");
-    assert_eq!(gateway.get("/v1/collections").await.ok(), json!({"collections": [], "damaged": []}));
+    assert_eq!(gateway.get("/v1/collections").await.ok(), json!({"collections": [], "damaged": [], "next": null}));
 
     let made = gateway.post("/v1/collections", &json!({"name": "notes"})).await;
     assert_eq!(made.status, StatusCode::CREATED);

@@ -271,7 +271,8 @@ async fn a_completion_has_its_samples_probabilities_and_usage() {
 #[tokio::test]
 async fn a_collection_answers_with_annotations_and_goes_on_from_its_prompt() {
     let gateway = Gateway::saying(ANSWER).with_corpus().await;
-    let chat = json!({"model": "edgewise/guide", "messages": [{"role": "user", "content": QUESTION}],
+    let chat = json!({"model": "edgewise/guide",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}],
         "edgewise": {"route": "passages", "top_k": 2}});
     let first = gateway.post("/v1/chat/completions", &chat).await.ok();
     let message = &first["choices"][0]["message"];

@@ -19,7 +19,7 @@ use crate::harness::{Gateway, events, request};
 const ANSWER: &str = "The harbour was founded in 1742 by Elsa Brandt [1].";
 
 fn question() -> Value {
-    json!({"collection": "guide", "question": "Who founded the harbour of Westmar?"})
+    json!({"collection": "guide", "question": "Who founded the harbour of Westmar?", "route": "passages"})
 }
 
 fn money(value: &Value) -> i64 {

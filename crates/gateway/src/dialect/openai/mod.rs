@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -342,15 +342,16 @@ pub(crate) async fn models(State(state): State<AppState>, caller: Caller) -> Res
     params(("model" = String, Path, description = "Its name; a `/` is sent as `%2F`")),
     responses(
         (status = 200, description = "The model", body = ModelEntry),
-        (status = 404, description = "No such model", body = Object),
+        (status = "4XX", description = "No such model, or a name that is none", body = Object),
         (status = "5XX", description = "Failure inside the server, loading, or shutting down", body = Object),
     )
 )]
 pub(crate) async fn model(
     State(state): State<AppState>,
     caller: Caller,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ModelEntry>, ApiError> {
+    let Path(name) = name.map_err(|rejection| ApiError::new(ErrorKind::InvalidName, rejection.body_text()))?;
     let found = entries(&state, &caller).await?.into_iter().find(|entry| entry.id == name);
     found.map(Json).ok_or_else(|| {
         ApiError::new(ErrorKind::UnknownModel, format!("there is no model `{name}`")).hint("GET /v1/models lists them")
