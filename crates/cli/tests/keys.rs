@@ -106,7 +106,7 @@ fn tenants_share_no_pages_but_those_the_operator_published() {
     let (cold_c, time_cold_c) = chat(&server, &c, &rules, question);
     assert_eq!((cold_a, cold_b, cold_c), (0, 0, 0), "what another tenant sent is not found");
     assert!(warm_a > 500, "{warm_a}");
-    println!("cold {time_cold_a:?} {time_cold_b:?} {time_cold_c:?}, warm {time_warm_a:?}");
+    eprintln!("cold {time_cold_a:?} {time_cold_b:?} {time_cold_c:?}, warm {time_warm_a:?}");
     let cold = [time_cold_a, time_cold_b, time_cold_c].into_iter().min().unwrap();
     assert!(time_warm_a * 3 < cold, "the tenant that asked before is answered much sooner");
 

@@ -106,10 +106,16 @@ async fn a_model_searches_asks_lists_and_reads() {
     let ask = json!({"collection": "guide", "question": QUESTION, "route": "passages"});
     let answer = client.call("ask", ask).await;
     let told = &answer["structuredContent"];
-    assert_eq!(told["answer"], ANSWER, "{answer}");
+    // Another source says it than the one that the model named: the wrong number is gone.
+    assert_eq!(told["answer"], ANSWER.replace(" [1]", ""), "{answer}");
     assert!(!told["citations"][0]["quote"].as_str().unwrap().is_empty());
     assert_eq!(serde_json::from_str::<Value>(answer["content"][0]["text"].as_str().unwrap()).unwrap(), *told);
-    assert_eq!(gateway.ledger.recent(9).unwrap().len(), 1, "it is in the ledger like any other");
+    let kept = gateway.ledger.recent(9).unwrap();
+    assert_eq!(
+        kept.iter().filter(|record| record.route == "passages").count(),
+        1,
+        "it is in the ledger like any other"
+    );
 }
 
 #[tokio::test]
