@@ -309,7 +309,8 @@ impl Progress {
             "escalated" => "the first sources did not hold the answer: reading more".to_owned(),
             "token" => {
                 self.tokens += 1;
-                if self.told.is_some_and(|told| told.elapsed() < EVERY) {
+                // The first is always told: it says that the waiting is over.
+                if self.tokens > 1 && self.told.is_some_and(|told| told.elapsed() < EVERY) {
                     return;
                 }
                 format!("{} tokens of the answer", self.tokens)

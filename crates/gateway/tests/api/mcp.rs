@@ -146,7 +146,7 @@ async fn progress_is_told_to_who_asks_for_it() {
     let call = json!({"name": "ask", "arguments": {"collection": "guide", "question": QUESTION, "route": "passages"}, "_meta": {"progressToken": "p"}});
     let all = client.ask("tools/call", call).await;
     let told: Vec<&Value> = all.iter().filter(|message| message["method"] == "notifications/progress").collect();
-    assert!(!told.is_empty(), "{all:?}");
+    assert!(told.len() >= 2, "{all:?}");
     assert!(told[0]["params"]["message"].as_str().unwrap().contains("route"), "{told:?}");
     let steps: Vec<f64> = told.iter().map(|message| message["params"]["progress"].as_f64().unwrap()).collect();
     assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "{steps:?}");
