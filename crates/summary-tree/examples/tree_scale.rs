@@ -1,5 +1,5 @@
 //! Time and memory of building a tree by the number of leaves:
-//! `cargo run -p edgewise-summary-tree --example scale -- 5000 20000 100000`.
+//! `cargo run -p edgewise-summary-tree --example tree_scale -- 5000 20000 100000`.
 //!
 //! The leaves are made: 384 dimensions each, around centres that are themselves around fewer centres, as chunks are around
 //! documents and documents around subjects; six sentences of made words each. Documents have twenty leaves. Summaries are
