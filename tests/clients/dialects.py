@@ -61,6 +61,21 @@ check(second.usage.cache_read_input_tokens >= written, second.usage, usage)
 check(second.usage.cache_creation.ephemeral_1h_input_tokens == 0, second.usage)
 check(0 < second.usage.cache_creation.ephemeral_5m_input_tokens < 100, second.usage)
 
+# With every turn one more breakpoint, up to the four there may be: each turn reads all that the one before wrote.
+turns, known = [said("user", "Once more from the start. " + question, keep=True)], 0
+for more in ["Say it once more.", "Is that often?", "Who told you?"]:
+    told = claude.messages.create(model=engine, max_tokens=12, system=system, messages=turns, extra_body=greedily)
+    check(told.usage.cache_read_input_tokens >= max(known, 100), told.usage, known)
+    check(told.usage.cache_creation_input_tokens > 0, told.usage)
+    known = told.usage.cache_read_input_tokens + told.usage.cache_creation_input_tokens
+    turns += [said("assistant", told.content[0].text), said("user", more, keep=True)]
+check(known > written, known, written)
+try:
+    claude.messages.create(model=engine, max_tokens=12, system=system, messages=turns)
+    check(False, "a fifth breakpoint")
+except anthropic.BadRequestError as refused:
+    check("cache_control" in refused.body["error"]["message"], refused)
+
 # Streams give what the whole gives.
 with claude.messages.stream(
     model=engine, max_tokens=24, system=system, messages=[said("user", question)], extra_body=greedily

@@ -7,7 +7,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use edgewise_types::{CollectionName, TenantId};
+use edgewise_types::{CollectionName, Money, TenantId};
 
 use crate::{AccessError, Scopes};
 
@@ -92,7 +92,7 @@ pub fn tenant_name(text: &str) -> Result<TenantId, AccessError> {
     }
 }
 
-/// What a key may use at most. Absent ones do not limit. Money is limited by budgets, which the ledger keeps.
+/// What a key may use at most. Absent ones do not limit. Money over time is limited by budgets, which the ledger keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -105,6 +105,34 @@ pub struct Limits {
     /// Tokens read and written in a day (UTC). The request that passes it is answered, later ones are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_day: Option<u64>,
+    /// Longest prompt of a request, in tokens. This and the next two are checked before any prefill: the prompt is
+    /// narrowed to stay under them, or refused with what would fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_input_tokens: Option<u64>,
+    /// Most a request may cost, in dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<Money>,
+    /// Longest predicted time of a request to the last token, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_latency_ms: Option<u64>,
+}
+
+impl Limits {
+    /// Whether one of them lets nothing through.
+    fn shuts_out(&self) -> bool {
+        let Self {
+            requests_per_minute,
+            concurrent_requests,
+            tokens_per_day,
+            max_input_tokens,
+            max_cost,
+            max_latency_ms,
+        } = *self;
+        let counts = [tokens_per_day, max_input_tokens, max_latency_ms];
+        [requests_per_minute, concurrent_requests].contains(&Some(0))
+            || counts.contains(&Some(0))
+            || max_cost.is_some_and(|most| most <= Money::ZERO)
+    }
 }
 
 /// A key to make.
@@ -125,7 +153,6 @@ pub struct NewKey {
 impl NewKey {
     pub(crate) fn check(&self, now: jiff::Timestamp) -> Result<(), AccessError> {
         let wrong = |what: &str| Err(AccessError::Invalid(what.to_owned()));
-        let Limits { requests_per_minute, concurrent_requests, tokens_per_day } = self.limits;
         tenant_name(&self.tenant.0)?;
         if self.name.chars().count() > MOST_NAME || self.name.chars().any(char::is_control) {
             return wrong("a key's name has at most 100 characters and no control characters");
@@ -136,7 +163,7 @@ impl NewKey {
         if self.expires_at.is_some_and(|at| at <= now) {
             return wrong("the key would have expired already: give a time in the future");
         }
-        if requests_per_minute == Some(0) || concurrent_requests == Some(0) || tokens_per_day == Some(0) {
+        if self.limits.shuts_out() {
             return wrong("a limit of 0 lets nothing through: leave it out, or revoke the key");
         }
         Ok(())

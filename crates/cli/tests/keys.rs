@@ -39,19 +39,27 @@ fn keys_are_made_listed_revoked_and_logged() {
 
     let second = world.run(&["keys", "create", "--scope", "admin", "--tokens-per-day", "5", "--json"]).expect(0).json();
     assert_eq!(second["record"]["limits"], json!({"tokens_per_day": 5}));
+    let asking = ["--max-input-tokens", "3000", "--max-cost", "0.02", "--max-latency-ms", "9000", "--json"];
+    let third = world.run(&[["keys", "create"].as_slice(), &asking].concat()).expect(0).json();
+    let limits = json!({"max_input_tokens": 3000, "max_cost": "0.02", "max_latency_ms": 9000});
+    assert_eq!(third["record"]["limits"], limits);
+    assert!(world.run(&["keys", "list"]).expect(0).stdout().contains("$0.02 a request"));
+    world.run(&["keys", "create", "--max-cost", "0"]).fails_with(USAGE, &["lets nothing through"]);
+    world.run(&["keys", "revoke", third["record"]["id"].as_str().unwrap()]).expect(0);
     // A whole key names itself too.
     world.run(&["keys", "revoke", &key]).expect(0);
     world.run(&["keys", "revoke", id]).fails_with(USAGE, &["revoked already"]);
     world.run(&["keys", "revoke", "ewk_000000000000"]).fails_with(NOT_FOUND, &["there is no key"]);
     assert_eq!(world.run(&["keys", "list", "--json"]).expect(0).json()["keys"].as_array().unwrap().len(), 1);
-    assert_eq!(world.run(&["keys", "list", "--all", "--json"]).expect(0).json()["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(world.run(&["keys", "list", "--all", "--json"]).expect(0).json()["keys"].as_array().unwrap().len(), 3);
     world.run(&["keys", "create", "--tenant", "../x"]).expect(USAGE);
     world.run(&["keys", "create", "--scope", "root"]).expect(USAGE);
     world.run(&["keys", "create", "--expires", "2020-01-01T00:00:00Z"]).fails_with(USAGE, &["expired already"]);
 
     let log = world.run(&["keys", "audit", "--json"]).expect(0);
     let actions: Vec<Value> = log.json()["entries"].as_array().unwrap().iter().map(|e| e["action"].clone()).collect();
-    assert_eq!(actions, [json!("key_revoked"), json!("key_created"), json!("key_created")]);
+    let named = ["key_revoked", "key_revoked", "key_created", "key_created", "key_created"];
+    assert_eq!(actions, named.map(Value::from));
     assert!(!log.stdout().contains(key.rsplit_once('_').unwrap().1), "no secret is logged");
     assert!(world.run(&["keys", "audit"]).expect(0).stdout().contains("key_revoked"));
 }

@@ -60,7 +60,8 @@ impl Answering {
         keep: Option<Keep>,
     ) -> Result<Self, ApiError> {
         let collections = state.collections(caller)?;
-        let query = Query { tenant: caller.tenant.clone(), key: caller.key_name(), ..query };
+        let (tenant, key, ceilings) = (caller.tenant.clone(), caller.key_name(), caller.ceilings());
+        let query = Query { tenant, key, ceilings, ..query };
         budgets::admit(state.parts(), caller, Some(&collection))?;
         let slot = state.answer_slot()?;
         let (sender, progress) = mpsc::unbounded_channel();

@@ -467,7 +467,8 @@ impl From<PlannerError> for ApiError {
                 .hint(format!("GET /v1/collections/{collection}/documents shows the metadata there is")),
             PlannerError::QuestionTooLong { .. }
             | PlannerError::DoesNotFit { .. }
-            | PlannerError::BudgetTooSmall { .. } => Self::new(ErrorKind::DoesNotFit, message),
+            | PlannerError::BudgetTooSmall { .. }
+            | PlannerError::PromptOverBudget { .. } => Self::new(ErrorKind::DoesNotFit, message),
             // The gateway is the caller: it stops a planner only for a client that is gone, or because it goes down.
             PlannerError::Cancelled => Self::shutting_down(),
             PlannerError::Retrieval(error) => error.into(),

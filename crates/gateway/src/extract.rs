@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use edgewise_types::{CollectionName, DocumentId};
 
-use crate::{ApiError, ErrorKind, state::AppState};
+use crate::{ApiError, ErrorKind, objects, state::AppState};
 
 /// How long a JSON body may take to arrive.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -52,7 +52,7 @@ pub(crate) fn too_large(limit: usize) -> ApiError {
 
 /// Parses JSON and names the place of the first mistake.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
+    objects::from_slice(body).map_err(|error| {
         let message = match error.classify() {
             serde_json::error::Category::Eof if body.is_empty() => "the body is empty".to_owned(),
             _ => format!("the body is not what this path takes: {error}"),

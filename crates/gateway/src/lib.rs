@@ -39,6 +39,7 @@ mod keys;
 mod limits;
 pub mod mcp;
 mod middleware;
+mod objects;
 mod openapi;
 mod page;
 mod pages;

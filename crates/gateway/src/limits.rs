@@ -1,5 +1,5 @@
-//! What a key may use: requests a minute, requests at once, tokens a day. Money is limited by budgets, which are the
-//! ledger's.
+//! What a key may use over time: requests a minute, requests at once, tokens a day. Money over time is limited by budgets,
+//! which are the ledger's; what one request may use, by the planner, before any prefill.
 //!
 //! - The rate is a token bucket (GCRA): a minute's worth may come at once, then one at a time.
 //! - A request counts as running until the last byte of its response is sent, so a stream counts until it ends.
@@ -80,7 +80,7 @@ impl Counters {
         now: Timestamp,
     ) -> Result<Option<Place>, ApiError> {
         let Some(key) = &caller.key else { return Ok(None) };
-        let Limits { requests_per_minute, concurrent_requests, tokens_per_day } = caller.limits;
+        let Limits { requests_per_minute, concurrent_requests, tokens_per_day, .. } = caller.limits;
         if spends
             && let Some(most) = tokens_per_day
             && store.tokens_today(key, now) >= most

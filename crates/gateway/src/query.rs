@@ -340,6 +340,7 @@ pub(crate) async fn explain(
     ApiJson(request): ApiJson<ExplainRequest>,
 ) -> Result<Json<Explanation>, ApiError> {
     let Asked { collection, query, .. } = QueryRequest::from(request).into_query(&state, &caller, true).await?;
+    let query = Query { ceilings: caller.ceilings(), ..query };
     let collections = state.collections(&caller)?;
     // Composing prompts to price them is work of the size of an answer's preparation, hence the same limit.
     let slot = state.answer_slot()?;

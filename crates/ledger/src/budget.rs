@@ -156,9 +156,19 @@ pub struct BudgetStatus {
     pub name: String,
     /// The tenant that set it.
     pub owner: String,
-    /// The budget.
-    #[serde(flatten)]
-    pub budget: MoneyBudget,
+    /// Whose money.
+    pub scope: BudgetScope,
+    /// When it begins anew.
+    pub period: Period,
+    /// Most to be spent in a period.
+    pub limit: Money,
+    /// Shares of the limit at which somebody is told.
+    pub alert_at: Vec<f64>,
+    /// Where alerts are posted to; absent posts none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<String>,
+    /// Whether new work is refused once it is spent.
+    pub hard: bool,
     /// When the current period began.
     #[schema(value_type = String, format = DateTime)]
     pub from: Timestamp,
@@ -399,7 +409,8 @@ impl Ledger {
             let rest = i128::from((to.as_microsecond() - now_us).max(0));
             let more = i128::from(recent.nanos()) * rest / measured;
             let forecast = spent + Money::from_nanos(i64::try_from(more).unwrap_or(i64::MAX));
-            Ok(BudgetStatus { name, owner, budget, from, to, spent, forecast })
+            let MoneyBudget { scope, period, limit, alert_at, webhook, hard } = budget;
+            Ok(BudgetStatus { name, owner, scope, period, limit, alert_at, webhook, hard, from, to, spent, forecast })
         };
         wanted.map(status).collect()
     }

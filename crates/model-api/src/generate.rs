@@ -129,6 +129,8 @@ pub struct Sampling {
     /// Keskar et al. 2019); 1 changes nothing.
     pub repetition_penalty: f32,
     /// Seed of the generator; the same seed, prompt and parameters give the same tokens. Absent: drawn at random.
+    // Declared without a format: `int64` would leave out the larger half of the numbers that are taken.
+    #[schema(value_type = Option<usize>)]
     pub seed: Option<u64>,
 }
 

@@ -65,6 +65,8 @@ pub struct Budget {
     /// Longest prompt in tokens.
     pub max_input_tokens: Option<usize>,
     /// Longest predicted time to the last token, in milliseconds.
+    // Declared without a format: `int64` would leave out the larger half of the numbers that are taken.
+    #[schema(value_type = Option<usize>)]
     pub max_latency_ms: Option<u64>,
 }
 

@@ -67,6 +67,20 @@ pub enum PlannerError {
         /// How long it is predicted to take, in milliseconds.
         needed_latency_ms: u64,
     },
+    /// A prompt that comes as it is goes over a limit. Shorten it, ask for a shorter answer, or raise the limit.
+    #[error(
+        "the prompt is over a limit ({reason}): allow at least {needed_tokens} input tokens, ${needed_cost} and {needed_latency_ms} ms"
+    )]
+    PromptOverBudget {
+        /// What it is over.
+        reason: String,
+        /// Tokens of the prompt.
+        needed_tokens: usize,
+        /// What it may cost at most.
+        needed_cost: Money,
+        /// How long it is predicted to take, in milliseconds.
+        needed_latency_ms: u64,
+    },
     /// The caller's sink asked to stop. The generation was cancelled.
     #[error("cancelled by the caller")]
     Cancelled,
@@ -113,7 +127,7 @@ impl PlannerError {
                 PlannerErrorKind::InvalidRequest
             }
             Self::QuestionTooLong { .. } | Self::DoesNotFit { .. } => PlannerErrorKind::TooLarge,
-            Self::BudgetTooSmall { .. } => PlannerErrorKind::Budget,
+            Self::BudgetTooSmall { .. } | Self::PromptOverBudget { .. } => PlannerErrorKind::Budget,
             Self::Cancelled => PlannerErrorKind::Cancelled,
             Self::Retrieval(error) => match error {
                 RetrievalError::UnknownCollection { .. } | RetrievalError::UnknownDocument { .. } => {

@@ -18,6 +18,7 @@
 
 mod answer;
 mod api;
+mod bare;
 mod choose;
 mod cite;
 mod compose;
@@ -55,6 +56,7 @@ pub use api::{
     Answer, AnswerEvent, AnswerSentence, Budget, Candidate, Citation, CitationMethod, Drop, Escalated, Explanation,
     Features, Objective, PreRoute, Query, Route, Segment, SegmentKind, SourceRef, SourceSummary,
 };
+pub use bare::PromptAnswers;
 pub use error::{PlannerError, PlannerErrorKind};
 pub use escalate::{Escalation, EscalationPlan};
 pub use features::{Scope, ask as measure_question, measure as measure_hits};

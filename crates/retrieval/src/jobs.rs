@@ -101,8 +101,8 @@ pub struct Job {
     #[schema(value_type = Object)]
     pub request: Value,
     /// How it goes or what came of it, in the form of its kind: a tree's `TreeProgress` while it runs, its `TreeReport`
-    /// in the end.
-    #[schema(value_type = Object)]
+    /// in the end; null before it runs.
+    #[schema(value_type = Object, nullable = true)]
     pub detail: Value,
     /// When it was asked for.
     #[schema(value_type = String, format = DateTime)]

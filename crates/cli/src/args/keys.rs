@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use edgewise_access::{KeyId, Scope, tenant_name};
-use edgewise_types::TenantId;
+use edgewise_types::{Money, TenantId};
 
 fn tenant(text: &str) -> Result<TenantId, String> {
     tenant_name(text).map_err(|error| error.to_string())
@@ -66,6 +66,15 @@ pub(crate) struct CreateKey {
     /// Most tokens a day, read and written
     #[arg(long, value_name = "N")]
     pub(crate) tokens_per_day: Option<u64>,
+    /// Longest prompt of a request, in tokens
+    #[arg(long, value_name = "N")]
+    pub(crate) max_input_tokens: Option<u64>,
+    /// Most a request may cost, in dollars
+    #[arg(long, value_name = "USD")]
+    pub(crate) max_cost: Option<Money>,
+    /// Longest predicted time of a request, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_latency_ms: Option<u64>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -47,6 +47,9 @@ fn create(args: &CreateKey, store: &AccessStore) -> Result<(), CliError> {
                 requests_per_minute: args.requests_per_minute,
                 concurrent_requests: args.concurrent_requests,
                 tokens_per_day: args.tokens_per_day,
+                max_input_tokens: args.max_input_tokens,
+                max_cost: args.max_cost,
+                max_latency_ms: args.max_latency_ms,
             },
         },
         &actor(),
@@ -74,11 +77,15 @@ fn create(args: &CreateKey, store: &AccessStore) -> Result<(), CliError> {
 
 /// Scopes, limits and end of a key in one phrase.
 fn limits(record: &KeyRecord) -> String {
-    let Limits { requests_per_minute, concurrent_requests, tokens_per_day } = record.limits;
+    let Limits { requests_per_minute, concurrent_requests, tokens_per_day, max_input_tokens, max_cost, max_latency_ms } =
+        record.limits;
     let mut said = vec![record.scopes.to_string()];
     said.extend(requests_per_minute.map(|n| format!("{n} requests/min")));
     said.extend(concurrent_requests.map(|n| format!("{n} at once")));
     said.extend(tokens_per_day.map(|n| format!("{n} tokens/day")));
+    said.extend(max_input_tokens.map(|n| format!("prompts to {n} tokens")));
+    said.extend(max_cost.map(|usd| format!("${usd} a request")));
+    said.extend(max_latency_ms.map(|ms| format!("{ms} ms a request")));
     said.extend(record.expires_at.map(|at| format!("until {}", time(at))));
     said.join(", ")
 }

@@ -33,6 +33,7 @@ use crate::{
     extract::{InCollection, is_media_type, too_large},
     jobs::NewJob,
     middleware::new_id,
+    objects,
     state::AppState,
 };
 
@@ -218,7 +219,7 @@ async fn line_of(staging: &mut Staging, number: usize, line: &[u8]) -> Result<()
     if line.trim_ascii().is_empty() {
         return Ok(());
     }
-    let read: Result<DocumentUpload, _> = serde_json::from_slice(line);
+    let read: Result<DocumentUpload, _> = objects::from_slice(line);
     let DocumentUpload { uri, text, media_type } = read.map_err(|error| {
         malformed(format!("line {number} is not a document: {error}"))
             .hint("each line is one JSON object with `uri`, `text` and, if known, `media_type`")

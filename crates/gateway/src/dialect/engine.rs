@@ -19,6 +19,7 @@ use edgewise_model_api::{
     Boundary, ChatMessage, Constraint, FinishReason, GenerateRequest, GenerationEvent, GenerationStream, Generator,
     ModelError, Prompt, Retention, Sampling, prompt_usage,
 };
+use edgewise_planner::PromptAnswers;
 use edgewise_types::Usage;
 
 use crate::{
@@ -145,7 +146,7 @@ impl Chatting {
             let parts = chat.messages.last().into_iter().flat_map(|message| &message.parts);
             tracing::info!(question = parts.map(|part| part.text.as_str()).collect::<String>(), "chat");
         }
-        let asker = caller.tenant.clone();
+        let (asker, ceilings) = (caller.tenant.clone(), caller.ceilings());
         let (published, store) = (state.published().clone(), Arc::clone(state.keys().store()));
         let (slot, stream, prepared) = state
             .read(move |parts| {
@@ -153,6 +154,8 @@ impl Chatting {
                 let mut prepared = prepare(generator.as_ref(), &chat)?;
                 prepared.prompt.public_tokens =
                     published.public_tokens(&store, generator.as_ref(), &prepared.prompt.tokens)?;
+                let answers = PromptAnswers { max_tokens: prepared.max_tokens, answers: samples };
+                parts.planner.admit_prompt(&prepared.prompt, answers, &asker, &ceilings)?;
                 let stream = generator.generate(GenerateRequest {
                     prompt: prepared.prompt.clone(),
                     sampling: chat.sampling,

@@ -91,6 +91,9 @@ pub(crate) async fn show(
     if depth > MAX_DEPTH {
         return Err(invalid(format!("depth must be between 0 and {MAX_DEPTH}")));
     }
+    if text_chars == Some(0) {
+        return Err(invalid("text_chars must be at least 1".to_owned()));
+    }
     let scope = match (document, node) {
         (None, None) => TreeScopeView::All,
         (Some(document), None) => TreeScopeView::Document(document.parse()?),

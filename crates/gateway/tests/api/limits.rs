@@ -92,6 +92,33 @@ async fn the_tokens_of_a_day_are_counted_wherever_they_are_used() {
     }
 }
 
+#[tokio::test]
+async fn what_a_request_of_a_key_may_use_is_checked_before_any_prefill() {
+    let gateway = Gateway::saying("Fine.").with_corpus().await;
+    let question = json!({"collection": "guide", "question": "Who founded the harbour?", "route": "full"});
+    let one_nano = "0.000000001".parse().unwrap();
+    let cases = [
+        ("max_input_tokens", Limits { max_input_tokens: Some(5), ..Limits::default() }),
+        ("max_cost", Limits { max_cost: Some(one_nano), ..Limits::default() }),
+    ];
+    for (name, limits) in cases {
+        let key = limited(&gateway, limits);
+        let asked = gateway.generator.requests().len();
+        let bodies = [("/v1/messages", &chat(false)), ("/v1/query", &question), ("/v1/routes/explain", &question)];
+        for (path, body) in bodies {
+            let reply = gateway.call(&key, Method::POST, path, Some(body)).await;
+            assert!(reply.status.is_client_error(), "{name} {path}: {} {}", reply.status, reply.text());
+            let text = reply.text();
+            assert!(text.contains(name) && text.contains("of the API key"), "{name} {path}: {text}");
+        }
+        assert_eq!(gateway.generator.requests().len(), asked, "nothing was generated");
+    }
+    let wide = Limits { max_input_tokens: Some(4000), max_cost: Some("1".parse().unwrap()), ..Limits::default() };
+    let key = limited(&gateway, wide);
+    gateway.call(&key, Method::POST, "/v1/messages", Some(&chat(false))).await.ok();
+    gateway.call(&key, Method::POST, "/v1/query", Some(&question)).await.ok();
+}
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).unwrap();

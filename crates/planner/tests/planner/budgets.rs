@@ -1,8 +1,10 @@
 //! Limits of money and time: whose they are, what is left out to stay under them, what is refused.
 
-use edgewise_planner::{Budget, Ceiling, Origin, PlannerError, PlannerErrorKind, PlannerOptions, Query, Route};
+use edgewise_planner::{
+    Budget, Ceiling, Origin, PlannerError, PlannerErrorKind, PlannerOptions, PromptAnswers, Query, Route,
+};
 use edgewise_test_support::ScriptedGenerator;
-use edgewise_types::Money;
+use edgewise_types::{Money, TenantId};
 
 use crate::fixture::{Fixture, SLOW, candidate, forced, padded, query};
 
@@ -125,4 +127,36 @@ fn what_is_asked_often_is_worth_writing() {
     assert!(often.kept && often.usage.cache_write_5m_tokens > 0, "{often:?}");
     assert!(!rarely.kept && rarely.usage.cache_write_5m_tokens == 0 && rarely.cost < often.cost, "{rarely:?}");
     assert!(often.score > rarely.score && often.worth_of_keeping > 0.0, "{often:?} {rarely:?}");
+}
+
+#[test]
+fn a_prompt_that_comes_as_it_is_is_admitted_or_refused_with_what_would_do() {
+    let fixture = fixture();
+    let prompt = edgewise_model_api::Prompt { tokens: vec![7; 300], ..Default::default() };
+    let ask = |answers, budget| {
+        let ceilings = [Ceiling { origin: Origin::Key, budget }];
+        let asked = PromptAnswers { max_tokens: 50, answers };
+        fixture.planner.admit_prompt(&prompt, asked, &TenantId::local(), &ceilings)
+    };
+    ask(1, Budget::default()).unwrap();
+    let least = |budget: Budget| match ask(1, budget).unwrap_err() {
+        PlannerError::PromptOverBudget { reason, needed_tokens, needed_cost, needed_latency_ms } => {
+            assert!(reason.contains("of the API key"), "{reason}");
+            (needed_tokens, needed_cost, needed_latency_ms)
+        }
+        other => panic!("{other}"),
+    };
+    let least = least(Budget { max_input_tokens: Some(299), ..Budget::default() });
+    assert_eq!(least.0, 300);
+    let (tokens, needed_cost, ms) = least;
+    let enough = Budget { max_input_tokens: Some(tokens), max_cost: Some(needed_cost), max_latency_ms: Some(ms) };
+    ask(1, enough).unwrap();
+    for less in [
+        Budget { max_cost: Some(Money::from_nanos(needed_cost.nanos() - 1)), ..enough },
+        Budget { max_latency_ms: Some(ms - 1), ..enough },
+    ] {
+        assert_eq!(ask(1, less).unwrap_err().kind(), PlannerErrorKind::Budget);
+    }
+    assert!(ask(2, enough).is_err(), "two answers may cost more");
+    assert!(fixture.model.requests().is_empty());
 }

@@ -45,9 +45,9 @@ fn list(budgets: &[BudgetStatus]) -> Result<(), CliError> {
         return Ok(output::line("no budgets; `edgewise usage budgets set NAME --limit DOLLARS` sets one")?);
     }
     let rows = budgets.iter().map(|status| {
-        let BudgetStatus { name, budget, spent, forecast, to, .. } = status;
-        let share = 100.0 * spent.as_dollars_lossy() / budget.limit.as_dollars_lossy();
-        let BudgetScope { tenant, key, collection } = &budget.scope;
+        let BudgetStatus { name, scope, period, limit, hard, spent, forecast, to, .. } = status;
+        let share = 100.0 * spent.as_dollars_lossy() / limit.as_dollars_lossy();
+        let BudgetScope { tenant, key, collection } = scope;
         let scope: Vec<String> = [("tenant", tenant), ("key", key), ("collection", collection)]
             .into_iter()
             .filter_map(|(what, value)| value.as_ref().map(|value| format!("{what} {value}")))
@@ -55,13 +55,13 @@ fn list(budgets: &[BudgetStatus]) -> Result<(), CliError> {
         vec![
             name.clone(),
             if scope.is_empty() { "everything".to_owned() } else { scope.join(", ") },
-            budget.period.as_str().to_owned(),
-            format!("${}", budget.limit),
+            period.as_str().to_owned(),
+            format!("${limit}"),
             format!("${spent}"),
             format!("{share:.0} %"),
             format!("${forecast}"),
             to.strftime("%F").to_string(),
-            if budget.hard { "yes" } else { "no" }.to_owned(),
+            if *hard { "yes" } else { "no" }.to_owned(),
         ]
     });
     let header = ["name", "of", "period", "limit", "spent", "share", "expected", "until", "hard"];
