@@ -173,6 +173,48 @@ let newest;
   check((await (await fetch(base + csv)).text()).split("\n").length > 1, "cost, CSV");
 }
 {
+  // A budget that is spent as soon as it is made: the pages tell of it, and it can be taken back.
+  await visit(page, "/cost");
+  await page.getByRole("button", { name: "New budget" }).click();
+  const form = page.getByRole("dialog");
+  await form.getByLabel("Name").fill("no/name");
+  await form.getByLabel("At most, in $").fill("0.00000001");
+  await accessible(page, "new budget");
+  await shot(page, "budget");
+  await form.getByRole("button", { name: "Save" }).click();
+  check(await form.isVisible(), "a name that can't be is not sent");
+  await form.getByLabel("Name").fill("tight");
+  await form.getByRole("button", { name: "Save" }).click();
+  await page.waitForSelector('[data-name="budget-tight-spent"]');
+  const made = (await api("/v1/budgets")).budgets.find((b) => b.name === "tight");
+  equal(await value(page, "budget-tight-spent"), made.spent, "cost, spent of a budget");
+  const banner = page.locator("#alerts .alert", { hasText: "tight" }).first();
+  await banner.waitFor({ timeout: 15_000 }).catch(() => check(false, "a spent budget is told of"));
+  check(/of the budget tight is spent: \$/.test(await banner.innerText()), `the alert says how much: ${await banner.innerText()}`);
+  await accessible(page, "an alert");
+  await shot(page, "alert");
+  while ((await page.locator("#alerts .alert").count()) > 0) {
+    await page.locator("#alerts .alert").first().getByRole("button", { name: "Close" }).click();
+  }
+  await page.getByRole("button", { name: "Delete the budget tight" }).click();
+  await page.getByRole("button", { name: "Delete", exact: true }).click();
+  await page.waitForFunction(() => !document.querySelector('[data-name="budget-tight-spent"]'));
+  equal((await api("/v1/budgets")).budgets.length, 0, "the budget is gone");
+}
+{
+  // Warmed by hand: what is kept grows, and the next question reads it.
+  for (const { id } of (await api("/v1/cache/prefixes")).prefixes) await fetch(`${base}/v1/cache/prefixes/${id}`, { method: "DELETE" });
+  await visit(page, "/cache");
+  equal(await page.locator(".treemap button").count(), 0, "nothing is kept");
+  await page.getByLabel("Collection", { exact: true }).selectOption(collection);
+  await page.getByLabel("Keep for").selectOption("1h");
+  await page.getByRole("button", { name: "Warm", exact: true }).click();
+  await page.locator(".treemap button").first().waitFor({ timeout: 60_000 });
+  const { prefixes } = await api("/v1/cache/prefixes");
+  check(prefixes.some((prefix) => prefix.expires_in_s > 3000), `kept for an hour: ${JSON.stringify(prefixes)}`);
+  await shot(page, "warmed");
+}
+{
   await post("/v1/cache/prefixes", { collection, ttl: "5m" });
   const [cache, measured] = [await api("/v1/cache"), await metrics()];
   await visit(page, "/cache");

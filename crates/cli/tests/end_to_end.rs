@@ -125,6 +125,23 @@ fn questions_that_cannot_be_answered_say_why() {
 }
 
 #[test]
+fn a_spent_budget_stops_answers_without_a_server_too() {
+    let world = garden();
+    world.run(&["ingest", "notes", "-c", "garden"]).expect(0);
+    let ask = ["query", "How often do ferns need water?", "-c", "garden", "--max-tokens", "8", "--json"];
+    let limit = |most| {
+        let set = ["usage", "budgets", "set", "tight", "--period", "day", "--hard", "--limit", most];
+        world.run(&set).expect(0);
+    };
+    world.run(&ask).expect(0);
+    limit("0.000000001");
+    world.run(&ask).fails_with(5, &["tight", "usage budgets set"]);
+    world.run(&["tree", "build", "garden"]).fails_with(5, &["tight"]);
+    limit("10");
+    world.run(&ask).expect(0);
+}
+
+#[test]
 fn a_server_answers_streams_and_stops() {
     let world = garden();
     let mut server = world.serve();

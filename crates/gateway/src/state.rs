@@ -135,7 +135,10 @@ pub struct Parts {
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Shared>);
+
+/// What is shared. Behind one pointer, since several layers and the handler each take a copy for every request.
+struct Shared {
     parts: Arc<Parts>,
     lifecycle: Lifecycle,
     jobs: Jobs,
@@ -176,7 +179,7 @@ impl AppState {
             }
         });
         budgets::watch(&parts.recorder.ledger, parts.options.retention, Arc::clone(&changed), events.clone());
-        let state = Self {
+        let state = Self(Arc::new(Shared {
             jobs: Jobs::new(lifecycle.clone()),
             lifecycle,
             answers: Arc::new(Semaphore::new(parts.options.max_concurrent_requests)),
@@ -195,7 +198,7 @@ impl AppState {
             tenants: Tenants::new(Arc::clone(&parts.local_collections)),
             keys: Keys::watch(Arc::clone(&parts.access), parts.options.keys_required),
             parts: Arc::new(parts),
-        };
+        }));
         let uploads = batch::leftovers(state.tenants());
         // Nobody waits for it: a job that is not taken up yet is one that waits.
         let shared = state.clone();
@@ -211,89 +214,89 @@ impl AppState {
 
     /// Background work.
     pub(crate) fn jobs(&self) -> &Jobs {
-        &self.jobs
+        &self.0.jobs
     }
 
     /// Where what happens is told.
     pub(crate) fn events(&self) -> &Events {
-        &self.events
+        &self.0.events
     }
 
     /// To be set when a budget is.
     pub(crate) fn budgets_changed(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.changed)
+        Arc::clone(&self.0.changed)
     }
 
     /// The collections of the caller's tenant.
     pub(crate) fn collections(&self, caller: &Caller) -> Result<Arc<Collections>, ApiError> {
-        Ok(self.tenants.of(&caller.tenant)?)
+        Ok(self.0.tenants.of(&caller.tenant)?)
     }
 
     /// The collections of every tenant.
     pub(crate) fn tenants(&self) -> &Tenants {
-        &self.tenants
+        &self.0.tenants
     }
 
     /// Shared prefixes as tokens.
     pub(crate) fn published(&self) -> &Published {
-        &self.published
+        &self.0.published
     }
 
     /// Who may do what.
     pub(crate) fn keys(&self) -> &Keys {
-        &self.keys
+        &self.0.keys
     }
 
     /// How far the server has come.
     pub fn lifecycle(&self) -> &Lifecycle {
-        &self.lifecycle
+        &self.0.lifecycle
     }
 
     pub(crate) fn parts(&self) -> &Parts {
-        &self.parts
+        &self.0.parts
     }
 
     pub(crate) fn shared_parts(&self) -> Arc<Parts> {
-        Arc::clone(&self.parts)
+        Arc::clone(&self.0.parts)
     }
 
     /// Turns of conversations whose clients only send texts back.
     pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
+        &self.0.memory
     }
 
     /// What is kept between requests.
     pub(crate) fn store(&self) -> Arc<Store> {
-        Arc::clone(&self.store)
+        Arc::clone(&self.0.store)
     }
 
     /// Conversations in which a question is being answered.
     pub(crate) fn busy(&self) -> &Busy {
-        &self.busy
+        &self.0.busy
     }
 
     /// Idempotency keys that are being worked on.
     pub(crate) fn in_flight(&self) -> &InFlight {
-        &self.in_flight
+        &self.0.in_flight
     }
 
     /// Who may write to a collection.
     pub(crate) fn order(&self) -> &Order {
-        &self.order
+        &self.0.order
     }
 
     /// Which collections retained prefixes belong to.
     pub(crate) fn labels(&self) -> &Labels {
-        &self.labels
+        &self.0.labels
     }
 
     pub(crate) fn options(&self) -> &GatewayOptions {
-        &self.parts.options
+        &self.0.parts.options
     }
 
     /// A place among the answers worked on at once, or 429.
     pub(crate) fn answer_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.answers).try_acquire_owned().map_err(|_| {
+        Arc::clone(&self.0.answers).try_acquire_owned().map_err(|_| {
             let limit = self.options().max_concurrent_requests;
             ApiError::overloaded(
                 format!("the server is working on {limit} questions already, which is its limit"),
@@ -306,17 +309,17 @@ impl AppState {
     /// A place among the uploads worked on at once; waits for one. Held while the body is read, so that uploads never
     /// take more memory than their number times `max_upload_bytes`.
     pub(crate) async fn upload_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.uploads).acquire_owned().await.map_err(|_| ApiError::shutting_down())
+        Arc::clone(&self.0.uploads).acquire_owned().await.map_err(|_| ApiError::shutting_down())
     }
 
     /// A place among the uploads whose bodies are read before their handler; waits for one.
     pub(crate) async fn buffer_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.buffers).acquire_owned().await.map_err(|_| ApiError::shutting_down())
+        Arc::clone(&self.0.buffers).acquire_owned().await.map_err(|_| ApiError::shutting_down())
     }
 
     /// Answers that could be begun now.
     pub fn free_answers(&self) -> usize {
-        self.answers.available_permits()
+        self.0.answers.available_permits()
     }
 
     /// Runs a short blocking call.
@@ -325,7 +328,7 @@ impl AppState {
         T: Send + 'static,
         F: FnOnce(&Parts) -> Result<T, ApiError> + Send + 'static,
     {
-        let slot = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| ApiError::shutting_down())?;
+        let slot = Arc::clone(&self.0.reads).acquire_owned().await.map_err(|_| ApiError::shutting_down())?;
         self.blocking(slot, call).await
     }
 
@@ -335,7 +338,7 @@ impl AppState {
         T: Send + 'static,
         F: FnOnce(&Parts) -> Result<T, ApiError> + Send + 'static,
     {
-        let parts = Arc::clone(&self.parts);
+        let parts = Arc::clone(&self.0.parts);
         let span = tracing::Span::current();
         let job = tokio::task::spawn_blocking(move || {
             let _slot = slot;

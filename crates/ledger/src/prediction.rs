@@ -40,6 +40,9 @@ pub struct PredictionErrors {
     pub ttft: Accuracy,
     /// Errors of the time to the end of the answer.
     pub total: Accuracy,
+    /// Errors of that time had the length of the answer been known: what they owe to the times alone.
+    #[serde(default)]
+    pub total_at_length: Accuracy,
 }
 
 /// The tokens of a prompt by class.
@@ -93,6 +96,17 @@ impl Compared {
     }
 }
 
+impl Compared {
+    /// The time to the end, predicted for as many tokens as there were, and the actual one. Behind the first token, time
+    /// goes with the tokens.
+    fn total_at_length(&self) -> (f64, f64) {
+        let [predicted, actual] =
+            [self.usage.0, self.usage.1].map(|usage| usage.output_tokens.saturating_sub(1) as f64);
+        let rest = (self.total_ms.0 - self.ttft_ms.0) * actual / predicted.max(1.0);
+        (self.ttft_ms.0 + rest, self.total_ms.1)
+    }
+}
+
 impl PredictionErrors {
     /// By route, cold before warm.
     pub fn of(requests: impl IntoIterator<Item = Compared>) -> Vec<Self> {
@@ -116,6 +130,7 @@ impl PredictionErrors {
                 cost: accuracy(|request| (request.cost.0.as_dollars_lossy(), request.cost.1.as_dollars_lossy())),
                 ttft: accuracy(|request| request.ttft_ms),
                 total: accuracy(|request| request.total_ms),
+                total_at_length: accuracy(Compared::total_at_length),
                 route,
                 warm,
             }
@@ -134,5 +149,20 @@ mod tests {
         let accuracy = Accuracy::of(pairs.into_iter());
         assert!((accuracy.median - 0.2).abs() < 1e-9 && (accuracy.p90 - 0.3).abs() < 1e-9, "{accuracy:?}");
         assert_eq!(Accuracy::of(std::iter::empty()), Accuracy::default());
+    }
+
+    #[test]
+    fn a_longer_answer_is_no_error_of_the_times() {
+        let usage = |output_tokens| Usage { input_tokens: 100, output_tokens, ..Usage::default() };
+        let compared = Compared {
+            route: "full".to_owned(),
+            usage: (usage(11), usage(41)),
+            cost: (Money::ZERO, Money::ZERO),
+            ttft_ms: (100.0, 100.0),
+            total_ms: (200.0, 500.0),
+        };
+        let errors = &PredictionErrors::of([compared])[0];
+        assert!((errors.total.median - 0.6).abs() < 1e-9, "{errors:?}");
+        assert!(errors.total_at_length.median < 1e-9, "{errors:?}");
     }
 }

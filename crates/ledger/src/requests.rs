@@ -83,6 +83,10 @@ fn conditions(query: &RequestQuery) -> Result<Conditions, LedgerError> {
             conditions.add(condition, value.clone());
         }
     }
+    // Said so that the index of those that were not answered is found to hold all that is asked for.
+    if status.as_ref().is_some_and(|status| status != "answered") {
+        conditions.sql.push("status <> 'answered'".to_owned());
+    }
     if let Some(from) = query.from {
         conditions.add("at_us >= ?", from.as_microsecond());
     }

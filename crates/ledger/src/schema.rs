@@ -116,6 +116,10 @@ CREATE TABLE alerts (
     PRIMARY KEY (owner, name, period_us, per_mille)
 ) STRICT;
 ",
+    // What did not end well is rare, and looked for among all.
+    "
+CREATE INDEX requests_not_answered ON requests (status, at_us) WHERE status <> 'answered';
+",
 ];
 
 /// Version from which sums are kept beside the records.

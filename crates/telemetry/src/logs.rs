@@ -11,7 +11,7 @@ use std::{
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{FilterExt as _, FilterFn, filter_fn},
+    filter::{FilterExt as _, FilterFn, LevelFilter},
     fmt::{
         self, FmtContext, FormatEvent, FormatFields,
         format::{Format as Layout, Json, Writer},
@@ -81,6 +81,9 @@ const TALKATIVE: &[(&str, Level)] = &[
     ("ureq", Level::INFO),
 ];
 
+/// Whether a line or span is wanted.
+type Judge = fn(&Metadata<'_>) -> bool;
+
 /// Whether a line may hold texts of users.
 fn discreet(metadata: &Metadata<'_>) -> bool {
     let base = metadata.target().split("::").next().unwrap_or_default();
@@ -101,7 +104,11 @@ impl Layer<Registry> for Spans {}
 /// Starts logging to standard error, and the export of traces if it is asked for. Once per process.
 pub fn init(options: &TelemetryOptions) -> Result<TelemetryGuard, TelemetryError> {
     let filter = filter(&options.filter)?;
-    let filter = filter.or(FilterFn::new(ours)).and(FilterFn::new(discreet));
+    // The levels are said beside the filters: a filter that says none counts as one that wants everything, and then each
+    // finest line of a library is made up only to be thrown away.
+    let spans = || FilterFn::new(ours as Judge).with_max_level_hint(LevelFilter::INFO);
+    let discreet = FilterFn::new(discreet as Judge).with_max_level_hint(LevelFilter::TRACE);
+    let filter = filter.or(spans()).and(discreet);
     let (tracer, provider) = options.otlp.as_ref().map(otlp::start).transpose()?.unzip();
     let lines = match options.format {
         Format::Text => fmt::layer().with_writer(io::stderr).with_ansi(options.ansi).with_filter(filter).boxed(),
@@ -113,10 +120,10 @@ pub fn init(options: &TelemetryOptions) -> Result<TelemetryGuard, TelemetryError
             .with_filter(filter)
             .boxed(),
     };
-    let mut layers = vec![lines, Spans.with_filter(filter_fn(ours)).boxed()];
+    let mut layers = vec![lines, Spans.with_filter(spans()).boxed()];
     if let Some(tracer) = tracer {
         let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false);
-        layers.push(layer.with_filter(filter_fn(ours)).boxed());
+        layers.push(layer.with_filter(spans()).boxed());
     }
     // Filters ask for it as soon as they are installed.
     let before = LOG_TEXTS.swap(options.log_texts, Ordering::Relaxed);

@@ -12,6 +12,7 @@ use crate::{
     app::{App, Stack},
     args::{Place, Query},
     client::Client,
+    commands::usage::budgets,
     error::CliError,
     interrupt, output,
 };
@@ -104,6 +105,7 @@ pub(crate) fn ask(
     silent: bool,
 ) -> Result<Answer, CliError> {
     let at = jiff::Timestamp::now();
+    budgets::admit(&stack.recorder.ledger, collection)?;
     let collection = stack.collections.get(collection)?;
     let stop = interrupt::watch()?;
     let mut broken = None;

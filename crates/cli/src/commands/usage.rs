@@ -1,6 +1,6 @@
 //! `edgewise usage`.
 
-mod budgets;
+pub(crate) mod budgets;
 
 use edgewise_ledger::{
     Accuracy, Dimension, Ledger, PredictionErrors, RequestQuery, RequestRecord, Sums, UsageFilter, UsageQuery,
@@ -153,6 +153,7 @@ pub(crate) fn predictions(errors: &[PredictionErrors]) -> Result<(), CliError> {
                 accuracy(&e.cost),
                 accuracy(&e.ttft),
                 accuracy(&e.total),
+                accuracy(&e.total_at_length),
             ]
         })
         .collect();
@@ -166,7 +167,9 @@ pub(crate) fn predictions(errors: &[PredictionErrors]) -> Result<(), CliError> {
         "cost",
         "first token",
         "total",
+        "total at length",
     ];
-    output::line(&output::table(&header, &[2, 3, 4, 5, 6, 7, 8], rows))?;
-    Ok(output::line(&output::dim("errors of cost and times relative to the actual ones: median / 90th percentile"))?)
+    output::line(&output::table(&header, &[2, 3, 4, 5, 6, 7, 8, 9], rows))?;
+    let note = "errors of cost and times relative to the actual ones: median / 90th percentile; at length: for as many tokens as the answer had";
+    Ok(output::line(&output::dim(note))?)
 }

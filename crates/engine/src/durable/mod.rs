@@ -485,7 +485,10 @@ impl DurablePrefixes {
             let first = self.files.iter().min_by_key(|(_, known)| known.expires).map(|(name, _)| name.clone());
             let Some(name) = first else { break };
             self.files.remove(&name);
-            self.remove_file(&self.path(&name), "the saved prefixes have outgrown their limit");
+            let path = self.path(&name);
+            // What a full store does every time: nothing to look into.
+            tracing::debug!(path = %path.display(), "a saved prefix makes room");
+            unlink(&path);
         }
     }
 
@@ -513,13 +516,17 @@ impl DurablePrefixes {
 
     fn remove_file(&self, path: &Path, reason: &str) {
         tracing::warn!(path = %path.display(), reason, "a saved prefix is removed");
-        if let Err(error) = fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "a saved prefix cannot be removed");
-        }
+        unlink(path);
     }
 
     fn path(&self, digest: &str) -> PathBuf {
         self.options.folder.join(digest).with_extension(EXTENSION)
+    }
+}
+
+fn unlink(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "a saved prefix cannot be removed");
     }
 }
 

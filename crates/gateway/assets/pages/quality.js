@@ -252,6 +252,11 @@ const predictionPanel = () =>
                 { title: "Cost off by", n: true, cell: (r) => `${percent(r.cost.median)} / ${percent(r.cost.p90)}` },
                 { title: "First token off by", n: true, cell: (r) => `${percent(r.ttft.median)} / ${percent(r.ttft.p90)}` },
                 { title: "Total off by", n: true, cell: (r) => `${percent(r.total.median)} / ${percent(r.total.p90)}` },
+                {
+                  title: "Total, length known",
+                  n: true,
+                  cell: (r) => `${percent(r.total_at_length.median)} / ${percent(r.total_at_length.p90)}`,
+                },
               ],
               rows: [...routes].sort((a, b) => routeOrder(a.route, b.route) || Number(a.warm) - Number(b.warm)),
             }),

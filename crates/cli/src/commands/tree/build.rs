@@ -16,7 +16,7 @@ use crate::{
     app::App,
     args::TreeBuild,
     client::{Client, Event},
-    commands::query::server,
+    commands::{query::server, usage::budgets},
     error::CliError,
     interrupt::{self, Interrupt},
     output::{self, count, plural},
@@ -60,6 +60,7 @@ fn local(
 ) -> Result<TreeReport, CliError> {
     let collection = app.collections()?.get(args.what.tree.get()?)?;
     let trees = trees(app, &collection, args.what.summariser)?;
+    budgets::admit(&trees.recorder.ledger, collection.name())?;
     if trees.generator.is_some() && !args.yes {
         agree(args, &trees.plan(&collection, request)?)?;
     }

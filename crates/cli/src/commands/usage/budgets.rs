@@ -2,8 +2,8 @@
 //!
 //! Budgets are in the ledger's file: a server that runs takes a change over within seconds.
 
-use edgewise_ledger::{BudgetScope, BudgetStatus, Ledger, MoneyBudget};
-use edgewise_types::TenantId;
+use edgewise_ledger::{BudgetScope, BudgetStatus, Exhausted, Ledger, MoneyBudget};
+use edgewise_types::{CollectionName, TenantId};
 
 use crate::{
     args::{BudgetSet, Budgets},
@@ -37,6 +37,18 @@ pub(crate) fn run(command: &Budgets, ledger: &Ledger) -> Result<(), CliError> {
             ledger.delete_budget(&owner.0, name, now)?;
             Ok(output::line(&format!("budget {name} deleted"))?)
         }
+    }
+}
+
+/// Refuses work on `collection` in this process that a hard budget no longer pays for, as a server does.
+pub(crate) fn admit(ledger: &Ledger, collection: &CollectionName) -> Result<(), CliError> {
+    let (now, tenant) = (jiff::Timestamp::now(), TenantId::local());
+    match ledger.exhausted(now, &tenant.0, None, Some(collection.as_str())) {
+        None => Ok(()),
+        Some(Exhausted { name, limit, period, until }) => Err(CliError::Busy(format!(
+            "the budget `{name}` of ${limit} a {} is spent until {until}: wait, or raise it with `edgewise usage budgets set {name}`",
+            period.as_str()
+        ))),
     }
 }
 
