@@ -201,7 +201,9 @@ impl Setting<'_> {
         let Self { corpus, embedder, memo, options } = self;
         let engine = SimulatedEngine::new(&options.machine, Arc::clone(memo), Clock::default(), false)
             .map_err(|error| EvaluationError::Simulation(error.to_string()))?;
-        let planner_options = PlannerOptions { escalate: false, ..options.machine.planner.clone() };
+        // What the bound takes for a prefix is what could be kept, whether or not anybody is expected to come back to it.
+        let machine = options.machine.planner.clone();
+        let planner_options = PlannerOptions { escalate: false, amortise: false, ..machine };
         let prompts = Prompts::load(None).map_err(PlannerError::from)?;
         let prices = PriceBook::flat(options.prices);
         // Its clock stands still: what is planned takes no simulated time.

@@ -43,6 +43,8 @@ pub(crate) fn run(command: &Budgets, ledger: &Ledger) -> Result<(), CliError> {
 /// Refuses work on `collection` in this process that a hard budget no longer pays for, as a server does.
 pub(crate) fn admit(ledger: &Ledger, collection: &CollectionName) -> Result<(), CliError> {
     let (now, tenant) = (jiff::Timestamp::now(), TenantId::local());
+    // Counts what is spent, which a server has a thread for.
+    ledger.budgets(now, None)?;
     match ledger.exhausted(now, &tenant.0, None, Some(collection.as_str())) {
         None => Ok(()),
         Some(Exhausted { name, limit, period, until }) => Err(CliError::Busy(format!(
