@@ -7,7 +7,10 @@ import { el, freshId, svg } from "./dom.js";
 import { brief, bucketName, tick } from "./format.js";
 import { legend, table } from "./parts.js";
 
-const PAD = { top: 8, right: 6, bottom: 20, left: 52 };
+const PAD = { top: 8, right: 6, bottom: 20 };
+/** Width of a letter of the axis at most, and the least room for its words. */
+const LETTER = 7;
+const LEAST_LEFT = 44;
 const STEPS = { minute: 60_000, hour: 3_600_000, day: 86_400_000 };
 export const stepOf = (interval) => STEPS[interval];
 
@@ -74,17 +77,20 @@ export function timeChart({ label, describe, kind, times, interval, series, form
   );
   const scale = top ? { top, step: top / 4 } : niceScale(most);
   const tip = el("div", { class: "tip", hidden: true, "aria-hidden": "true" });
+  const levels = [];
+  for (let v = 0; v <= scale.top * 1.001; v += scale.step) levels.push({ v, text: v === 0 ? "0" : brief(format(v)) });
+  const edge = Math.max(LEAST_LEFT, 10 + LETTER * Math.max(...levels.map((level) => level.text.length)));
 
   onWidth(chart, (width) => {
-    const inner = { w: width - PAD.left - PAD.right, h: height - PAD.top - PAD.bottom };
+    const inner = { w: width - edge - PAD.right, h: height - PAD.top - PAD.bottom };
     const slot = inner.w / times.length;
-    const x = (i) => PAD.left + (i + 0.5) * slot;
+    const x = (i) => edge + (i + 0.5) * slot;
     const y = (v) => PAD.top + inner.h * (1 - v / scale.top);
     const marks = [];
-    for (let v = 0; v <= scale.top * 1.001; v += scale.step) {
+    for (const { v, text } of levels) {
       marks.push(
-        svg("line", { class: v === 0 ? "axis" : "grid", x1: PAD.left, x2: width - PAD.right, y1: y(v), y2: y(v) }),
-        svg("text", { x: PAD.left - 8, y: y(v) + 4, "text-anchor": "end" }, v === 0 ? "0" : brief(format(v))),
+        svg("line", { class: v === 0 ? "axis" : "grid", x1: edge, x2: width - PAD.right, y1: y(v), y2: y(v) }),
+        svg("text", { x: edge - 8, y: y(v) + 4, "text-anchor": "end" }, text),
       );
     }
     const every = Math.max(1, Math.ceil(times.length / Math.max(2, Math.floor(inner.w / 84))));
@@ -92,7 +98,7 @@ export function timeChart({ label, describe, kind, times, interval, series, form
       if (i % every !== 0 || (i > 0 && times.length - i < every / 2)) return;
       const text = interval === "hour" && times.length > 36 ? bucketName(at, "day") : tick(at, interval);
       const anchor = i === 0 && every > 1 ? "start" : "middle";
-      marks.push(svg("text", { x: anchor === "start" ? PAD.left : x(i), y: height - 4, "text-anchor": anchor }, text));
+      marks.push(svg("text", { x: anchor === "start" ? edge : x(i), y: height - 4, "text-anchor": anchor }, text));
     });
     const drawn = kind === "bars" ? bars(list, times, { x, y, slot }) : lines(list, times, { x, y, h: PAD.top + inner.h });
     const cross = svg("line", { class: "cross", y1: PAD.top, y2: PAD.top + inner.h, visibility: "hidden" });
@@ -107,7 +113,7 @@ export function timeChart({ label, describe, kind, times, interval, series, form
     );
     const hover = (event) => {
       const box = picture.getBoundingClientRect();
-      const i = Math.floor((event.clientX - box.left - PAD.left) / slot);
+      const i = Math.floor((event.clientX - box.left - edge) / slot);
       if (i < 0 || i >= times.length) return hide();
       cross.setAttribute("x1", x(i));
       cross.setAttribute("x2", x(i));

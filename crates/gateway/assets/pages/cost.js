@@ -302,7 +302,7 @@ function budgetForm(changed) {
         field("Only collection", { name: "collection", placeholder: "all" }),
         field("Only key", { name: "key", placeholder: "all" }),
       ),
-      field("Alert at, in %", { name: "alert_at", value: "50, 90", pattern: "[0-9., ]*", title: "percentages with commas between them" }),
+      field("Alert at, in %", { name: "alert_at", value: "50, 90, 100", pattern: "[0-9., ]*", title: "percentages with commas between them" }),
       field("Tell this address (webhook)", { name: "webhook", type: "url", placeholder: "https://…" }),
       el("label", { class: "check" }, el("input", { type: "checkbox", name: "hard" }), el("span", {}, "Refuse requests once it is spent")),
       place,
