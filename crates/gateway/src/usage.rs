@@ -208,10 +208,9 @@ pub(crate) async fn usage(
     let report = state
         .read(move |parts| {
             let ledger = &parts.recorder.ledger;
-            let by_route = UsageQuery { by: vec![Dimension::Route], interval: None, ..query.clone() };
-            let totals = ledger.usage(&by_route)?;
+            let table = ledger.usage(&query)?;
             let grouped = !query.by.is_empty() || query.interval.is_some();
-            let groups = if grouped { ledger.usage(&query)?.groups } else { Vec::new() };
+            let groups = if grouped { table.groups } else { Vec::new() };
             let (from, to) = (query.from, query.to);
             let recent = match recent {
                 0 => Vec::new(),
@@ -220,11 +219,9 @@ pub(crate) async fn usage(
                     ledger.requests(&listed)?.requests
                 }
             };
-            let route = |mut group: UsageGroup| (group.keys.remove("route").unwrap_or_default(), group.sums);
-            let total = totals.total.clone();
-            let by_route = totals.groups.into_iter().map(route).collect();
-            let (from, to) = (totals.from, totals.to);
-            Ok(UsageReport { totals: Totals { all: totals.total, by_route }, recent, from, to, groups, total })
+            let (from, to, total) = (table.from, table.to, table.total.clone());
+            let totals = Totals { all: table.total, by_route: table.by_route };
+            Ok(UsageReport { totals, recent, from, to, groups, total })
         })
         .await?;
     Ok(Json(report).into_response())

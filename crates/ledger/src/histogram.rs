@@ -8,8 +8,6 @@
 //! This is the bucketing of HdrHistogram (hdrhistogram.org) with five bits of precision. It is stored sparse, as pairs of
 //! variable-length integers: the distance to the bucket before, and the count.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -30,7 +28,9 @@ pub struct Percentiles {
 /// Counts of values by bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Histogram {
-    counts: BTreeMap<u32, u64>,
+    /// Buckets in order, with their counts. Sorted rather than a tree: a report merges thousands of these into few, in one
+    /// pass each.
+    counts: Vec<(u32, u64)>,
     total: u64,
 }
 
@@ -64,15 +64,35 @@ impl Histogram {
     }
 
     fn add(&mut self, bucket: u32, count: u64) {
-        let slot = self.counts.entry(bucket).or_default();
-        *slot = slot.saturating_add(count);
+        match self.counts.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
+            Ok(place) => self.counts[place].1 = self.counts[place].1.saturating_add(count),
+            Err(place) => self.counts.insert(place, (bucket, count)),
+        }
         self.total = self.total.saturating_add(count);
     }
 
     /// Adds all values of `other`.
     pub fn merge(&mut self, other: &Self) {
+        self.total = self.total.saturating_add(other.total);
+        if self.counts.is_empty() {
+            self.counts.clone_from(&other.counts);
+            return;
+        }
+        // Mostly every bucket is there already.
+        let (mut place, mut missing) = (0, Vec::new());
         for (bucket, count) in &other.counts {
-            self.add(*bucket, *count);
+            while self.counts.get(place).is_some_and(|(own, _)| own < bucket) {
+                place += 1;
+            }
+            match self.counts.get_mut(place) {
+                Some((own, sum)) if own == bucket => *sum = sum.saturating_add(*count),
+                _ => missing.push((*bucket, *count)),
+            }
+        }
+        if !missing.is_empty() {
+            self.counts.append(&mut missing);
+            // Two sorted runs: one pass.
+            self.counts.sort_by_key(|(bucket, _)| *bucket);
         }
     }
 
@@ -111,15 +131,22 @@ impl Histogram {
         bytes
     }
 
-    /// Adds what [`Self::encode`] wrote; `None`, and part of it added, if the bytes are something else.
+    /// Adds what [`Self::encode`] wrote; `None`, and nothing added, if the bytes are something else.
     pub(crate) fn merge_encoded(&mut self, mut bytes: &[u8]) -> Option<()> {
-        let mut bucket = 0u32;
+        let mut read = Self::default();
         while !bytes.is_empty() {
             let distance = u32::try_from(take(&mut bytes)?).ok()?;
-            bucket = bucket.checked_add(distance)?;
             let count = take(&mut bytes)?;
-            self.add(bucket, count);
+            let bucket = match read.counts.last() {
+                None => distance,
+                // No bucket is written twice.
+                Some(_) if distance == 0 => return None,
+                Some((last, _)) => last.checked_add(distance)?,
+            };
+            read.counts.push((bucket, count));
+            read.total = read.total.saturating_add(count);
         }
+        self.merge(&read);
         Some(())
     }
 }

@@ -187,6 +187,9 @@ pub struct UsageTable {
     pub groups: Vec<UsageGroup>,
     /// Over all groups.
     pub total: Sums,
+    /// The same by route, whatever the groups are by.
+    #[serde(default)]
+    pub by_route: BTreeMap<String, Sums>,
 }
 
 /// Where the sums of a stretch of time come from.
@@ -232,7 +235,8 @@ fn cover(from: i64, to: i64, span: i64, minutes_from: i64, pieces: &mut Vec<Piec
 struct Groups<'q> {
     query: &'q UsageQuery,
     groups: BTreeMap<(Option<i64>, Vec<String>), Tally>,
-    total: Tally,
+    /// Sums by route. Together they are those of everything, so that each row is added up twice only.
+    routes: BTreeMap<String, Tally>,
 }
 
 impl Groups<'_> {
@@ -240,6 +244,11 @@ impl Groups<'_> {
         let step = self.query.interval.map(|interval| floor(at, interval.span()));
         let keys = self.query.by.iter().map(|dimension| dimension.of(values).to_owned()).collect();
         self.groups.entry((step, keys)).or_default()
+    }
+
+    /// The sums of the route of `values`.
+    fn route(&mut self, values: &Values) -> &mut Tally {
+        self.routes.entry(Dimension::Route.of(values).to_owned()).or_default()
     }
 
     fn check(&self) -> Result<(), LedgerError> {
@@ -258,7 +267,7 @@ impl Groups<'_> {
             let values = rollup::values(&record);
             if self.query.filter.takes(&values) {
                 self.tally(record.at.as_microsecond(), &values).record(&record);
-                self.total.record(&record);
+                self.route(&values).record(&record);
                 self.check()?;
             }
         }
@@ -281,7 +290,7 @@ impl Groups<'_> {
             let Some(values) = combinations.get(&row.get(1)?) else { continue };
             let more = rollup::read(row, 2)?;
             self.tally(row.get(0)?, values).merge(&more);
-            self.total.merge(&more);
+            self.route(values).merge(&more);
             self.check()?;
         }
         Ok(())
@@ -334,7 +343,7 @@ fn sum_up(connection: &Connection, query: &UsageQuery) -> Result<UsageTable, Led
     let to = query.to.map(|to| to.as_microsecond());
     let to = to.map(|to| if to < records_from { ceil(to, HOUR) } else { to });
     let combinations = combinations(connection, &query.filter)?;
-    let mut groups = Groups { query, groups: BTreeMap::new(), total: Tally::default() };
+    let mut groups = Groups { query, groups: BTreeMap::new(), routes: BTreeMap::new() };
     let mut pieces = Vec::new();
     let longest = query.interval.map_or(DAY, Interval::span);
     let (first, last) = (from.unwrap_or(FIRST), to.unwrap_or(LAST));
@@ -353,7 +362,9 @@ fn sum_up(connection: &Connection, query: &UsageQuery) -> Result<UsageTable, Led
             Source::Rollups(span) => groups.rollups(connection, &combinations, (span, from, to))?,
         }
     }
-    let Groups { groups, total, .. } = groups;
+    let Groups { groups, routes, .. } = groups;
+    let mut total = Tally::default();
+    routes.values().for_each(|tally| total.merge(tally));
     let groups = groups.into_iter().map(|((at, values), tally)| {
         let keys = query.by.iter().map(|dimension| dimension.as_str().to_owned()).zip(values).collect();
         Ok(UsageGroup { at: at.map(timestamp).transpose()?, keys, sums: tally.into_sums() })
@@ -363,6 +374,7 @@ fn sum_up(connection: &Connection, query: &UsageQuery) -> Result<UsageTable, Led
         to: to.map(timestamp).transpose()?,
         groups: groups.collect::<Result<_, LedgerError>>()?,
         total: total.into_sums(),
+        by_route: routes.into_iter().map(|(route, tally)| (route, tally.into_sums())).collect(),
     })
 }
 

@@ -22,7 +22,7 @@ use crate::{
     apply::{self, Books},
     budget::Meter,
     prediction::Compared,
-    query::{Dimension, UsageQuery},
+    query::UsageQuery,
     requests::RequestQuery,
     rollup::stored,
     rows, schema,
@@ -273,13 +273,8 @@ impl Ledger {
 
     /// Sums over the records that `filter` selects, since `since` or over all there ever were.
     pub fn totals_of(&self, since: Option<jiff::Timestamp>, filter: UsageFilter) -> Result<Totals, LedgerError> {
-        let query = UsageQuery { from: since, by: vec![Dimension::Route], filter, ..UsageQuery::default() };
-        let table = self.usage(&query)?;
-        let by_route = table.groups.into_iter().map(|group| {
-            let route = group.keys.into_iter().next().map_or_else(String::new, |(_, route)| route);
-            (route, group.sums)
-        });
-        Ok(Totals { by_route: by_route.collect(), all: table.total })
+        let table = self.usage(&UsageQuery { from: since, filter, ..UsageQuery::default() })?;
+        Ok(Totals { by_route: table.by_route, all: table.total })
     }
 }
 

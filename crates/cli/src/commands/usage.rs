@@ -3,8 +3,7 @@
 pub(crate) mod budgets;
 
 use edgewise_ledger::{
-    Accuracy, Dimension, Ledger, PredictionErrors, RequestQuery, RequestRecord, Sums, UsageFilter, UsageQuery,
-    UsageTable,
+    Accuracy, Ledger, PredictionErrors, RequestQuery, RequestRecord, Sums, UsageFilter, UsageQuery, UsageTable,
 };
 
 use crate::{
@@ -53,14 +52,8 @@ pub(crate) fn run(args: &Usage, app: &App) -> Result<(), CliError> {
         _ => Vec::new(),
     };
     if args.json {
-        let by_route = UsageQuery { by: vec![Dimension::Route], interval: None, ..query };
-        let routes = ledger
-            .usage(&by_route)?
-            .groups
-            .into_iter()
-            .map(|group| (group.keys.into_values().next().unwrap_or_default(), group.sums));
-        let totals = edgewise_ledger::Totals { all: table.total.clone(), by_route: routes.collect() };
-        let UsageTable { from, to, groups, total } = table;
+        let UsageTable { from, to, groups, total, by_route } = table;
+        let totals = edgewise_ledger::Totals { all: total.clone(), by_route };
         let groups = if grouped { groups } else { Vec::new() };
         return output::json(&serde_json::json!({
             "totals": totals, "recent": recent, "from": from, "to": to, "groups": groups, "total": total,

@@ -258,11 +258,10 @@ export async function mount(view, context) {
     const earlier = { from: r.from - r.ms, to: r.from };
     // Summaries and vectors cost, too, but are no requests.
     const work = "answer";
-    const [whole, spent, timedRoutes, sums, byStatus, before, spentBefore] = await Promise.all([
+    const [whole, spent, timedRoutes, byStatus, before, spentBefore] = await Promise.all([
       usage(r, { interval: r.interval, work }),
       usage(r, { interval: r.interval }),
       usage(r, { by: ["route"], interval: r.interval, work }),
-      usage(r, { by: ["route"], work }),
       usage(r, { by: ["status"], work }),
       usage(earlier, { work }),
       usage(earlier),
@@ -274,7 +273,9 @@ export async function mount(view, context) {
       previous: { requests: before.total.requests, cost: spentBefore.total.cost },
       total: whole.total,
       byRoute: timedRoutes.groups,
-      routes: sums.groups.map((g) => ({ route: g.keys.route, sums: g.sums })).sort((a, b) => routeOrder(a.route, b.route)),
+      routes: Object.entries(whole.totals.by_route)
+        .map(([route, sums]) => ({ route, sums }))
+        .sort((a, b) => routeOrder(a.route, b.route)),
       failed: byStatus.groups.find((g) => g.keys.status === "failed")?.sums.requests ?? 0,
     };
   }
