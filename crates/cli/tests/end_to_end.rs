@@ -42,6 +42,7 @@ fn quickstart_answers_from_the_guide() {
     for part in ["Routes", "passages", "documents", "full", "Used", "tokens", "cost", "prefill"] {
         assert!(text.contains(part), "`{part}` is missing in: {text}");
     }
+    assert!(!text.contains("the whole scope needs"), "the sample model can read the whole sample: {text}");
     // The second time everything is there already.
     let again = world.run(&["quickstart", "--yes", "--no-serve"]).expect(0).stdout();
     assert!(again.contains("0 chunks embedded"), "{again}");

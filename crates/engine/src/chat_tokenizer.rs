@@ -193,6 +193,12 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_a_chat_template_is_refused_by_that_name() {
+        let error = load_chat_tokenizer("m", &golden("byte_level.gguf"), Some(512)).err().unwrap().to_string();
+        assert!(error.contains("chat_template"), "{error}");
+    }
+
+    #[test]
     fn what_looks_like_a_control_token_is_broken_up() {
         let chat = load_chat_tokenizer("m", &golden("byte_level"), Some(512)).unwrap();
         let eos = chat.tokenizer.eos().to_owned();

@@ -203,6 +203,7 @@ pub(crate) async fn warm(
     let name: CollectionName = request.collection.parse()?;
     budgets::admit(state.parts(), &caller, Some(&name))?;
     let whose = caller.pays(Some(&name));
+    let ceilings = caller.ceilings();
     let tenant = caller.tenant;
     let route = request.route.and_then(RouteChoice::forced).unwrap_or(Route::Full);
     let retention = Retention::from(request.ttl);
@@ -217,7 +218,7 @@ pub(crate) async fn warm(
             let (before, at) = (labels.newest(parts), jiff::Timestamp::now());
             let started = std::time::Instant::now();
             let go_on = || !gone.load(Ordering::Relaxed);
-            let warmed = parts.planner.warm(&collection, route, retention, &tenant, &go_on)?;
+            let warmed = parts.planner.warm(&collection, route, retention, &tenant, &ceilings, &go_on)?;
             let worked = warmed.timings.prefill_ms + warmed.timings.decode_ms;
             let cost = parts.recorder.prices.of(&parts.recorder.model, at).cost_of(&warmed.usage, worked);
             let record = record(parts, &id, at, whose, &warmed, started.elapsed().as_secs_f64() * 1e3);

@@ -1,7 +1,8 @@
 //! JSON in which a structure is written as an object, and in no other way.
 //!
 //! Code that serde derives also takes an array of a structure's fields in their order. No document says so, the order is
-//! nobody's promise, and a client that sends an array where an object belongs has made a mistake it should hear of.
+//! nobody's promise, and a client that sends an array where an object belongs has made a mistake it should hear of. serde leaves
+//! that to the format, and serde_json takes both (<https://github.com/serde-rs/serde/issues/1587>).
 //!
 //! Deliberately not here: structures inside enums that are told apart by a tag or by trying, which serde reads into a buffer
 //! of its own first.

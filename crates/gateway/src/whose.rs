@@ -1,7 +1,7 @@
 //! Whose records, budgets and events a caller sees.
 //!
 //! The operator (an administrator of the tenant `local`) sees everybody's, or those of the tenant asked for; everybody else
-//! sees those of the own tenant, whatever is asked for. And what a request of the caller may use.
+//! sees those of the own tenant, whatever is asked for. Beside it, what one request of the caller may use.
 
 use edgewise_planner::{Budget, Ceiling, Origin};
 use edgewise_types::CollectionName;

@@ -1,8 +1,6 @@
-//! Limits of prompts that somebody else composed: conversations with the model itself, without a collection.
+//! Limits of prompts that are taken as they are: conversations with the model itself, and prefixes computed ahead.
 //!
-//! Nothing can be left out of such a prompt, so it is admitted as it is or refused with what would be enough.
-//!
-//! Deliberately not here: what fits the model's window, which the engine knows; the collection's ceiling, there being none.
+//! Nothing can be left out of such a prompt, so it is admitted or refused with what would be enough.
 
 use edgewise_model_api::Prompt;
 use edgewise_types::TenantId;
@@ -27,7 +25,8 @@ impl Planner {
     /// if every answer is as long as it may be, and its predicted time, by the prefixes and the queue of this moment.
     ///
     /// # Errors
-    /// [`PlannerError::PromptOverBudget`], with what would be enough.
+    /// [`PlannerError::PromptOverBudget`], with what would be enough; [`PlannerError::InvalidQuery`] if an answer alone is
+    /// longer than the window.
     pub fn admit_prompt(
         &self,
         prompt: &Prompt,
@@ -39,10 +38,9 @@ impl Planner {
         let max_output = asked.max_tokens.max(1);
         let query = Query { max_output_tokens: Some(max_output), ceilings: ceilings.to_vec(), ..Query::new("") };
         let expected = self.observed.output_tokens(self.options.expected_output_tokens, max_output);
-        // The window is the engine's to keep: it names the prompt's length and what is left for the answer.
-        let window = self.generator().info().context_window.max(tokens + max_output + 1);
-        let limits = Limits::new(window, &self.options, &query, Budget::default(), expected)?;
         let generator = self.generator();
+        let window = generator.info().context_window;
+        let limits = Limits::new(window, &self.options, &query, Budget::default(), expected)?;
         let (min_prefix, curve) = (generator.min_prefix_tokens(), generator.latency());
         let resident = generator.prefix_state(tenant, prompt).resident_tokens;
         let usage = |output| cost::expected_usage(prompt, resident, min_prefix, output);

@@ -14,7 +14,7 @@ use edgewise_types::{TenantId, Usage};
 use std::time::Duration;
 
 use crate::{
-    Planner, PlannerError, Query, Route, SegmentKind,
+    Ceiling, Origin, Planner, PlannerError, PromptAnswers, Query, Route, SegmentKind,
     limits::Limits,
     planner::{collection_ceiling, scope},
 };
@@ -43,7 +43,8 @@ impl Planner {
     ///
     /// # Errors
     /// [`PlannerError::InvalidQuery`] for the other routes, whose prompts depend on the question;
-    /// [`PlannerError::DoesNotFit`] and [`PlannerError::BudgetTooSmall`] when a question would fail so;
+    /// [`PlannerError::DoesNotFit`] when a question would fail so; [`PlannerError::PromptOverBudget`] when it is over one of
+    /// `ceilings`, the collection's or the server's;
     /// [`PlannerError::EmptyScope`]; [`PlannerError::Cancelled`]; what the engine fails with.
     pub fn warm(
         &self,
@@ -51,9 +52,13 @@ impl Planner {
         route: Route,
         retention: Retention,
         tenant: &TenantId,
+        ceilings: &[Ceiling],
         go_on: &dyn Fn() -> bool,
     ) -> Result<Warmed, PlannerError> {
         let (prompt, tokens) = self.beginning(collection, route, retention, tenant)?;
+        let mut ceilings = ceilings.to_vec();
+        ceilings.push(Ceiling { origin: Origin::Collection, budget: collection_ceiling(collection)? });
+        self.admit_prompt(&prompt, PromptAnswers { max_tokens: 1, answers: 1 }, tenant, &ceilings)?;
         let mut stream = self.generator().generate(GenerateRequest {
             prompt,
             sampling: Sampling::default(),

@@ -96,6 +96,7 @@ async fn the_tokens_of_a_day_are_counted_wherever_they_are_used() {
 async fn what_a_request_of_a_key_may_use_is_checked_before_any_prefill() {
     let gateway = Gateway::saying("Fine.").with_corpus().await;
     let question = json!({"collection": "guide", "question": "Who founded the harbour?", "route": "full"});
+    let warm = json!({"collection": "guide", "ttl": "5m"});
     let one_nano = "0.000000001".parse().unwrap();
     let cases = [
         ("max_input_tokens", Limits { max_input_tokens: Some(5), ..Limits::default() }),
@@ -104,7 +105,12 @@ async fn what_a_request_of_a_key_may_use_is_checked_before_any_prefill() {
     for (name, limits) in cases {
         let key = limited(&gateway, limits);
         let asked = gateway.generator.requests().len();
-        let bodies = [("/v1/messages", &chat(false)), ("/v1/query", &question), ("/v1/routes/explain", &question)];
+        let bodies = [
+            ("/v1/messages", &chat(false)),
+            ("/v1/query", &question),
+            ("/v1/routes/explain", &question),
+            ("/v1/cache/prefixes", &warm),
+        ];
         for (path, body) in bodies {
             let reply = gateway.call(&key, Method::POST, path, Some(body)).await;
             assert!(reply.status.is_client_error(), "{name} {path}: {} {}", reply.status, reply.text());
