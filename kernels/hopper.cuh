@@ -188,6 +188,10 @@ __device__ __forceinline__ float exp2_fast(float x) {
 // A kernel launched by `launch_early` may start while the one before it in the stream still runs. Until
 // `wait_for_previous` returns it must not read what earlier kernels write, nor write what they read; weights and the
 // numbers of a batch are neither. Every such kernel waits, so that whatever is before the one before is done, too.
+//
+// A kernel lets the next one start when its sums are done, not before: one that waits holds places of multiprocessors, and
+// behind several that start at once, the one that works gets few. (A decoding step of one sequence took 2.10 ms of 8 layers
+// with the start let at the beginning, 1.84 without early starts, 1.77 so.)
 
 __device__ __forceinline__ void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 

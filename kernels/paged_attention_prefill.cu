@@ -23,6 +23,9 @@
 // 517; three and 96, 473; two and 128, 447. No difference: turns at issuing by named barriers, queries in registers,
 // persistent blocks with a tile counter. Slower: exponentials as polynomials, by 5 % for every eighth of them.
 //
+// With few tokens behind a long context there are fewer tiles than multiprocessors: tiles of two warpgroups or one then, whose
+// single tile takes longer for its rows, but ends sooner. 64 tokens at 32k: 320 us instead of 512.
+//
 // A row's arithmetic depends only on its position and the keys up to it: blocks are absolute, blocks it does not see
 // change nothing (factors of exactly 1 and 0). So chunking, batching and page size change no bit. Values beyond the
 // context are zeroed in shared memory: pages may hold anything there, NaN included.
@@ -54,7 +57,7 @@ struct Tile {
 
 template <int D, int Groups, int Block>
 struct PrefillShared {
-  static_assert(Groups == 3, "registers are dealt out for three consumer warpgroups");
+  static_assert(Groups >= 1 && Groups <= 3, "registers are dealt out for up to three consumer warpgroups");
   static constexpr int kFitting = (kSharedLimit - Groups * kGroupRows * D * 2) / (2 * Block * D * 2);
   static constexpr int kStages = kFitting < 4 ? kFitting : 4;
   alignas(1024) unsigned char q[Groups][kGroupRows * D * 2];
@@ -398,12 +401,13 @@ __global__ void __launch_bounds__((Groups + 1) * 128, 1)
   const int warpgroup = uniform(threadIdx.x / 128);
   __syncthreads();
   if (!found) return;
-  // Of 64K registers: 3 * 128 * 160 + 128 * 32.
+  // Of 64K registers: 3 * 128 * 160 + 128 * 32, or 2 * 128 * 216 + 128 * 32. With one consumer warpgroup all have enough.
   if (warpgroup == 0) {
-    registers_shrink<32>();
+    if constexpr (Groups > 1) registers_shrink<32>();
     if (threadIdx.x == 0) produce<D, Groups, Block>(p, tile, &q_map, &key_map, &value_map, shared);
   } else {
-    registers_grow<160>();
+    if constexpr (Groups == 3) registers_grow<160>();
+    if constexpr (Groups == 2) registers_grow<216>();
     consume<D, Groups, Block>(p, tile, shared, warpgroup - 1, threadIdx.x % 128);
   }
 }
@@ -429,16 +433,44 @@ cudaError_t launch_prefill(const void* q, const void* keys, const void* values, 
   return cudaGetLastError();
 }
 
+// What a tile of 1, 2 or 3 warpgroups takes, in relation: one alone waits for its own softmax, several fill each other's gaps.
+constexpr int kTileCost[3] = {5, 8, 10};
+
+// Tiles of three warpgroups where there are enough of them for the card, of fewer where more blocks end sooner.
+template <int D, int Block>
+cudaError_t launch_fitting(const void* q, const void* keys, const void* values, const PrefillParams& p, int pages,
+                           int kv_heads, int total_q, int groups, cudaStream_t stream) {
+  if (groups == 0) {
+    int device, multiprocessors;
+    EDGEWISE_TRY(cudaGetDevice(&device));
+    EDGEWISE_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    int64_t least = 0;
+    for (int candidate = 3; candidate >= 1; --candidate) {
+      const int64_t tiles = ceil_div(total_q, candidate * p.group_tokens) + p.batch - 1;
+      const int64_t waves = (tiles * kv_heads + multiprocessors - 1) / multiprocessors;
+      if (groups == 0 || waves * kTileCost[candidate - 1] < least) {
+        groups = candidate;
+        least = waves * kTileCost[candidate - 1];
+      }
+    }
+  }
+  if (groups == 1) return launch_prefill<D, 1, Block>(q, keys, values, p, pages, kv_heads, total_q, stream);
+  if (groups == 2) return launch_prefill<D, 2, Block>(q, keys, values, p, pages, kv_heads, total_q, stream);
+  return launch_prefill<D, 3, Block>(q, keys, values, p, pages, kv_heads, total_q, stream);
+}
+
 }  // namespace
 }  // namespace edgewise
 
-// `window`: positions a query sees, itself included; 0 for all. Not valid: head_dim other than 64 and 128, more than 64
-// query heads per key head, a page that is no multiple of 32 tokens.
+// `window`: positions a query sees, itself included; 0 for all. `groups`: warpgroups of a tile, 1 to 3, or 0 to let the number of
+// tiles decide; results are the same. Not valid: head_dim other than 64 and 128, more than 64 query heads per key head, a page
+// that is no multiple of 32 tokens.
 extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_attention_prefill)(
     const void* q, void* out, const void* keys, const void* values, const int* table, const int* starts,
     const int* context, int batch, int total_q, int heads, int kv_heads, int head_dim, int pages, int page_tokens,
-    int table_stride, int window, float scale, cudaStream_t stream) {
+    int table_stride, int window, int groups, float scale, cudaStream_t stream) {
   using namespace edgewise;
+  if (groups < 0 || groups > 3) return cudaErrorInvalidValue;
   if (batch < 1 || total_q < 1 || kv_heads < 1 || heads % kv_heads != 0 || heads / kv_heads > kGroupRows) {
     return cudaErrorInvalidValue;
   }
@@ -457,7 +489,7 @@ extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_attention_prefill)(
   p.pool_tokens = pages * page_tokens;
   p.window = window;
   p.scale_log2 = scale * 1.44269504088896340736f;
-  if (head_dim == 128) return launch_prefill<128, 3, 64>(q, keys, values, p, pages, kv_heads, total_q, stream);
-  if (head_dim == 64) return launch_prefill<64, 3, 128>(q, keys, values, p, pages, kv_heads, total_q, stream);
+  if (head_dim == 128) return launch_fitting<128, 64>(q, keys, values, p, pages, kv_heads, total_q, groups, stream);
+  if (head_dim == 64) return launch_fitting<64, 128>(q, keys, values, p, pages, kv_heads, total_q, groups, stream);
   return cudaErrorInvalidValue;
 }

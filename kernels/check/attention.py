@@ -33,12 +33,13 @@ def decode_workspace(batch, q_len, heads, kv_heads, d, splits):
     return torch.full((needed,), 0xFF, dtype=torch.uint8, device=DEVICE)  # NaN wherever it is read unwritten
 
 
-def prefill(q, pool_k, pool_v, table, starts, context, window=0, out=None):
+def prefill(q, pool_k, pool_v, table, starts, context, window=0, out=None, groups=0):
     total, heads, d = q.shape
     pages, page_tokens, kv_heads, _ = pool_k.shape
     out = poisoned(*q.shape) if out is None else out
     call(PREFILL, "edgewise_attention_prefill", q, out, pool_k, pool_v, table, starts, context,
-         len(context), total, heads, kv_heads, d, pages, page_tokens, table.shape[1], window, 1 / math.sqrt(d))
+         len(context), total, heads, kv_heads, d, pages, page_tokens, table.shape[1], window, groups,
+         1 / math.sqrt(d))
     return out
 
 
@@ -144,6 +145,8 @@ def check_prefill(small):
         name = f"prefill d{d} group {group} window {window}"
         check(name + ": page sizes bit for bit", same)
         check(name + ": chunks bit for bit", torch.equal(torch.cat(parts), wholes[2]))
+        tiles = [prefill(q, pool_k, pool_v, table, ints([0, total]), ints([total]), window, groups=g) for g in (1, 2, 3)]
+        check(name + ": tiles bit for bit", all(torch.equal(wholes[2], other) for other in tiles))
 
 
 def backends(q, k, v, causal):
@@ -181,6 +184,21 @@ def time_prefill(settings, peers=True, limit=None):
         report("prefill", f"{batch} x {n}{at}, {heads}/{kv_heads}, d {d}, page {page_tokens}", times["own"],
                flops / times["own"] / 1e6, limit, "TFLOP/s", text)
         del k, v, q, pool_k, pool_v, out, reference
+
+
+def time_tiles(settings, limit):
+    """As time_prefill, of a chunk with tiles of one, two and three warpgroups, and with what is chosen."""
+    for n, position, heads, kv_heads, d, page_tokens in settings:
+        held = -(-(position + n) // page_tokens) * page_tokens
+        pool_k, pool_v = [random(held // page_tokens, page_tokens, kv_heads, d) for _ in range(2)]
+        table = torch.randperm(held // page_tokens, device=DEVICE).to(torch.int32)[None]
+        q, out, starts, context = random(n, heads, d), poisoned(n, heads, d), ints([0, n]), ints([position + n])
+        flops = 4 * heads * d * (n * position + n * (n + 1) / 2)
+        times = time_beside({g: lambda g=g: prefill(q, pool_k, pool_v, table, starts, context, out=out, groups=g)
+                             for g in (0, 1, 2, 3)}, 10)
+        report("prefill", f"{n} at {position}, {heads}/{kv_heads}, d {d}, page {page_tokens}", times[0],
+               flops / times[0] / 1e6, limit, "TFLOP/s", "of 1, 2, 3 warpgroups: "
+               + " / ".join(f"{times[g]:.0f} us" for g in (1, 2, 3)))
 
 
 def time_decode(copy_rate, settings, peers=True, variants=((256, None),)):

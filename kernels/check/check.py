@@ -1,4 +1,4 @@
-"""Checks and times the CUDA kernels beside torch: check.py [options] [rows] [decode] [prefill], all three by default.
+"""Checks and times the CUDA kernels beside torch: check.py [options] [rows] [decode] [prefill] [products], all by default.
 
 --small: sizes for compute-sanitizer; --no-check; --no-time; --no-peers: without torch's backends; --plant: only a
 write behind a pool, which compute-sanitizer must find. Exit code 1 when a check failed.
@@ -11,6 +11,7 @@ import sys
 import torch
 
 import attention
+import products
 import rows
 from common import DEVICE, failures, rows as table, time_calls
 
@@ -30,26 +31,27 @@ def main():
     if "--plant" in options:
         rows.plant()
         return
-    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["decode", "rows", "prefill"]
+    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["decode", "rows", "prefill", "products"]
     small = "--small" in options
     torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
     if "--no-check" not in options:
         if "rows" in parts:
-            for run in (rows.check_rms_norm, rows.check_silu_mul, rows.check_rope, rows.check_top_k,
-                        rows.check_page_copy,
-                        rows.check_gather_rows, rows.check_decode_matmul,
-                        rows.check_early_start):
+            for run in (rows.check_rms_norm, rows.check_rope, rows.check_top_k, rows.check_page_copy,
+                        rows.check_gather_rows):
                 run(small)
         if "decode" in parts:
             attention.check_decode(small)
         if "prefill" in parts:
             attention.check_prefill(small)
+        if "products" in parts:
+            products.check_products(small)
+            products.check_gate_extremes(small)
+            products.check_early_start(small)
     if "--no-time" not in options and not small:
         matmul, copy = ceilings()
         peers = "--no-peers" not in options
         if "rows" in parts:
             rows.time_rows(copy)
-            rows.time_early_start(copy)
         if "decode" in parts:
             attention.time_decode(copy, [(32, 8192, 32, 8, 128, 32), (32, 8192, 32, 8, 128, 64),
                                          (32, 8192, 32, 8, 128, 128), (128, 2048, 32, 8, 128, 64),
@@ -63,6 +65,13 @@ def main():
                          (4096, 0, 8, 32, 8, 128, 64), (2048, 30720, 1, 32, 8, 128, 64),
                          (512, 32256, 1, 32, 8, 128, 64)]
             attention.time_prefill(settings, peers, matmul)
+            attention.time_tiles([(n, 32768, 32, 8, 128, 64) for n in (16, 64, 128, 256, 512, 1024)]
+                                 + [(64, 32768, 32, 8, 64, 64), (2048, 0, 32, 8, 128, 64)], matmul)
+        if "products" in parts:
+            products.time_few_rows(copy)
+            products.time_early_start(copy)
+            products.time_products(matmul)
+            products.time_products(matmul, (16, 64, 256, 512), (0, 1, 2, 3, 4))
     out = os.environ.get("OUT")
     if out and table:
         with open(os.path.join(out, "-".join(parts) + ".json"), "w") as file:

@@ -1,12 +1,10 @@
-"""Checks and timings of normalisation, rotary positions with page write, the gate, top-k and page copies."""
+"""Checks and timings of normalisation, rotary positions with page write, top-k and page copies."""
 
-import ctypes
 import itertools
 
 import torch
 
-from common import (DEVICE, HALF, call, check, check_error, entry, failures, poisoned, random, refused, report, size,
-                    time_graph)
+from common import DEVICE, call, check, check_error, poisoned, random, refused, report, size, time_graph
 
 ROUNDING = 4e-3  # one rounding to bf16
 
@@ -34,85 +32,6 @@ def check_rms_norm(small):
     check("rms_norm refuses hidden 12", refused("rms_norm", "edgewise_rms_norm", x, None, weight, out, 1, 12, 1e-5))
 
 
-def decode_matmul(x, weights, biases, outs):
-    pointers = lambda tensors: (ctypes.c_void_p * 3)(*[None if t is None else t.data_ptr() for t in tensors])
-    outputs = (ctypes.c_int * 3)(*[w.shape[0] for w in weights])
-    status = entry("decode_matmul", "edgewise_decode_matmul")(
-        ctypes.c_void_p(x.data_ptr()), pointers(weights), pointers(biases), pointers(outs), outputs, len(weights),
-        int(outs[0].dtype == torch.float32), x.shape[0], x.shape[1],
-        ctypes.c_void_p(torch.cuda.current_stream().cuda_stream))
-    if status != 0:
-        raise RuntimeError(f"decode_matmul failed with CUDA error {status}")
-
-
-def check_decode_matmul(small):
-    shapes = [(8, (5,)), (72, (16, 17)), (576, (576, 192, 192)), (264, (12000, 33))]
-    if not small:
-        shapes += [(4096, (4096, 1024, 1024)), (14336, (4096,)), (4104, (33, 100))]
-    for columns, outputs in shapes:
-        weights = [random(n, columns, scale=columns**-0.5) for n in outputs]
-        biases = [random(n) if i != 1 else None for i, n in enumerate(outputs)]
-        most = random(64, columns)
-        alone = None
-        for rows_ in (64, 33, 32, 17, 9, 8, 3, 1):
-            for dtype in (HALF, torch.float32):
-                outs = [poisoned(rows_, n, dtype=dtype) for n in outputs]
-                decode_matmul(most[:rows_], weights, biases, outs)
-                name = f"decode_matmul {rows_}x{columns}x{outputs} {dtype}"
-                for out, weight, bias in zip(outs, weights, biases):
-                    reference = most[:rows_].double() @ weight.double().T + (0 if bias is None else bias.double())
-                    check_error(name, out, reference, ROUNDING if dtype == HALF else 1e-5)
-            alone = alone or [out.clone() for out in outs]
-            same = all(torch.equal(out, whole[:rows_]) for out, whole in zip(outs, alone))
-            check(f"decode_matmul {rows_}x{columns}: bit for bit as among 64", same)
-
-
-def layers(x, residual, weights, buffers, after=lambda: None):
-    """What a decoding step does between attentions, layer after layer; kernels start while the one before runs."""
-    gate, up, normed = buffers
-    tokens = x.shape[0]
-    for norm, gate_weight, up_weight, down_weight in weights:
-        rms_norm(x, residual, norm, normed)
-        after()
-        decode_matmul(normed, [gate_weight, up_weight], [None, None], [gate, up])
-        after()
-        call("silu_mul", "edgewise_silu_mul", gate, up, gate, tokens, gate.shape[1], gate.shape[1])
-        after()
-        decode_matmul(gate, [down_weight], [None], [x])
-        after()
-
-
-def check_early_start(small):
-    """The same, bit for bit, whether or not each kernel is waited for before the next is launched."""
-    hidden, width = (512, 1024) if small else (4096, 14336)
-    weights = [(random(hidden), *[random(width, hidden, scale=hidden**-0.5) for _ in range(2)],
-                random(hidden, width, scale=width**-0.5)) for _ in range(3)]
-    for tokens in (1, 8, 32, 64):
-        start, results = random(tokens, hidden), []
-        for wait in (torch.cuda.synchronize, lambda: None):
-            for _ in range(1 if wait is torch.cuda.synchronize else 20):
-                x, residual = start.clone(), start.float()
-                buffers = (poisoned(tokens, width), poisoned(tokens, width), poisoned(tokens, hidden))
-                torch.cuda.synchronize()
-                layers(x, residual, weights, buffers, wait)
-                torch.cuda.synchronize()
-                results.append((x.clone(), residual.clone()))
-        same = all(torch.equal(a, b) for result in results for a, b in zip(result, results[0]))
-        check(f"{tokens} rows through {len(weights)} layers: as if every kernel was waited for", same)
-
-
-def time_early_start(copy_rate):
-    hidden, width, count = 4096, 14336, 6
-    weights = [(random(hidden), *[random(width, hidden, scale=hidden**-0.5) for _ in range(2)],
-                random(hidden, width, scale=width**-0.5)) for _ in range(count)]
-    for tokens in (1, 8, 32):
-        x, residual = random(tokens, hidden), random(tokens, hidden, dtype=torch.float32)
-        buffers = (poisoned(tokens, width), poisoned(tokens, width), poisoned(tokens, hidden))
-        micros = time_graph([lambda: layers(x, residual, weights, buffers)]) / count
-        report("feed-forward", f"{tokens} x {hidden} x {width}, a layer", micros, 6 * hidden * width / micros / 1e3,
-               copy_rate, "GB/s")
-
-
 def check_gather_rows(small):
     table, ids = random(50, 264), torch.tensor([0, 49, 7, 7, 3], dtype=torch.int32, device=DEVICE)
     out = poisoned(5, 264)
@@ -121,22 +40,6 @@ def check_gather_rows(small):
     out = poisoned(5, 264, dtype=torch.float32)
     call("gather_rows", "edgewise_gather_rows", table, ids, out, 5, 264, 1)
     check("gather_rows to fp32", torch.equal(out, table[ids.long()].float()))
-
-
-def check_silu_mul(small):
-    for rows, width in ((1, 8), (3, 1536), (2, 14336), (5, 4104)):
-        x, out = random(rows, 2 * width, scale=4.0), poisoned(rows, width)
-        call("silu_mul", "edgewise_silu_mul", x, x[:, width:], out, rows, width, 2 * width)
-        gate, up = x.double().chunk(2, -1)
-        check_error(f"silu_mul {rows}x{width}", out, gate * torch.sigmoid(gate) * up, ROUNDING)
-        gates, ups = (half.contiguous() for half in x.chunk(2, -1))
-        call("silu_mul", "edgewise_silu_mul", gates, ups, gates, rows, width, width)
-        check(f"silu_mul {rows}x{width} in place: bit for bit", torch.equal(gates, out))
-    most = min(3e38, torch.finfo(HALF).max)
-    x = torch.tensor([[-1e4, 1e4, -90.0, 90.0, 0, -0.0, most, -most] + [1.0] * 8], device=DEVICE).to(HALF)
-    out = poisoned(1, 8)
-    call("silu_mul", "edgewise_silu_mul", x, x[:, 8:], out, 1, 8, 16)
-    check("silu_mul extremes stay finite", bool(out.isfinite().all()), str(out.tolist()))
 
 
 def rope_reference(x, cosine, sine, rotary, adjacent):
@@ -275,7 +178,7 @@ def plant():
 
 
 def time_rows(copy_rate):
-    d, heads, kv_heads, hidden, width, vocabulary = 128, 32, 8, 4096, 14336, 128256
+    d, heads, kv_heads, hidden, vocabulary = 128, 32, 8, 4096, 128256
     for tokens in (32, 8192):
         sets = 8 if tokens == 32 else 3
         xs = [(random(tokens, hidden), random(tokens, hidden, dtype=torch.float32)) for _ in range(sets)]
@@ -297,21 +200,7 @@ def time_rows(copy_rate):
         moved = 4 * tokens * (heads + 2 * kv_heads) * d + 8 * tokens * d // 2
         report("rope_pages", f"{tokens} tokens, {heads}/{kv_heads} heads, d {d}", micros, moved / micros / 1e3,
                copy_rate, "GB/s")
-        gates, out = [random(tokens, 2 * width) for _ in range(sets)], poisoned(tokens, width)
-        micros = time_graph([lambda x=x: call("silu_mul", "edgewise_silu_mul", x, x[:, width:], out, tokens, width,
-                                              2 * width) for x in gates])
-        report("silu_mul", f"{tokens} x {width}", micros, 6 * tokens * width / micros / 1e3, copy_rate, "GB/s")
-        del xs, qkvs, gates
-    for columns, outputs in ((4096, (4096, 1024, 1024)), (4096, (4096,)), (4096, (14336, 14336)), (14336, (4096,)),
-                             (4096, (128256,))):
-        weights = [[random(n, columns) for n in outputs] for _ in range(1 if outputs[0] > 100000 else 3)]
-        for tokens in (1, 8, 16, 32, 64):
-            x, outs = random(tokens, columns), [poisoned(tokens, n) for n in outputs]
-            micros = time_graph([lambda w=w: decode_matmul(x, w, [None] * len(w), outs) for w in weights])
-            peer = time_graph([lambda w=w: [torch.matmul(x, m.T, out=o) for m, o in zip(w, outs)] for w in weights])
-            report("decode_matmul", f"{tokens} x {columns} x {sum(outputs)}", micros,
-                   2 * columns * sum(outputs) / micros / 1e3, copy_rate, "GB/s", f"torch {peer:.1f} us")
-        del weights
+        del xs, qkvs
     for rows_, k in ((1, 1), (1, 64), (32, 1), (32, 64), (128, 64)):
         logits = [random(rows_, vocabulary, dtype=torch.float32) for _ in range(4)]
         space = torch.zeros(size("top_k", "edgewise_top_k_workspace", rows_, vocabulary, k), dtype=torch.uint8,

@@ -15,13 +15,23 @@ if [ "${SANITIZE:-1}" = 1 ]; then
     echo "FAIL memcheck misses a planted error"
     status=1
   fi
+  # All at once, as each mostly waits for its one processor: bf16, and half precision.
+  logs=$(mktemp -d)
   for tool in memcheck racecheck synccheck; do
-    for part in rows decode prefill; do
-      log=$(sanitize --tool "$tool" python3 check.py --small --no-time $part 2>&1) || status=1
-      echo "# $tool $part: $(tail -1 <<<"$log")"
-      grep -E '^FAIL|Invalid|hazard detected|Error:' <<<"$log" | head -5
+    for part in rows decode prefill products; do
+      for f16 in 0 1; do
+        name="$tool $part f16=$f16"
+        (EDGEWISE_F16=$f16 sanitize --tool "$tool" python3 check.py --small --no-time $part >"$logs/$name" 2>&1 ||
+          echo "FAIL: exit code $?" >>"$logs/$name") &
+      done
     done
+    wait
   done
+  for log in "$logs"/*; do
+    echo "# ${log##*/}: $(grep -v '^FAIL: exit' "$log" | tail -1)"
+    grep -E '^FAIL|Invalid|hazard detected|Error:' "$log" | head -5 && status=1
+  done
+  rm -r "$logs"
 fi
 EDGEWISE_F16=1 timeout 200 python3 check.py --no-time || status=1
 timeout 420 python3 check.py "$@" || status=1

@@ -190,21 +190,32 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     /// `out = norm(x)`
     fn norm(&self, x: &Self::Tensor, norm: &Norm<Self>, out: &mut Self::Tensor) -> Result<(), DecoderError>;
 
-    /// `residual += x; out = norm(residual)`
-    fn add_norm(
-        &self,
-        residual: &mut Self::Tensor,
-        x: &Self::Tensor,
-        norm: &Norm<Self>,
-        out: &mut Self::Tensor,
-    ) -> Result<(), DecoderError>;
-
     /// Multiplies `x` with each of the matrices.
     fn project(
         &self,
         pass: &mut Self::Pass<'_>,
         x: &Self::Tensor,
         products: &mut [(&Self::Matrix, &mut Self::Tensor)],
+    ) -> Result<(), DecoderError>;
+
+    /// `gate ← silu(x·gateᵀ)·(x·upᵀ)`. What `up`'s tensor holds afterwards is unspecified.
+    fn project_gated(
+        &self,
+        pass: &mut Self::Pass<'_>,
+        x: &Self::Tensor,
+        gate: (&Self::Matrix, &mut Self::Tensor),
+        up: (&Self::Matrix, &mut Self::Tensor),
+    ) -> Result<(), DecoderError>;
+
+    /// `residual += x·matrixᵀ; out = norm(residual)`. What the matrix's tensor holds afterwards is unspecified.
+    fn project_add_norm(
+        &self,
+        pass: &mut Self::Pass<'_>,
+        x: &Self::Tensor,
+        product: (&Self::Matrix, &mut Self::Tensor),
+        residual: &mut Self::Tensor,
+        norm: &Norm<Self>,
+        out: &mut Self::Tensor,
     ) -> Result<(), DecoderError>;
 
     /// Clips queries, keys and values where the model does, normalises the heads of `q` and `k` where norms are given,
@@ -229,9 +240,6 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
         q: &Self::Tensor,
         out: &mut Self::Tensor,
     ) -> Result<(), DecoderError>;
-
-    /// `gate ← silu(gate)·up`
-    fn silu_mul(&self, gate: &mut Self::Tensor, up: &Self::Tensor) -> Result<(), DecoderError>;
 
     /// `x ← gelu(x)`, the exact one.
     fn gelu(&self, x: &mut Self::Tensor) -> Result<(), DecoderError>;

@@ -161,19 +161,18 @@ impl<B: Backend> Decoder<B> {
                     b.shrink(scratch, wanted);
                 }
             }
-            b.project(pass, attended, &mut [(&layer.attention_output, &mut *projected)])?;
-            b.add_norm(residual, projected, &layer.feed_forward_norm, normed)?;
-            if let Some(gate_weights) = &layer.gate {
-                b.project(pass, normed, &mut [(gate_weights, &mut *gate), (&layer.up, &mut *up)])?;
-                b.silu_mul(gate, up)?;
-                b.project(pass, gate, &mut [(&layer.down, &mut *projected)])?;
+            let product = (&layer.attention_output, &mut *projected);
+            b.project_add_norm(pass, attended, product, residual, &layer.feed_forward_norm, normed)?;
+            let widened = if let Some(gate_weights) = &layer.gate {
+                b.project_gated(pass, normed, (gate_weights, &mut *gate), (&layer.up, &mut *up))?;
+                &*gate
             } else {
                 b.project(pass, normed, &mut [(&layer.up, &mut *up)])?;
                 b.gelu(up)?;
-                b.project(pass, up, &mut [(&layer.down, &mut *projected)])?;
-            }
+                &*up
+            };
             let next = weights.layers.get(i + 1).map_or(&weights.output_norm, |layer| &layer.attention_norm);
-            b.add_norm(residual, projected, next, normed)?;
+            b.project_add_norm(pass, widened, (&layer.down, &mut *projected), residual, next, normed)?;
         }
         b.project(pass, normed, &mut [(weights.output(), logits)])
     }

@@ -10,6 +10,8 @@ const INT: usize = size_of::<c_int>();
 const MIN_SPLIT: usize = 256;
 /// Most parts of a context.
 const MOST_SPLITS: usize = 64;
+/// The kernel chooses how many rows it takes together.
+const ANY_TILE: c_int = 0;
 
 /// Shape of a layer's attention and of its pages.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -237,6 +239,7 @@ impl PrefillAttention<'_> {
                 int("the size of a page", shape.page_tokens)?,
                 int("the width of block tables", self.table_stride)?,
                 int("the window", self.window.unwrap_or(0))?,
+                ANY_TILE,
                 shape.scale,
                 device.stream(),
             )

@@ -163,25 +163,17 @@ launchers! {
         eps: c_float,
         stream: RawStream,
     );
-    fn edgewise_silu_mul / edgewise_silu_mul_f16(
-        gate: *const c_void,
-        up: *const c_void,
-        out: *mut c_void,
-        rows: c_int,
-        width: c_int,
-        stride: c_int,
-        stream: RawStream,
-    );
-    fn edgewise_decode_matmul / edgewise_decode_matmul_f16(
+    fn edgewise_fused_matmul / edgewise_fused_matmul_f16(
         x: *const c_void,
         weights: *const *const c_void,
         bias: *const *const c_void,
         out: *const *mut c_void,
         outputs: *const c_int,
         count: c_int,
-        is_float: c_int,
+        mode: c_int,
         rows: c_int,
         columns: c_int,
+        tile: c_int,
         stream: RawStream,
     );
     fn edgewise_rope_pages / edgewise_rope_pages_f16(
@@ -226,6 +218,7 @@ launchers! {
         page_tokens: c_int,
         table_stride: c_int,
         window: c_int,
+        groups: c_int,
         scale: c_float,
         stream: RawStream,
     );

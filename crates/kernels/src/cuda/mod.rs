@@ -2,39 +2,38 @@
 //! operation.
 //!
 //! Invariants:
-//! - Everything is issued on the one stream of a [`Device`], in order, or recorded into a [`Graph`]. A buffer may be reused or freed as soon as the
-//!   last operation on it was issued.
+//! - Everything is issued on the one stream of a [`Device`], in order, or recorded into a [`Graph`]. A buffer may be
+//!   reused or freed as soon as the last operation on it was issued.
 //! - A launcher checks every shape and every length against the memory it is given. Launchers that read indices from
 //!   device memory (pages, rows, positions) can't check those and are `unsafe`.
-//! - The program starts without a driver or the cuBLAS library; [`Device::open`] says what is missing.
+//! - The program starts without a driver; [`Device::open`] says what is missing. cuBLAS is needed by [`VendorProduct`] alone.
 //!
 //! Deliberately not here: models, memory planning, more than one device (`CUDA_VISIBLE_DEVICES` says which one).
 
 mod attention;
+mod cublas;
 mod device;
 mod ffi;
 mod graph;
-mod matmul;
 mod memory;
 mod pages;
 mod precision;
+mod products;
 mod rows;
 mod top_k;
 
 use std::ffi::CStr;
 
 pub use attention::{DecodeAttention, PagedShape, PrefillAttention, RopePages};
+pub use cublas::VendorProduct;
 pub use device::{Device, Event};
 pub use graph::Graph;
-pub use matmul::{DecodeProduct, Matmul, Product, decode_matmul};
 pub use memory::{DeviceMemory, PinnedMemory, Slice};
 pub use pages::PagePools;
 pub use precision::Half;
-pub use rows::{RmsNorm, gather_rows, silu_mul};
+pub use products::{Factor, MatrixProduct, matmul, matmul_add, matmul_gate};
+pub use rows::{RmsNorm, gather_rows};
 pub use top_k::{TopK, TopKRow};
-
-/// Most rows of [`decode_matmul`].
-pub const MOST_DECODE_ROWS: usize = 64;
 
 /// A failure on the device or a refusal of a launcher.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

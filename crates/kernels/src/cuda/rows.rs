@@ -2,11 +2,9 @@
 
 use std::{ffi::c_int, ptr::null_mut};
 
-use super::{CudaError, Device, Slice, check, int, require};
+use super::{CudaError, Device, Slice, check, int};
 
 const HALF: usize = 2;
-/// Most rows of one launch of the gate.
-const GATE_ROWS: usize = 65_535;
 
 /// `out[i] = table[ids[i]]`, with `ids` int32 `[rows]` and `out` `[rows, width]`, in f32 where `to_float`.
 ///
@@ -77,24 +75,4 @@ impl RmsNorm<'_> {
             device.half().edgewise_rms_norm(x, residual, weight, out, rows, width, self.eps, device.stream())
         })
     }
-}
-
-/// `gate ← silu(gate)·up`, both `[rows, width]`.
-///
-/// # Errors
-/// [`CudaError`] when shapes don't match.
-pub fn silu_mul(device: &Device, gate: Slice<'_>, up: Slice<'_>, rows: usize, width: usize) -> Result<(), CudaError> {
-    require(width.is_multiple_of(8), "the width of a gate", width, "a multiple of 8")?;
-    for first in (0..rows).step_by(GATE_ROWS) {
-        let count = GATE_ROWS.min(rows - first);
-        let (offset, bytes) = (first * width * HALF, count * width * HALF);
-        let gate = gate.slice(offset, bytes)?.at_least("the gate", bytes)?;
-        let up = up.slice(offset, bytes)?.at_least("what is gated", bytes)?;
-        let (count, width) = (int("the number of rows", count)?, int("the width of a gate", width)?);
-        // SAFETY: both are `[count, width]`; the kernel reads a value of the gate before it writes there.
-        check("silu_mul", unsafe {
-            device.half().edgewise_silu_mul(gate, up, gate, count, width, width, device.stream())
-        })?;
-    }
-    Ok(())
 }

@@ -181,11 +181,6 @@ impl Backend for Cpu {
         normalise(&x.values, norm, &mut out.values)
     }
 
-    fn add_norm(&self, residual: &mut Rows, x: &Rows, norm: &Norm<Self>, out: &mut Rows) -> Result<(), DecoderError> {
-        add(&mut residual.values, &x.values)?;
-        normalise(&residual.values, norm, &mut out.values)
-    }
-
     fn project(
         &self,
         pass: &mut CpuPass<'_>,
@@ -196,6 +191,31 @@ impl Backend for Cpu {
         let mut products: Vec<Product<'_>> =
             products.map(|(weights, out)| Product { weights, out: &mut out.values }).collect();
         Ok(matmul(&x.values, &mut products, &mut pass.workspace)?)
+    }
+
+    fn project_gated(
+        &self,
+        pass: &mut CpuPass<'_>,
+        x: &Rows,
+        (gate_matrix, gate): (&PackedMatrix, &mut Rows),
+        (up_matrix, up): (&PackedMatrix, &mut Rows),
+    ) -> Result<(), DecoderError> {
+        self.project(pass, x, &mut [(gate_matrix, &mut *gate), (up_matrix, &mut *up)])?;
+        Ok(silu_mul(&mut gate.values, &up.values)?)
+    }
+
+    fn project_add_norm(
+        &self,
+        pass: &mut CpuPass<'_>,
+        x: &Rows,
+        (matrix, projected): (&PackedMatrix, &mut Rows),
+        residual: &mut Rows,
+        norm: &Norm<Self>,
+        out: &mut Rows,
+    ) -> Result<(), DecoderError> {
+        self.project(pass, x, &mut [(matrix, &mut *projected)])?;
+        add(&mut residual.values, &projected.values)?;
+        normalise(&residual.values, norm, &mut out.values)
     }
 
     fn write_kv(
@@ -246,10 +266,6 @@ impl Backend for Cpu {
             alibi: attention.slopes.as_deref(),
         };
         Ok(paged.run(&mut out.values)?)
-    }
-
-    fn silu_mul(&self, gate: &mut Rows, up: &Rows) -> Result<(), DecoderError> {
-        Ok(silu_mul(&mut gate.values, &up.values)?)
     }
 
     fn gelu(&self, x: &mut Rows) -> Result<(), DecoderError> {

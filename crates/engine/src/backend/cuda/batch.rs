@@ -1,9 +1,9 @@
 //! What the kernels need to know of a batch: ids, positions, slots, block tables. Written into pinned memory, and copied
 //! to the device at once.
 //!
-//! Rows fall into two kinds: those of prompts, and generated ones. The two are computed by different kernels, which add
-//! in different orders, so a row's kind must follow from its sequence alone (`BatchEntry::generated_from`), never from
-//! how many rows come along. Runs of one kind are issued together.
+//! Rows fall into two kinds: those of prompts, and generated ones. Their attention is computed by different kernels, which
+//! add in different orders, so a row's kind must follow from its sequence alone (`BatchEntry::generated_from`), never from
+//! how many rows come along. Successive rows of one kind are issued together.
 //!
 //! A decoding step, one generated row for each sequence, is filled up to a power of two with rows that write no page and
 //! whose results nobody reads, and its block tables to a power of two of pages: see [`super::steps`].
@@ -24,13 +24,6 @@ const NO_SLOT: i32 = -1;
 pub(super) enum Kind {
     Prompt,
     Generated,
-}
-
-/// Successive rows of one kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) kind: Kind,
-    pub(super) rows: Range<usize>,
 }
 
 /// A launch of attention. Places are indices of [`Batch::numbers`].
@@ -57,9 +50,6 @@ pub(super) struct Batch {
     pub(super) positions: usize,
     pub(super) slots: usize,
     pub(super) wanted_rows: usize,
-    pub(super) runs: Vec<Run>,
-    /// Kinds of the rows whose logits are wanted, once the others are left out.
-    pub(super) wanted_runs: Vec<Run>,
     pub(super) launches: Vec<Launch>,
     /// Whether this is a decoding step, filled up.
     pub(super) is_step: bool,
@@ -82,13 +72,6 @@ fn number(value: usize) -> i32 {
 /// Where numbers of 16-byte aligned arrays begin.
 const ALIGNED: usize = 4;
 
-fn push_run(runs: &mut Vec<Run>, kind: Kind, rows: Range<usize>) {
-    match runs.last_mut() {
-        Some(run) if run.kind == kind && run.rows.end == rows.start => run.rows.end = rows.end,
-        _ => runs.push(Run { kind, rows }),
-    }
-}
-
 impl Batch {
     /// Of entries that were checked: every position has a page of the pool.
     pub(super) fn new(entries: &[BatchEntry<'_>]) -> Self {
@@ -110,17 +93,11 @@ impl Batch {
         for entry in entries {
             end += entry.tokens.len();
             if entry.logits {
-                let last = entry.position + entry.tokens.len() - 1;
-                let kind = if last < entry.generated_from { Kind::Prompt } else { Kind::Generated };
-                push_run(&mut batch.wanted_runs, kind, wanted.len()..wanted.len() + 1);
                 wanted.push(number(end - 1));
             }
         }
         batch.wanted = wanted.len();
         batch.wanted_rows = batch.array(wanted);
-        for segment in &segments {
-            push_run(&mut batch.runs, segment.kind, segment.first_row..segment.first_row + segment.rows);
-        }
         let mut next = 0;
         while next < segments.len() {
             let kind = segments[next].kind;
@@ -159,8 +136,6 @@ impl Batch {
         // Rows that fill up see the first position of the first page, whatever is there.
         let context = batch.array(filled(each(|e| e.position + 1), 1));
         let kind = Kind::Generated;
-        batch.runs = vec![Run { kind, rows: 0..rows }];
-        batch.wanted_runs = batch.runs.clone();
         let (rows, batch_rows) = (0..rows, rows);
         batch.launches =
             vec![Launch { kind, rows, batch: batch_rows, table, table_stride: stride, starts: context, context }];
@@ -256,8 +231,8 @@ mod tests {
 
     use super::*;
 
-    fn rows(runs: &[Run]) -> Vec<(Kind, Range<usize>)> {
-        runs.iter().map(|run| (run.kind, run.rows.clone())).collect()
+    fn rows(launches: &[Launch]) -> Vec<(Kind, Range<usize>)> {
+        launches.iter().map(|launch| (launch.kind, launch.rows.clone())).collect()
     }
 
     #[test]
@@ -276,10 +251,9 @@ mod tests {
         let batch = Batch::new(&entries);
         assert_eq!((batch.rows, batch.wanted), (17, 3));
         assert_eq!(
-            rows(&batch.runs),
+            rows(&batch.launches),
             [(Kind::Generated, 0..1), (Kind::Prompt, 1..8), (Kind::Generated, 8..12), (Kind::Prompt, 12..17)]
         );
-        assert_eq!(rows(&batch.wanted_runs), [(Kind::Generated, 0..1), (Kind::Prompt, 1..2), (Kind::Generated, 2..3)]);
         let at = |first: usize, count: usize| &batch.numbers[first..first + count];
         assert_eq!(at(batch.wanted_rows, 3), [0, 1, 11]);
         assert_eq!(at(batch.slots, 3), [3 * 64 + 6, 3 * 64, 7 * 64 + 60]);

@@ -6,10 +6,10 @@
 //! at 65504, which some models exceed: [`CudaOptions::half`] says which it is.
 //!
 //! A row's result is, bit for bit, a function of its sequence: every kernel adds a row's terms in an order that neither
-//! the batch nor the pages decide. But prompts and generated tokens go through different kernels. Attention and products
-//! of a prompt's many rows are bound by arithmetic and of a step's few rows by memory, and what is fastest for the one
-//! is several times slower for the other; the two add in different orders. So a row is computed by its kind, which is
-//! part of what its sequence is (`batch`), and pages of generated tokens are not shared with prompts
+//! the batch nor the pages decide. But attention of prompts and of generated tokens are different kernels. That of a
+//! prompt's many rows is bound by arithmetic and of a step's few rows by memory, and what is fastest for the one is
+//! several times slower for the other; the two add in different orders. So a row is computed by its kind, which is part
+//! of what its sequence is (`batch`), and pages of generated tokens are not shared with prompts
 //! ([`Backend::shares_generated`]): a follow-up prefills the answer before it again, some hundred tokens.
 //!
 //! What the kernels do not have (ALiBi, other widths of heads, other cards) is refused when a model is loaded.
@@ -33,8 +33,8 @@ use std::sync::{
 use edgewise_kernels::{
     Pairing,
     cuda::{
-        CudaError, DecodeAttention, Device, DeviceMemory, Event, Matmul, PagedShape, PinnedMemory, PrefillAttention,
-        RmsNorm, RopePages, Slice, TopK, gather_rows, silu_mul,
+        CudaError, DecodeAttention, Device, DeviceMemory, Event, PagedShape, PinnedMemory, PrefillAttention, RmsNorm,
+        RopePages, Slice, TopK, gather_rows,
     },
 };
 
@@ -47,7 +47,7 @@ use weights::CudaMatrix;
 
 use self::{
     arena::Arena,
-    batch::{Batch, Kind, Run},
+    batch::{Batch, Kind},
     steps::Steps,
 };
 use super::{Activations, Backend, HostMatrix, Norm};
@@ -74,7 +74,6 @@ pub struct Cuda(Arc<Inner>);
 struct Inner {
     device: Device,
     options: CudaOptions,
-    matmul: Matmul,
     arena: Mutex<Arc<Arena>>,
     upload: Mutex<Upload>,
     /// What is read back.
@@ -121,11 +120,6 @@ impl CudaPass {
     fn numbers(&self, first: usize, count: usize) -> Result<Slice<'_>, DecoderError> {
         self.numbers.slice(first * size_of::<i32>(), count * size_of::<i32>()).map_err(device_error)
     }
-
-    /// Runs of rows of a kind, in a tensor that holds all rows or those whose logits are wanted.
-    fn runs(&self, rows: usize) -> &[Run] {
-        if rows == self.batch.rows { &self.batch.runs } else { &self.batch.wanted_runs }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -136,12 +130,11 @@ impl Cuda {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`DecoderError::Device`] when there is none, it is no Hopper, or cuBLASLt is missing.
+    /// [`DecoderError::Device`] when there is none, or it is no Hopper.
     pub fn open(options: CudaOptions) -> Result<Self, DecoderError> {
         let open = || -> Result<Self, CudaError> {
             let device = Device::open(options.half)?;
             Ok(Self(Arc::new(Inner {
-                matmul: Matmul::new(&device)?,
                 arena: Mutex::new(Arena::new(&device, 0)?),
                 upload: Mutex::new(Upload {
                     host: PinnedMemory::new(&device, 1 << 16)?,
@@ -293,8 +286,7 @@ impl Backend for Cuda {
     }
 
     fn kv_format(&self) -> String {
-        let products = if self.uses_decode_kernel() { "own" } else { "cublas" };
-        format!("cuda sm90 {} page {PAGE} {products}", self.options().half.name())
+        format!("cuda sm90 {} page {PAGE} fused products", self.options().half.name())
     }
 
     fn page_tokens(&self) -> usize {
@@ -412,26 +404,35 @@ impl Backend for Cuda {
         norm.run(self.device()).map_err(device_error)
     }
 
-    fn add_norm(
-        &self,
-        residual: &mut CudaTensor,
-        x: &CudaTensor,
-        norm: &Norm<Self>,
-        out: &mut CudaTensor,
-    ) -> Result<(), DecoderError> {
-        let (rows, width) = (x.rows, x.width);
-        let (x, residual, weight, out) = (Some(x.all()?), Some(residual.all()?), norm.weight.all(), out.all()?);
-        let norm = RmsNorm { x, residual, weight, out, rows, width, eps: norm.eps };
-        norm.run(self.device()).map_err(device_error)
-    }
-
     fn project(
         &self,
-        pass: &mut CudaPass,
+        _: &mut CudaPass,
         x: &CudaTensor,
         products: &mut [(&CudaMatrix, &mut CudaTensor)],
     ) -> Result<(), DecoderError> {
-        self.products(pass, x, products)
+        self.products(x, products)
+    }
+
+    fn project_gated(
+        &self,
+        _: &mut CudaPass,
+        x: &CudaTensor,
+        (gate_matrix, gate): (&CudaMatrix, &mut CudaTensor),
+        (up_matrix, up): (&CudaMatrix, &mut CudaTensor),
+    ) -> Result<(), DecoderError> {
+        self.gated_product(x, (gate_matrix, gate), (up_matrix, up))
+    }
+
+    fn project_add_norm(
+        &self,
+        _: &mut CudaPass,
+        x: &CudaTensor,
+        (matrix, _): (&CudaMatrix, &mut CudaTensor),
+        residual: &mut CudaTensor,
+        norm: &Norm<Self>,
+        out: &mut CudaTensor,
+    ) -> Result<(), DecoderError> {
+        self.added_product(x, (matrix, residual), (norm, out))
     }
 
     fn write_kv(
@@ -525,10 +526,6 @@ impl Backend for Cuda {
             launched.map_err(device_error)?;
         }
         Ok(())
-    }
-
-    fn silu_mul(&self, gate: &mut CudaTensor, up: &CudaTensor) -> Result<(), DecoderError> {
-        silu_mul(self.device(), gate.all()?, up.all()?, gate.rows, gate.width).map_err(device_error)
     }
 
     fn gelu(&self, _: &mut CudaTensor) -> Result<(), DecoderError> {

@@ -3,7 +3,7 @@
 //! Memory is planned once: weights are placed while loading, activations and workspaces have their size from the largest
 //! pass the engine makes, and pages get the rest of the share that was allowed.
 
-use edgewise_kernels::cuda::{Half, MOST_DECODE_ROWS};
+use edgewise_kernels::cuda::Half;
 
 use super::{Cuda, device_error};
 use crate::decoder::{Activation, DecoderConfig, DecoderError, NormKind, Positions};
@@ -19,8 +19,7 @@ const WIDEST: usize = 16_384;
 pub struct CudaOptions {
     /// Most rows of a pass that memory is planned for; more work, and are allocated when they come.
     pub max_rows: usize,
-    /// Most sequences whose logits are wanted in a pass, planned likewise. Up to 64, generated tokens are multiplied by
-    /// a kernel that is fastest for few; beyond, by cuBLASLt.
+    /// Most sequences whose logits are wanted in a pass, planned likewise.
     pub max_sequences: usize,
     /// Share of the device's memory that may be used, between 0 and 1.
     pub memory_share: f64,
@@ -30,7 +29,7 @@ pub struct CudaOptions {
 
 impl Default for CudaOptions {
     fn default() -> Self {
-        Self { max_rows: 4096 + MOST_DECODE_ROWS, max_sequences: MOST_DECODE_ROWS, memory_share: 0.9, half: Half::Bf16 }
+        Self { max_rows: 4096 + 64, max_sequences: 64, memory_share: 0.9, half: Half::Bf16 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use edgewise_kernels::cuda::{CudaError, Device, DeviceMemory, Event, Half, Product};
+use edgewise_kernels::cuda::{CudaError, Device, DeviceMemory, Event, Half, VendorProduct};
 
 use super::{Cuda, HALF, device_error, lock};
 use crate::decoder::DecoderError;
@@ -19,7 +19,7 @@ pub struct PassTimes {
 /// The rates that limit a decoder, measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ceilings {
-    /// Operations per second of a matrix product 8192 × 8192 × 8192.
+    /// Operations per second of cuBLASLt's matrix product 8192 × 8192 × 8192.
     pub matmul: f64,
     /// Bytes read and written per second by a copy of a gibibyte within the device.
     pub copy: f64,
@@ -104,7 +104,7 @@ impl Cuda {
     /// Measures what limits a decoder; takes 2.5 GB of the device meanwhile, and half a second.
     ///
     /// # Errors
-    /// [`DecoderError::Device`], also where that memory is not free.
+    /// [`DecoderError::Device`], also where that memory is not free, or cuBLASLt is not installed.
     pub fn ceilings(&self) -> Result<Ceilings, DecoderError> {
         const SIDE: usize = 8192;
         const COPIED: usize = 1 << 30;
@@ -112,17 +112,8 @@ impl Cuda {
             let device = self.device();
             let [x, weights] = [noise(device, SIDE * SIDE * HALF)?, noise(device, SIDE * SIDE * HALF)?];
             let out = DeviceMemory::new(device, SIDE * SIDE * HALF)?;
-            let product = Product {
-                x: x.all(),
-                weights: weights.all(),
-                bias: None,
-                out: out.all(),
-                is_float: false,
-                rows: SIDE,
-                outputs: SIDE,
-                columns: SIDE,
-            };
-            let product = timed(device, 11, || self.0.matmul.run(&product, SIDE))?;
+            let product = VendorProduct::new(device, [x.all(), weights.all(), out.all()], SIDE)?;
+            let product = timed(device, 11, || product.issue())?;
             let (from, to) = (noise(device, COPIED)?, DeviceMemory::new(device, COPIED)?);
             let copied = timed(device, 11, || to.all().copy_from(device, from.all()))?;
             Ok(Ceilings { matmul: 2.0 * (SIDE as f64).powi(3) / product, copy: 2.0 * COPIED as f64 / copied })
