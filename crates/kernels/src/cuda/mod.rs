@@ -6,13 +6,16 @@
 //!   last operation on it was issued.
 //! - A launcher checks every shape and every length against the memory it is given. Launchers that read indices from
 //!   device memory (pages, rows, positions) can't check those and are `unsafe`.
-//! - The program starts without a driver or the cuBLAS library; [`Device::open`] says what is missing.
+//! - The program starts without a driver or the cuBLAS library; [`Device::open`] says what is missing. (With the feature
+//!   `flash-attn` it needs what candle links.)
 //!
 //! Deliberately not here: models, memory planning, more than one device (`CUDA_VISIBLE_DEVICES` says which one).
 
 mod attention;
 mod device;
 mod ffi;
+#[cfg(feature = "flash-attn")]
+mod flash;
 mod graph;
 mod matmul;
 mod memory;
@@ -25,6 +28,8 @@ use std::ffi::CStr;
 
 pub use attention::{DecodeAttention, PagedShape, PrefillAttention, RopePages};
 pub use device::{Device, Event};
+#[cfg(feature = "flash-attn")]
+pub use flash::{FLASH_VERSION, FlashAttention, FlashKeys};
 pub use graph::Graph;
 pub use matmul::{DecodeProduct, Matmul, Product, decode_matmul};
 pub use memory::{DeviceMemory, PinnedMemory, Slice};

@@ -44,6 +44,9 @@ pub(super) struct Launch {
     pub(super) table_stride: usize,
     pub(super) starts: usize,
     pub(super) context: usize,
+    /// Of prompts, running totals of the contexts, from 0 on; `context` where they are generated.
+    #[cfg_attr(not(feature = "flash-attn"), allow(dead_code, reason = "read by candle-flash-attn alone"))]
+    pub(super) ends: usize,
 }
 
 /// A batch as the kernels see it.
@@ -162,8 +165,16 @@ impl Batch {
         batch.runs = vec![Run { kind, rows: 0..rows }];
         batch.wanted_runs = batch.runs.clone();
         let (rows, batch_rows) = (0..rows, rows);
-        batch.launches =
-            vec![Launch { kind, rows, batch: batch_rows, table, table_stride: stride, starts: context, context }];
+        batch.launches = vec![Launch {
+            kind,
+            rows,
+            batch: batch_rows,
+            table,
+            table_stride: stride,
+            starts: context,
+            context,
+            ends: context,
+        }];
         batch
     }
 
@@ -194,8 +205,13 @@ impl Batch {
         let starts = segments.iter().map(|s| number(s.first_row - first)).chain([number(end - first)]);
         let starts = self.array(starts.collect::<Vec<i32>>());
         let context = self.array(held.iter().map(|(_, positions)| number(*positions)).collect::<Vec<i32>>());
+        let totals = held.iter().scan(0, |total, (_, positions)| {
+            *total += positions;
+            Some(number(*total))
+        });
+        let ends = self.array([0].into_iter().chain(totals).collect::<Vec<i32>>());
         let (batch, kind) = (segments.len(), Kind::Prompt);
-        self.launches.push(Launch { kind, rows: first..end, batch, table, table_stride, starts, context });
+        self.launches.push(Launch { kind, rows: first..end, batch, table, table_stride, starts, context, ends });
     }
 
     fn add_generated(&mut self, segments: &[Segment<'_>]) {
@@ -217,6 +233,7 @@ impl Batch {
                 table_stride,
                 starts: context,
                 context,
+                ends: context,
             });
         }
     }
