@@ -70,9 +70,12 @@ def check_rope(small):
         if normed:  # three matrices instead of one
             parts = tuple(part.contiguous() for part in qkv.split([heads, kv_heads, kv_heads], 1))
             strides = (heads * d, kv_heads * d, kv_heads * d)
-        call("rope_pages", "edgewise_rope_pages", *parts, *strides, q_out, keys, values, cosines, sines, positions,
-             slots, *norms, 1e-6, tokens, heads, kv_heads, d, rotary, adjacent)
-        q, k, v = qkv.split([heads, kv_heads, kv_heads], 1)
+        # Rotated keys where they came from, as for attention that reads them from rows.
+        k_out = parts[1] if normed or adjacent else None
+        raw = qkv.clone()
+        call("rope_pages", "edgewise_rope_pages", *parts, *strides, q_out, k_out, keys, values, cosines, sines,
+             positions, slots, *norms, 1e-6, tokens, heads, kv_heads, d, rotary, adjacent)
+        q, k, v = raw.split([heads, kv_heads, kv_heads], 1)
         if normed:
             scaled = lambda x, w: x.double() * torch.rsqrt(x.double().square().mean(-1, True) + 1e-6) * w.double()
             q, k = scaled(q, norms[0]), scaled(k, norms[1])
@@ -83,6 +86,11 @@ def check_rope(small):
         place = slots[kept].long()
         flat = keys.view(-1, kv_heads, d)
         check_error(name + ": keys", flat[place], rope_reference(k, c, s, rotary, adjacent)[kept], ROUNDING)
+        if k_out is not None:
+            k_out = k_out[:, :kv_heads]
+            check(name + ": keys in rows bit for bit", torch.equal(k_out[kept], flat[place]))
+            check_error(name + ": the key of a row without a slot", k_out[5:6],
+                        rope_reference(k, c, s, rotary, adjacent)[5:6], ROUNDING)
         check(name + ": values bit for bit", torch.equal(values.view(-1, kv_heads, d)[place], v[kept]))
         rest = torch.ones(pages * page_tokens, dtype=torch.bool, device=DEVICE)
         rest[place] = False
@@ -194,8 +202,8 @@ def time_rows(copy_rate):
         positions = torch.arange(tokens, dtype=torch.int32, device=DEVICE)
         slots = torch.randperm(tokens, device=DEVICE).to(torch.int32)
         micros = time_graph([lambda x=x: call("rope_pages", "edgewise_rope_pages", x, x[:, heads:],
-                                              x[:, heads + kv_heads:], *[(heads + 2 * kv_heads) * d] * 3, q_out, keys,
-                                              values, cosines, sines, positions, slots, None, None, 1e-6, tokens, heads,
+                                              x[:, heads + kv_heads:], *[(heads + 2 * kv_heads) * d] * 3, q_out, None,
+                                              keys, values, cosines, sines, positions, slots, None, None, 1e-6, tokens, heads,
                                               kv_heads, d, d, 0) for x in qkvs])
         moved = 4 * tokens * (heads + 2 * kv_heads) * d + 8 * tokens * d // 2
         report("rope_pages", f"{tokens} tokens, {heads}/{kv_heads} heads, d {d}", micros, moved / micros / 1e3,

@@ -162,7 +162,8 @@ fn unsafe_and_device_features_stay_in_two_crates() {
         for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             let is_unsafe = code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
-            if is_unsafe || code.contains("allow(unsafe_code)") || code.contains("feature = \"cuda\"") {
+            let is_device = ["cuda", "flash-attn"].iter().any(|name| code.contains(&format!("feature = \"{name}\"")));
+            if is_unsafe || is_device || code.contains("allow(unsafe_code)") {
                 problems.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
             }
         }

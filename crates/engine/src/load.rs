@@ -6,7 +6,8 @@ use candle_core::quantized::gguf_file::Value;
 use edgewise_model_api::{ModelError, Tokenizer};
 
 use crate::{
-    BertEmbedder, BertReranker, EncoderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
+    BertEmbedder, BertReranker, EncoderArithmetic, EngineError, EngineOptions, LocalGenerator, PromptAttention,
+    SystemClock,
     decoder::{Backend, Cpu, DecoderError, GgufFile},
     model_files::{self, ModelFiles},
     serve::{Parts, Placement},
@@ -42,6 +43,7 @@ pub fn load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
 }
 
 fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
+    check_attention(options.device_attention)?;
     match options.device {
         Placement::Cpu => {}
         #[cfg(feature = "cuda")]
@@ -66,6 +68,19 @@ pub(crate) fn no_cuda() -> EngineError {
         what: "engine.device = \"cuda\" in a program built without GPU support".to_owned(),
         supported: "build it with `--features cuda`, or set engine.device to \"cpu\"".to_owned(),
     }
+}
+
+/// Refuses what the program was not built with, also where it would compute on the CPU: whoever asks for it means it.
+pub(crate) fn check_attention(attention: PromptAttention) -> Result<(), EngineError> {
+    if attention == PromptAttention::Own || cfg!(feature = "flash-attn") {
+        return Ok(());
+    }
+    Err(EngineError::Unsupported {
+        what: "engine.device_attention = \"flash-attn\" in a program built without it".to_owned(),
+        supported: "build it with `cargo build --release -p edgewise-cli --features flash-attn` (CUDA 13's nvcc works \
+                    on it for hours), or set engine.device_attention to \"own\""
+            .to_owned(),
+    })
 }
 
 fn start<B: Backend>(files: ModelFiles<B>, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
@@ -103,6 +118,7 @@ fn open_cuda(options: &EngineOptions, path: &Path) -> Result<Cuda, DecoderError>
     };
     Cuda::open(CudaOptions {
         half,
+        attention: options.device_attention,
         max_rows: options.device_prefill_chunk + options.max_sequences,
         max_sequences: options.max_sequences,
         memory_share: options.device_memory_share,
@@ -225,4 +241,20 @@ pub fn load_reranker_with(
     arithmetic: EncoderArithmetic,
 ) -> Result<BertReranker, ModelError> {
     BertReranker::load(model, folder, arithmetic).map_err(|e| e.on_load(model))
+}
+
+#[cfg(all(test, not(feature = "flash-attn")))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_the_program_lacks_is_refused_with_the_command_that_builds_it() {
+        for device in [Placement::Auto, Placement::Cpu] {
+            let options =
+                EngineOptions { device, device_attention: PromptAttention::FlashAttn, ..EngineOptions::default() };
+            let refused = load_generator("model", Path::new("nowhere"), &options).map(|_| ()).unwrap_err().to_string();
+            assert!(refused.contains("--features flash-attn") && refused.contains("\"own\""), "{refused}");
+        }
+    }
 }

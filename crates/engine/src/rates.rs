@@ -18,7 +18,7 @@ use edgewise_kv_cache::PageId;
 #[cfg(feature = "cuda")]
 use crate::decoder::{Cuda, CudaOptions, Half};
 use crate::{
-    EngineError, Placement, Precision,
+    EngineError, Placement, Precision, PromptAttention,
     decoder::{Backend, Cpu, Decoder, DecoderConfig, LoadOptions},
     step_model::{BatchEntry, Demand, Scores, StepModel},
 };
@@ -35,6 +35,8 @@ pub struct Plan {
     pub device: Placement,
     /// What a GPU computes with; bfloat16 where it is left open.
     pub precision: Precision,
+    /// What computes the attention of prompts on a GPU.
+    pub attention: PromptAttention,
     /// Lengths of prompts to prefill, in tokens.
     pub prefill: Vec<usize>,
     /// Sequences that decode together.
@@ -63,7 +65,7 @@ pub struct Plan {
 /// The machine and what the model takes of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Machine {
-    /// `cpu`, `cuda bf16` or `cuda f16`.
+    /// `cpu`, `cuda bf16` or `cuda f16`, and `flash-attn` where that computes the attention of prompts.
     pub device: &'static str,
     /// Seconds that making up and placing the weights took.
     pub load_s: f64,
@@ -151,6 +153,7 @@ pub enum Figure {
 /// # Errors
 /// [`EngineError`] when the shape is not one the decoder has, does not fit, or `plan` asks for a device that is not there.
 pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Result<(), EngineError> {
+    crate::load::check_attention(plan.attention)?;
     match plan.device {
         Placement::Cpu => {}
         #[cfg(feature = "cuda")]
@@ -182,10 +185,10 @@ pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Resu
 
 #[cfg(feature = "cuda")]
 fn open_cuda(plan: &Plan) -> Result<Cuda, EngineError> {
-    let &Plan { device_chunk, max_sequences, memory_share, precision, .. } = plan;
+    let &Plan { device_chunk, max_sequences, memory_share, precision, attention, .. } = plan;
     let max_rows = device_chunk.max(max_sequences);
     let half = if precision == Precision::F16 { Half::F16 } else { Half::Bf16 };
-    Ok(Cuda::open(CudaOptions { max_rows, max_sequences, memory_share, half })?)
+    Ok(Cuda::open(CudaOptions { max_rows, max_sequences, memory_share, half, attention })?)
 }
 
 #[cfg(feature = "cuda")]
@@ -197,7 +200,12 @@ fn on_cuda(config_json: &str, plan: &Plan, cuda: Cuda, told: impl FnMut(Figure))
     let page_bytes = cuda.plan_pages(decoder.config(), decoder.page_bytes())?;
     let pages = page_bytes / decoder.page_bytes();
     let machine = Machine {
-        device: if plan.precision == Precision::F16 { "cuda f16" } else { "cuda bf16" },
+        device: match (plan.precision == Precision::F16, plan.attention) {
+            (false, PromptAttention::Own) => "cuda bf16",
+            (true, PromptAttention::Own) => "cuda f16",
+            (false, PromptAttention::FlashAttn) => "cuda bf16, flash-attn",
+            (true, PromptAttention::FlashAttn) => "cuda f16, flash-attn",
+        },
         load_s: begun.elapsed().as_secs_f64(),
         weight_bytes: decoder.weight_bytes(),
         activation_bytes: Some(cuda.activation_bytes(decoder.config())),
@@ -495,6 +503,7 @@ mod tests {
         Plan {
             device: Placement::Cpu,
             precision: Precision::Auto,
+            attention: PromptAttention::Own,
             prefill: vec![100, 600],
             batches: vec![1, 3, 9],
             context: 40,

@@ -3,7 +3,8 @@
 //!
 //! Invariants every backend keeps:
 //! - A row's result depends, bit for bit, only on that row and, in attention, on the keys and values of the positions
-//!   it sees: not on the batch, nor on which pages hold them.
+//!   it sees: not on the batch, nor on which pages hold them. (With candle-flash-attn also on where its prompt was first
+//!   cut: see [`crate::PromptAttention`].)
 //! - Operations are issued in order and need not have finished on return; [`Backend::read`] waits for what it reads.
 //!
 //! Deliberately not here: the order of the operations (`decoder::forward`), schedules, files.
@@ -230,14 +231,14 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     ) -> Result<(), DecoderError>;
 
     /// Attention of every row over the positions of its sequence up to its own, the last `window` of them where one is
-    /// given. Their keys and values have been written.
+    /// given. Their keys and values have been written; `qkv` are what [`Self::write_kv`] left.
     fn attend(
         &self,
         attention: &Self::Attention,
         pass: &Self::Pass<'_>,
         layer: (&Self::Kv, usize),
         window: Option<usize>,
-        q: &Self::Tensor,
+        qkv: [&Self::Tensor; 3],
         out: &mut Self::Tensor,
     ) -> Result<(), DecoderError>;
 

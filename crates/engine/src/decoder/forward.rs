@@ -152,7 +152,7 @@ impl<B: Backend> Decoder<B> {
             if last && wanted == 0 {
                 return Ok(());
             }
-            b.attend(attention, pass, (&*kv, i), inner.config.windows[i], q, attended)?;
+            b.attend(attention, pass, (&*kv, i), inner.config.windows[i], [q, k, v], attended)?;
             if last && wanted < rows {
                 // Nothing below mixes rows, so only those whose logits are wanted go on.
                 b.keep_wanted(pass, residual)?;

@@ -31,6 +31,16 @@ pub enum Precision {
     F16,
 }
 
+/// What computes the attention of prompts on a GPU. Generated tokens go through the engine's own kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PromptAttention {
+    /// The engine's own kernel, with which a cached prompt gives the logits of a cold one bit for bit.
+    #[default]
+    Own,
+    /// FlashAttention-2, by candle-flash-attn (feature `flash-attn`), with which it gives them within rounding.
+    FlashAttn,
+}
+
 /// Limits of an engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineOptions {
@@ -38,6 +48,8 @@ pub struct EngineOptions {
     pub device: Placement,
     /// What a GPU computes with.
     pub device_precision: Precision,
+    /// What computes the attention of prompts on a GPU.
+    pub device_attention: PromptAttention,
     /// Share of a GPU's memory for weights, activations, keys and values together, between 0 and 1. On a GPU, keys and
     /// values take what the others leave of it, instead of `cache_bytes`.
     pub device_memory_share: f64,
@@ -76,6 +88,7 @@ impl Default for EngineOptions {
         Self {
             device: Placement::Auto,
             device_precision: Precision::Auto,
+            device_attention: PromptAttention::Own,
             device_memory_share: 0.9,
             device_cache_bytes: None,
             device_prefill_chunk: 4096,

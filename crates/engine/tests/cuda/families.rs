@@ -5,18 +5,24 @@
 //! bf16, each rounding 2⁻⁹ at most, which over three layers and their some forty roundings of a row comes to about a
 //! percent; in half precision to an eighth of that, beside which the CPU's own rounding of keys and values shows.
 
-use edgewise_engine::decoder::{Arithmetic, Cpu, Cuda, Decoder, LoadOptions};
+use edgewise_engine::decoder::{Arithmetic, Cpu, Cuda, Decoder, Half, LoadOptions};
 
-use crate::support::{CUDA, CUDA_F16, Sequence, decoder, relative_error, shapes, tokens};
+use crate::support::{CUDA, Sequence, decoder, devices, relative_error, shapes, tokens};
 
 #[test]
 fn logits_are_the_cpus_but_for_rounding() {
-    logits_are_the_cpus(&CUDA, 2e-2);
+    for (attention, device) in devices(Half::Bf16) {
+        println!("{attention:?}");
+        logits_are_the_cpus(device, 2e-2);
+    }
 }
 
 #[test]
 fn logits_in_half_precision_are_the_cpus_but_for_rounding() {
-    logits_are_the_cpus(&CUDA_F16, 4e-3);
+    for (attention, device) in devices(Half::F16) {
+        println!("{attention:?}");
+        logits_are_the_cpus(device, 4e-3);
+    }
 }
 
 fn logits_are_the_cpus(device: &Cuda, tolerance: f64) {

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod attention;
 mod families;
 mod properties;
+mod rates;
 mod serving;
 mod support;

@@ -1,12 +1,15 @@
 //! The promise the prefix cache rests on: a token's logits do not depend, bit for bit, on the batch it is in, on how its
 //! sequence was cut into passes, nor on the pages that hold it; only on the tokens before it and on which of them were
-//! generated.
+//! generated. With candle-flash-attn for prompts, where they were cut counts, too.
 
-use edgewise_engine::decoder::{BatchEntry, Cuda, CudaKv, Decoder};
+use edgewise_engine::{
+    PromptAttention,
+    decoder::{BatchEntry, Cuda, CudaKv, Decoder, Half},
+};
 use edgewise_kv_cache::PageId;
 use proptest::prelude::*;
 
-use crate::support::{CUDA, CUDA_F16, Sequence, VOCABULARY, decoder, shapes, tokens};
+use crate::support::{CUDA, CUDA_F16, Sequence, VOCABULARY, decoder, devices, shapes, tokens};
 
 const PAGES: u32 = 64;
 
@@ -65,11 +68,13 @@ proptest! {
     fn logits_depend_on_the_sequence_alone(
         model in 0..shapes().len(),
         halves: bool,
+        attention in 0..devices(Half::Bf16).len(),
         plans in prop::collection::vec(plan(), 1..8),
         order in Just((0..PAGES).collect::<Vec<_>>()).prop_shuffle(),
     ) {
         let (name, config) = shapes().swap_remove(model);
-        let decoder = decoder(&config, if halves { CUDA_F16.clone() } else { CUDA.clone() });
+        let (attention, device) = devices(if halves { Half::F16 } else { Half::Bf16 })[attention];
+        let decoder = decoder(&config, device.clone());
         let mut kv = decoder.allocate(order.len()).unwrap();
         let mut pages = order.iter().copied().map(PageId);
         let tables: Vec<Vec<PageId>> =
@@ -85,12 +90,16 @@ proptest! {
         let results = batched(&decoder, &mut kv, &tables, &plans);
         for (plan, results) in plans.iter().zip(&results) {
             let mut end = 0;
+            let mut in_parts = Sequence::new(&decoder, plan.tokens.len(), plan.prompt);
             for (part, logits) in plan.parts.iter().zip(results) {
                 end += part;
-                // At once, generated tokens included, as after a preemption.
-                let alone = Sequence::new(&decoder, end, plan.prompt).feed(&plan.tokens[..end]);
+                let alone = match attention {
+                    // At once, generated tokens included, as after a preemption.
+                    PromptAttention::Own => Sequence::new(&decoder, end, plan.prompt).feed(&plan.tokens[..end]),
+                    PromptAttention::FlashAttn => in_parts.feed(&plan.tokens[end - part..end]),
+                };
                 let differing = alone.iter().zip(logits).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-                prop_assert!(differing == 0, "{name}: {differing} logits differ after {end} tokens, prompt {}", plan.prompt);
+                prop_assert!(differing == 0, "{attention:?}, {name}: {differing} logits differ after {end} tokens, prompt {}", plan.prompt);
             }
         }
     }

@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use edgewise_engine::decoder::{Backend, BatchEntry, Cuda, CudaOptions, Decoder, Half, LoadOptions};
+use edgewise_engine::{
+    PromptAttention,
+    decoder::{Backend, BatchEntry, Cuda, CudaOptions, Decoder, Half, LoadOptions},
+};
 use edgewise_kv_cache::PageId;
 use serde_json::{Value, json};
 
@@ -14,8 +17,30 @@ pub(crate) static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(Half::Bf16));
 /// The same in half precision.
 pub(crate) static CUDA_F16: LazyLock<Cuda> = LazyLock::new(|| open(Half::F16));
 
+/// With candle-flash-attn for prompts.
+#[cfg(feature = "flash-attn")]
+static FLASH: LazyLock<Cuda> = LazyLock::new(|| open_with(Half::Bf16, PromptAttention::FlashAttn));
+/// The same in half precision.
+#[cfg(feature = "flash-attn")]
+static FLASH_F16: LazyLock<Cuda> = LazyLock::new(|| open_with(Half::F16, PromptAttention::FlashAttn));
+
 fn open(half: Half) -> Cuda {
-    Cuda::open(CudaOptions { max_rows: 1024, half, ..CudaOptions::default() }).unwrap()
+    open_with(half, PromptAttention::Own)
+}
+
+fn open_with(half: Half, attention: PromptAttention) -> Cuda {
+    Cuda::open(CudaOptions { max_rows: 1024, half, attention, ..CudaOptions::default() }).unwrap()
+}
+
+/// The card with every attention of prompts that the program was built with, our own first.
+pub(crate) fn devices(half: Half) -> Vec<(PromptAttention, &'static Cuda)> {
+    let own: &Cuda = if half == Half::F16 { &CUDA_F16 } else { &CUDA };
+    #[cfg(feature = "flash-attn")]
+    let flash: Option<&Cuda> = Some(if half == Half::F16 { &FLASH_F16 } else { &FLASH });
+    #[cfg(not(feature = "flash-attn"))]
+    let flash: Option<&Cuda> = None;
+    let flash = flash.map(|device| (PromptAttention::FlashAttn, device));
+    [(PromptAttention::Own, own)].into_iter().chain(flash).collect()
 }
 
 /// A shape: name and `config.json`.

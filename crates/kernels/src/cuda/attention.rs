@@ -109,6 +109,8 @@ pub struct RopePages<'a> {
     pub rotary_dim: usize,
     /// Whether adjacent dimensions are turned together, rather than halves of a head.
     pub adjacent: bool,
+    /// Whether `k` is rotated in place, too, for attention that does not read it from the pages.
+    pub rotates_keys: bool,
 }
 
 impl RopePages<'_> {
@@ -151,6 +153,7 @@ impl RopePages<'_> {
                 int("the width of keys", kv_width)?,
                 int("the width of values", kv_width)?,
                 q,
+                if self.rotates_keys { k } else { null_mut() },
                 keys,
                 values,
                 cosines.cast(),

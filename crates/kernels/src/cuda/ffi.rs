@@ -184,6 +184,7 @@ launchers! {
         k_stride: c_int,
         v_stride: c_int,
         q_out: *mut c_void,
+        k_out: *mut c_void,
         keys: *mut c_void,
         values: *mut c_void,
         cosines: *const c_float,

@@ -7,6 +7,7 @@
 //! - A launcher checks every shape and every length against the memory it is given. Launchers that read indices from
 //!   device memory (pages, rows, positions) can't check those and are `unsafe`.
 //! - The program starts without a driver; [`Device::open`] says what is missing. cuBLAS is needed by [`VendorProduct`] alone.
+//!   (With the feature `flash-attn` the program needs what candle links.)
 //!
 //! Deliberately not here: models, memory planning, more than one device (`CUDA_VISIBLE_DEVICES` says which one).
 
@@ -14,6 +15,8 @@ mod attention;
 mod cublas;
 mod device;
 mod ffi;
+#[cfg(feature = "flash-attn")]
+mod flash;
 mod graph;
 mod memory;
 mod pages;
@@ -27,6 +30,8 @@ use std::ffi::CStr;
 pub use attention::{DecodeAttention, PagedShape, PrefillAttention, RopePages};
 pub use cublas::VendorProduct;
 pub use device::{Device, Event};
+#[cfg(feature = "flash-attn")]
+pub use flash::{FLASH_VERSION, FlashAttention, FlashKeys};
 pub use graph::Graph;
 pub use memory::{DeviceMemory, PinnedMemory, Slice};
 pub use pages::PagePools;

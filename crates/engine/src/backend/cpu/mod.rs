@@ -249,7 +249,7 @@ impl Backend for Cpu {
         pass: &CpuPass<'_>,
         (kv, layer): (&CpuKv, usize),
         window: Option<usize>,
-        q: &Rows,
+        [q, ..]: [&Rows; 3],
         out: &mut Rows,
     ) -> Result<(), DecoderError> {
         let pages = kv.layer(layer);

@@ -37,6 +37,9 @@ pub(super) struct Launch {
     pub(super) table_stride: usize,
     pub(super) starts: usize,
     pub(super) context: usize,
+    /// Of prompts, running totals of the contexts, from 0 on; `context` where they are generated.
+    #[cfg_attr(not(feature = "flash-attn"), allow(dead_code, reason = "read by candle-flash-attn alone"))]
+    pub(super) ends: usize,
 }
 
 /// A batch as the kernels see it.
@@ -137,8 +140,16 @@ impl Batch {
         let context = batch.array(filled(each(|e| e.position + 1), 1));
         let kind = Kind::Generated;
         let (rows, batch_rows) = (0..rows, rows);
-        batch.launches =
-            vec![Launch { kind, rows, batch: batch_rows, table, table_stride: stride, starts: context, context }];
+        batch.launches = vec![Launch {
+            kind,
+            rows,
+            batch: batch_rows,
+            table,
+            table_stride: stride,
+            starts: context,
+            context,
+            ends: context,
+        }];
         batch
     }
 
@@ -169,8 +180,13 @@ impl Batch {
         let starts = segments.iter().map(|s| number(s.first_row - first)).chain([number(end - first)]);
         let starts = self.array(starts.collect::<Vec<i32>>());
         let context = self.array(held.iter().map(|(_, positions)| number(*positions)).collect::<Vec<i32>>());
+        let totals = held.iter().scan(0, |total, (_, positions)| {
+            *total += positions;
+            Some(number(*total))
+        });
+        let ends = self.array([0].into_iter().chain(totals).collect::<Vec<i32>>());
         let (batch, kind) = (segments.len(), Kind::Prompt);
-        self.launches.push(Launch { kind, rows: first..end, batch, table, table_stride, starts, context });
+        self.launches.push(Launch { kind, rows: first..end, batch, table, table_stride, starts, context, ends });
     }
 
     fn add_generated(&mut self, segments: &[Segment<'_>]) {
@@ -192,6 +208,7 @@ impl Batch {
                 table_stride,
                 starts: context,
                 context,
+                ends: context,
             });
         }
     }

@@ -12,10 +12,14 @@
 //! of what its sequence is (`batch`), and pages of generated tokens are not shared with prompts
 //! ([`Backend::shares_generated`]): a follow-up prefills the answer before it again, some hundred tokens.
 //!
+//! With candle-flash-attn for prompts (`flash`) a row's bits follow from where its prompt was first cut, too.
+//!
 //! What the kernels do not have (ALiBi, other widths of heads, other cards) is refused when a model is loaded.
 
 mod arena;
 mod batch;
+#[cfg(feature = "flash-attn")]
+mod flash;
 mod pages;
 mod plan;
 mod products;
@@ -52,6 +56,7 @@ use self::{
 };
 use super::{Activations, Backend, HostMatrix, Norm};
 use crate::{
+    PromptAttention,
     decoder::{DecoderConfig, DecoderError, Positions},
     step_model::{BatchEntry, Demand, Scores},
 };
@@ -107,6 +112,8 @@ pub struct CudaAttention {
     sines: DeviceMemory,
     workspace: Mutex<DeviceMemory>,
     steps: Mutex<Steps>,
+    #[cfg(feature = "flash-attn")]
+    flash: Option<flash::Flash>,
 }
 
 /// What the layers of a pass share.
@@ -130,8 +137,10 @@ impl Cuda {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`DecoderError::Device`] when there is none, or it is no Hopper.
+    /// [`DecoderError::Device`] when there is none, it is no Hopper, or the program was not built with the attention asked
+    /// for.
     pub fn open(options: CudaOptions) -> Result<Self, DecoderError> {
+        crate::load::check_attention(options.attention).map_err(|error| DecoderError::Device(error.to_string()))?;
         let open = || -> Result<Self, CudaError> {
             let device = Device::open(options.half)?;
             Ok(Self(Arc::new(Inner {
@@ -277,6 +286,8 @@ impl Backend for Cuda {
             sines: angles(f64::sin)?,
             workspace: Mutex::new(DeviceMemory::new(device, workspace).map_err(device_error)?),
             steps: Mutex::default(),
+            #[cfg(feature = "flash-attn")]
+            flash: flash::Flash::new(self, config, &shape)?,
             shape,
         })
     }
@@ -286,7 +297,12 @@ impl Backend for Cuda {
     }
 
     fn kv_format(&self) -> String {
-        format!("cuda sm90 {} page {PAGE} fused products", self.options().half.name())
+        let attention = match self.options().attention {
+            PromptAttention::Own => "",
+            // Keys and values behind the first layer follow from it.
+            PromptAttention::FlashAttn => " flash-attn",
+        };
+        format!("cuda sm90 {} page {PAGE} fused products{attention}", self.options().half.name())
     }
 
     fn page_tokens(&self) -> usize {
@@ -461,6 +477,7 @@ impl Backend for Cuda {
             tokens: rows,
             rotary_dim: attention.rotary_dim,
             adjacent: attention.adjacent,
+            rotates_keys: self.options().attention == PromptAttention::FlashAttn && !pass.batch.is_step,
         };
         // SAFETY: `begin` refused positions beyond the tables, `Decoder::check` pages beyond the pool; entries of a
         // batch do not write to each other's pages, and rows that fill up a step have no slot.
@@ -473,12 +490,18 @@ impl Backend for Cuda {
         pass: &CudaPass,
         (kv, layer): (&CudaKv, usize),
         window: Option<usize>,
-        q: &CudaTensor,
+        qkv: [&CudaTensor; 3],
         out: &mut CudaTensor,
     ) -> Result<(), DecoderError> {
+        let [q, ..] = qkv;
         let [keys, values] = kv.layer(layer)?;
         let shape = PagedShape { pages: kv.pages(), ..attention.shape };
         for launch in &pass.batch.launches {
+            #[cfg(feature = "flash-attn")]
+            if let (Kind::Prompt, Some(flash)) = (launch.kind, &attention.flash) {
+                flash.attend(self, attention, (pass, launch), (kv, layer), window, qkv, out)?;
+                continue;
+            }
             let (batch, table_stride) = (launch.batch, launch.table_stride);
             let rows = launch.rows.len();
             let (q, out) = (q.rows(launch.rows.start, rows)?, out.rows(launch.rows.start, rows)?);

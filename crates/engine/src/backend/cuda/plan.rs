@@ -6,7 +6,10 @@
 use edgewise_kernels::cuda::Half;
 
 use super::{Cuda, device_error};
-use crate::decoder::{Activation, DecoderConfig, DecoderError, NormKind, Positions};
+use crate::{
+    PromptAttention,
+    decoder::{Activation, DecoderConfig, DecoderError, NormKind, Positions},
+};
 
 /// Left free for the driver, code that is loaded late, and alignment.
 const RESERVE: usize = 512 << 20;
@@ -25,11 +28,19 @@ pub struct CudaOptions {
     pub memory_share: f64,
     /// The 16-bit numbers it computes with.
     pub half: Half,
+    /// What computes the attention of prompts.
+    pub attention: PromptAttention,
 }
 
 impl Default for CudaOptions {
     fn default() -> Self {
-        Self { max_rows: 4096 + 64, max_sequences: 64, memory_share: 0.9, half: Half::Bf16 }
+        Self {
+            max_rows: 4096 + 64,
+            max_sequences: 64,
+            memory_share: 0.9,
+            half: Half::Bf16,
+            attention: PromptAttention::Own,
+        }
     }
 }
 
