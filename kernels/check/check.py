@@ -1,4 +1,4 @@
-"""Checks and times the CUDA kernels beside torch: check.py [options] [rows] [decode] [prefill], all three by default.
+"""Checks and times the CUDA kernels beside torch: check.py [options] [rows] [decode] [prefill] [fp8], all by default.
 
 --small: sizes for compute-sanitizer; --no-check; --no-time; --no-peers: without torch's backends; --plant: only a
 write behind a pool, which compute-sanitizer must find. Exit code 1 when a check failed.
@@ -11,6 +11,7 @@ import sys
 import torch
 
 import attention
+import fp8
 import rows
 from common import DEVICE, failures, rows as table, time_calls
 
@@ -30,7 +31,7 @@ def main():
     if "--plant" in options:
         rows.plant()
         return
-    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["decode", "rows", "prefill"]
+    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["decode", "rows", "prefill", "fp8"]
     small = "--small" in options
     torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
     if "--no-check" not in options:
@@ -44,6 +45,10 @@ def main():
             attention.check_decode(small)
         if "prefill" in parts:
             attention.check_prefill(small)
+        if "fp8" in parts:
+            fp8.check_rope()
+            fp8.check_decode(small)
+            fp8.check_prefill(small)
     if "--no-time" not in options and not small:
         matmul, copy = ceilings()
         peers = "--no-peers" not in options
@@ -63,6 +68,8 @@ def main():
                          (4096, 0, 8, 32, 8, 128, 64), (2048, 30720, 1, 32, 8, 128, 64),
                          (512, 32256, 1, 32, 8, 128, 64)]
             attention.time_prefill(settings, peers, matmul)
+        if "fp8" in parts:
+            fp8.time_fp8(copy)
     out = os.environ.get("OUT")
     if out and table:
         with open(os.path.join(out, "-".join(parts) + ".json"), "w") as file:

@@ -16,7 +16,7 @@ if [ "${SANITIZE:-1}" = 1 ]; then
     status=1
   fi
   for tool in memcheck racecheck synccheck; do
-    for part in rows decode prefill; do
+    for part in rows decode prefill fp8; do
       log=$(sanitize --tool "$tool" python3 check.py --small --no-time $part 2>&1) || status=1
       echo "# $tool $part: $(tail -1 <<<"$log")"
       grep -E '^FAIL|Invalid|hazard detected|Error:' <<<"$log" | head -5

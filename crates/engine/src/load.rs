@@ -6,7 +6,8 @@ use candle_core::quantized::gguf_file::Value;
 use edgewise_model_api::{ModelError, Tokenizer};
 
 use crate::{
-    BertEmbedder, BertReranker, EncoderArithmetic, EngineError, EngineOptions, LocalGenerator, SystemClock,
+    BertEmbedder, BertReranker, EncoderArithmetic, EngineError, EngineOptions, KvPrecision, LocalGenerator,
+    SystemClock,
     decoder::{Backend, Cpu, DecoderError, GgufFile},
     model_files::{self, ModelFiles},
     serve::{Parts, Placement},
@@ -15,7 +16,7 @@ use crate::{
 #[cfg(feature = "cuda")]
 use crate::{
     Precision,
-    decoder::{Cuda, CudaOptions, Half},
+    decoder::{Cuda, CudaOptions, Half, KvFormat},
 };
 
 impl From<DecoderError> for EngineError {
@@ -42,6 +43,9 @@ pub fn load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
 }
 
 fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
+    if options.device == Placement::Cpu {
+        options.device_kv_precision.check_on_cpu()?;
+    }
     match options.device {
         Placement::Cpu => {}
         #[cfg(feature = "cuda")]
@@ -55,8 +59,40 @@ fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
         #[cfg(not(feature = "cuda"))]
         Placement::Cuda => return Err(no_cuda()),
     }
+    options.device_kv_precision.say_on_cpu();
     let files = ModelFiles::load(model, path, options.context_window, Cpu::default())?;
     start(files, options)
+}
+
+impl KvPrecision {
+    /// Refuses what only a GPU has where the CPU was asked for.
+    pub(crate) fn check_on_cpu(self) -> Result<(), EngineError> {
+        match self {
+            Self::Half => Ok(()),
+            Self::Fp8 => Err(EngineError::Unsupported {
+                what: "engine.device_kv_precision = \"fp8\" with engine.device = \"cpu\"".to_owned(),
+                supported: "set it to \"half\", or engine.device to \"cuda\"".to_owned(),
+            }),
+        }
+    }
+
+    /// Says in the log that there was no GPU for it.
+    pub(crate) fn say_on_cpu(self) {
+        if self == Self::Fp8 {
+            tracing::warn!(
+                "engine.device_kv_precision = \"fp8\" has no effect: the CPU keeps keys and values in 16 bits"
+            );
+        }
+    }
+
+    /// As the device calls it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn format(self) -> KvFormat {
+        match self {
+            Self::Half => KvFormat::Half,
+            Self::Fp8 => KvFormat::Fp8,
+        }
+    }
 }
 
 /// What a program without GPU support says to whoever asks for one.
@@ -103,6 +139,7 @@ fn open_cuda(options: &EngineOptions, path: &Path) -> Result<Cuda, DecoderError>
     };
     Cuda::open(CudaOptions {
         half,
+        kv_format: options.device_kv_precision.format(),
         max_rows: options.device_prefill_chunk + options.max_sequences,
         max_sequences: options.max_sequences,
         memory_share: options.device_memory_share,

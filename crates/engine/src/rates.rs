@@ -18,7 +18,7 @@ use edgewise_kv_cache::PageId;
 #[cfg(feature = "cuda")]
 use crate::decoder::{Cuda, CudaOptions, Half};
 use crate::{
-    EngineError, Placement, Precision,
+    EngineError, KvPrecision, Placement, Precision,
     decoder::{Backend, Cpu, Decoder, DecoderConfig, LoadOptions},
     step_model::{BatchEntry, Demand, Scores, StepModel},
 };
@@ -35,6 +35,8 @@ pub struct Plan {
     pub device: Placement,
     /// What a GPU computes with; bfloat16 where it is left open.
     pub precision: Precision,
+    /// What a GPU keeps keys and values in.
+    pub kv_precision: KvPrecision,
     /// Lengths of prompts to prefill, in tokens.
     pub prefill: Vec<usize>,
     /// Sequences that decode together.
@@ -152,7 +154,7 @@ pub enum Figure {
 /// [`EngineError`] when the shape is not one the decoder has, does not fit, or `plan` asks for a device that is not there.
 pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Result<(), EngineError> {
     match plan.device {
-        Placement::Cpu => {}
+        Placement::Cpu => plan.kv_precision.check_on_cpu()?,
         #[cfg(feature = "cuda")]
         Placement::Cuda | Placement::Auto => match open_cuda(plan) {
             Ok(cuda) => return on_cuda(config_json, plan, cuda, told),
@@ -164,6 +166,7 @@ pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Resu
         #[cfg(not(feature = "cuda"))]
         Placement::Cuda => return Err(crate::load::no_cuda()),
     }
+    plan.kv_precision.say_on_cpu();
     let begun = Instant::now();
     let decoder = Decoder::with_random_weights(config_json, Cpu::default(), &LoadOptions::default(), plan.seed)?;
     let pages = needed_pages(&decoder, plan);
@@ -182,10 +185,11 @@ pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Resu
 
 #[cfg(feature = "cuda")]
 fn open_cuda(plan: &Plan) -> Result<Cuda, EngineError> {
-    let &Plan { device_chunk, max_sequences, memory_share, precision, .. } = plan;
+    let &Plan { device_chunk, max_sequences, memory_share, precision, kv_precision, .. } = plan;
     let max_rows = device_chunk.max(max_sequences);
     let half = if precision == Precision::F16 { Half::F16 } else { Half::Bf16 };
-    Ok(Cuda::open(CudaOptions { max_rows, max_sequences, memory_share, half })?)
+    let kv_format = kv_precision.format();
+    Ok(Cuda::open(CudaOptions { max_rows, max_sequences, memory_share, half, kv_format })?)
 }
 
 #[cfg(feature = "cuda")]
@@ -197,7 +201,12 @@ fn on_cuda(config_json: &str, plan: &Plan, cuda: Cuda, told: impl FnMut(Figure))
     let page_bytes = cuda.plan_pages(decoder.config(), decoder.page_bytes())?;
     let pages = page_bytes / decoder.page_bytes();
     let machine = Machine {
-        device: if plan.precision == Precision::F16 { "cuda f16" } else { "cuda bf16" },
+        device: match (plan.precision, plan.kv_precision) {
+            (Precision::F16, KvPrecision::Half) => "cuda f16",
+            (Precision::F16, KvPrecision::Fp8) => "cuda f16, fp8 pages",
+            (_, KvPrecision::Half) => "cuda bf16",
+            (_, KvPrecision::Fp8) => "cuda bf16, fp8 pages",
+        },
         load_s: begun.elapsed().as_secs_f64(),
         weight_bytes: decoder.weight_bytes(),
         activation_bytes: Some(cuda.activation_bytes(decoder.config())),
@@ -495,6 +504,7 @@ mod tests {
         Plan {
             device: Placement::Cpu,
             precision: Precision::Auto,
+            kv_precision: KvPrecision::Half,
             prefill: vec![100, 600],
             batches: vec![1, 3, 9],
             context: 40,

@@ -278,6 +278,8 @@ pub struct Engine {
     pub device: String,
     /// The 16-bit numbers a GPU computes with: `auto`, `bf16` or `f16`.
     pub device_precision: String,
+    /// What a GPU keeps keys and values in: `half` or `fp8`.
+    pub device_kv_precision: String,
     /// Share of a GPU's memory that may be used.
     pub device_memory_share: f64,
     /// Most prompt tokens of one step on a GPU.
@@ -311,6 +313,7 @@ impl Default for Engine {
         Self {
             device: "auto".to_owned(),
             device_precision: "auto".to_owned(),
+            device_kv_precision: "half".to_owned(),
             device_memory_share: 0.9,
             device_prefill_chunk: 4096,
             threads: 0,

@@ -23,6 +23,7 @@ pub(super) fn run(shape: &str, args: &BenchEngine, app: &App) -> Result<(), CliE
     let plan = Plan {
         device: engine.device,
         precision: engine.device_precision,
+        kv_precision: engine.device_kv_precision,
         prefill: args.depths.clone(),
         batches: args.batches.clone(),
         context: args.batch_prompt,

@@ -31,6 +31,16 @@ pub enum Precision {
     F16,
 }
 
+/// What a GPU keeps keys and values in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvPrecision {
+    /// The 16-bit numbers it computes with.
+    #[default]
+    Half,
+    /// 8 bits, e4m3 with a scale for each token and head: half of the memory, so twice the tokens, and less exact.
+    Fp8,
+}
+
 /// Limits of an engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineOptions {
@@ -38,6 +48,8 @@ pub struct EngineOptions {
     pub device: Placement,
     /// What a GPU computes with.
     pub device_precision: Precision,
+    /// What a GPU keeps keys and values in.
+    pub device_kv_precision: KvPrecision,
     /// Share of a GPU's memory for weights, activations, keys and values together, between 0 and 1. On a GPU, keys and
     /// values take what the others leave of it, instead of `cache_bytes`.
     pub device_memory_share: f64,
@@ -76,6 +88,7 @@ impl Default for EngineOptions {
         Self {
             device: Placement::Auto,
             device_precision: Precision::Auto,
+            device_kv_precision: KvPrecision::Half,
             device_memory_share: 0.9,
             device_cache_bytes: None,
             device_prefill_chunk: 4096,

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use edgewise_engine::decoder::{Backend, BatchEntry, Cuda, CudaOptions, Decoder, Half, LoadOptions};
+use edgewise_engine::decoder::{Backend, BatchEntry, Cuda, CudaOptions, Decoder, Half, KvFormat, LoadOptions};
 use edgewise_kv_cache::PageId;
 use serde_json::{Value, json};
 
@@ -10,12 +10,21 @@ use serde_json::{Value, json};
 pub(crate) const VOCABULARY: u32 = 512;
 
 /// The card, shared by all tests. A small share of its memory is planned for.
-pub(crate) static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(Half::Bf16));
+pub(crate) static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(Half::Bf16, KvFormat::Half));
 /// The same in half precision.
-pub(crate) static CUDA_F16: LazyLock<Cuda> = LazyLock::new(|| open(Half::F16));
+pub(crate) static CUDA_F16: LazyLock<Cuda> = LazyLock::new(|| open(Half::F16, KvFormat::Half));
+/// Both with FP8 pages. The room that prompts read them through is small, so that a batch can be more than fits.
+pub(crate) static CUDA_FP8: LazyLock<Cuda> = LazyLock::new(|| open(Half::Bf16, KvFormat::Fp8));
+pub(crate) static CUDA_F16_FP8: LazyLock<Cuda> = LazyLock::new(|| open(Half::F16, KvFormat::Fp8));
 
-fn open(half: Half) -> Cuda {
-    Cuda::open(CudaOptions { max_rows: 1024, half, ..CudaOptions::default() }).unwrap()
+/// What the properties hold for.
+pub(crate) fn devices() -> [&'static Cuda; 4] {
+    [&CUDA, &CUDA_F16, &CUDA_FP8, &CUDA_F16_FP8]
+}
+
+fn open(half: Half, kv_format: KvFormat) -> Cuda {
+    let max_rows = if kv_format == KvFormat::Half { 1024 } else { 512 };
+    Cuda::open(CudaOptions { max_rows, half, kv_format, ..CudaOptions::default() }).unwrap()
 }
 
 /// A shape: name and `config.json`.

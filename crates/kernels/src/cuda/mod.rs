@@ -13,6 +13,7 @@
 mod attention;
 mod device;
 mod ffi;
+mod fp8;
 mod graph;
 mod matmul;
 mod memory;
@@ -25,6 +26,7 @@ use std::ffi::CStr;
 
 pub use attention::{DecodeAttention, PagedShape, PrefillAttention, RopePages};
 pub use device::{Device, Event};
+pub use fp8::{DequantisePages, KvFormat};
 pub use graph::Graph;
 pub use matmul::{DecodeProduct, Matmul, Product, decode_matmul};
 pub use memory::{DeviceMemory, PinnedMemory, Slice};

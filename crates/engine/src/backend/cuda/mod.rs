@@ -1,5 +1,5 @@
 //! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16 or half precision, sums
-//! and the residual stream in f32.
+//! and the residual stream in f32; keys and values in FP8 pages where [`CudaOptions::kv_format`] says so (`fp8`).
 //!
 //! Rounding to 16 bits is what logits differ from exact arithmetic by, in every product and sublayer alike: with the 8
 //! significant bits of bf16 by about a percent, with the 11 of half precision by an eighth of that. Half precision ends
@@ -16,6 +16,7 @@
 
 mod arena;
 mod batch;
+mod fp8;
 mod pages;
 mod plan;
 mod products;
@@ -33,8 +34,8 @@ use std::sync::{
 use edgewise_kernels::{
     Pairing,
     cuda::{
-        CudaError, DecodeAttention, Device, DeviceMemory, Event, Matmul, PagedShape, PinnedMemory, PrefillAttention,
-        RmsNorm, RopePages, Slice, TopK, gather_rows, silu_mul,
+        CudaError, DecodeAttention, Device, DeviceMemory, Event, KvFormat, Matmul, PagedShape, PinnedMemory,
+        PrefillAttention, RmsNorm, RopePages, Slice, TopK, gather_rows, silu_mul,
     },
 };
 
@@ -47,7 +48,7 @@ use weights::CudaMatrix;
 
 use self::{
     arena::Arena,
-    batch::{Batch, Kind, Run},
+    batch::{Batch, Kind, Launch, Run},
     steps::Steps,
 };
 use super::{Activations, Backend, HostMatrix, Norm};
@@ -107,6 +108,8 @@ pub struct CudaAttention {
     cosines: DeviceMemory,
     sines: DeviceMemory,
     workspace: Mutex<DeviceMemory>,
+    /// With FP8 pages, what prompts read them through.
+    scratch: Option<fp8::Scratch>,
     steps: Mutex<Steps>,
 }
 
@@ -255,6 +258,7 @@ impl Backend for Cuda {
             pages: 0,
             page_tokens: PAGE,
             scale: config.attention_scale,
+            format: self.options().kv_format,
         };
         let device = self.device();
         let table = rope.table();
@@ -283,6 +287,7 @@ impl Backend for Cuda {
             cosines: angles(f64::cos)?,
             sines: angles(f64::sin)?,
             workspace: Mutex::new(DeviceMemory::new(device, workspace).map_err(device_error)?),
+            scratch: fp8::Scratch::new(self, config)?,
             steps: Mutex::default(),
             shape,
         })
@@ -294,7 +299,8 @@ impl Backend for Cuda {
 
     fn kv_format(&self) -> String {
         let products = if self.uses_decode_kernel() { "own" } else { "cublas" };
-        format!("cuda sm90 {} page {PAGE} {products}", self.options().half.name())
+        let pages = if self.options().kv_format == KvFormat::Fp8 { " fp8" } else { "" };
+        format!("cuda sm90 {} page {PAGE} {products}{pages}", self.options().half.name())
     }
 
     fn page_tokens(&self) -> usize {
@@ -477,6 +483,8 @@ impl Backend for Cuda {
     ) -> Result<(), DecoderError> {
         let [keys, values] = kv.layer(layer)?;
         let shape = PagedShape { pages: kv.pages(), ..attention.shape };
+        let (scratch, held) =
+            (&attention.scratch, |launch: &Launch| &pass.batch.numbers[launch.context..][..launch.batch]);
         for launch in &pass.batch.launches {
             let (batch, table_stride) = (launch.batch, launch.table_stride);
             let rows = launch.rows.len();
@@ -500,8 +508,12 @@ impl Backend for Cuda {
                         table_stride,
                         window,
                     };
-                    // SAFETY: `Batch::new` made these from entries whose pages `Decoder::check` found in the pool.
-                    unsafe { attention.run(self.device()) }
+                    match scratch {
+                        // SAFETY: `Batch::new` made these from entries whose pages `Decoder::check` found in the pool.
+                        None => unsafe { attention.run(self.device()) },
+                        // SAFETY: as above.
+                        Some(scratch) => unsafe { scratch.attend(self.device(), &attention, held(launch)) },
+                    }
                 }
                 Kind::Generated => {
                     let workspace = lock(&attention.workspace);
