@@ -14,6 +14,9 @@
 // the attention that follows: a chunk of n rows over a context of c makes 4 * n * c * heads * head_dim operations and
 // 6 * c * kv_heads * head_dim bytes of this, so at 670 TFLOP/s, 3 TB/s and four query heads to a key head this takes
 // 80 / n of attention's time: 2 % of it for chunks of 4096 rows, 16 % for chunks of 512.
+//
+// Reached (H100): 8 x 32k, 8 heads of 128, 567 us, 2.87 TB/s, 95 % of a copy; 1 x 32k 74 us, 91 %; 32 x 8k, 8 heads of
+// 64, 299 us, 91 %.
 #include "fp8_pages.cuh"
 
 namespace edgewise {

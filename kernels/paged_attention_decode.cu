@@ -111,6 +111,37 @@ __device__ __forceinline__ void load_queries(const DecodeParams& p, const Item& 
   }
 }
 
+// This warp's share of 16 rows and those of the three others become one.
+template <int D, int Rows>
+__device__ __forceinline__ void combine_warps(const DecodeParams& p, DecodeState& state, const Item& item, int tile_row,
+                                              int warp, int lane, const float (&o)[D / 8][4], const float (&maximum)[2],
+                                              float (&sum)[2]) {
+  const int own_row = lane / 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 1);
+    sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 2);
+    if (lane % 4 == 0) {
+      state.maximum[warp][half * 8 + own_row] = maximum[half];
+      state.sum[warp][half * 8 + own_row] = sum[half];
+    }
+  }
+  combine_rows<D, Rows>(p, state, item, tile_row, warp, lane, [&](auto dims, int first, float* to, int stride) {
+    if (own_row >= Rows) return;
+#pragma unroll
+    for (int half = 0; half < (Rows == 16 ? 2 : 1); ++half) {
+      const int row = half * 8 + own_row;
+      const float factor = exp2_fast(maximum[half] - block_maximum(state, row));
+#pragma unroll
+      for (int j = 0; j < dims.value / 8; ++j) {
+        const float(&part)[4] = o[first / 8 + j];
+        *reinterpret_cast<float2*>(to + row * stride + lane % 4 * 2 + j * 8) =
+            make_float2(part[half * 2] * factor, part[half * 2 + 1] * factor);
+      }
+    }
+  });
+}
+
 template <int D, int MT>
 __device__ void consume(const DecodeParams& p, DecodeShared<D, MT>& shared, int warp, int lane) {
   using Shared = DecodeShared<D, MT>;
@@ -246,7 +277,14 @@ __device__ void consume(const DecodeParams& p, DecodeShared<D, MT>& shared, int 
     if (MT == 1 && more) load_queries<D, MT>(p, next, lane, q);
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
-      combine_warps<D, MT, false>(p, shared.state, item, row0 + mt * 16, warp, lane, o[mt], maximum[mt], sum[mt], 1.f);
+      const int tile_row = row0 + mt * 16;
+      if (MT == 1 && p.rows <= 4) {
+        combine_warps<D, 4>(p, shared.state, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
+      } else if (MT == 1 && p.rows <= 8) {
+        combine_warps<D, 8>(p, shared.state, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
+      } else {
+        combine_warps<D, 16>(p, shared.state, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
+      }
     }
     item = next;
   }

@@ -3,6 +3,8 @@
 // splits. Layouts: paged_attention_decode.cu, paged_attention_decode_fp8.cu.
 #pragma once
 
+#include <type_traits>
+
 #include "hopper.cuh"
 
 namespace edgewise {
@@ -125,106 +127,59 @@ __device__ __forceinline__ void store_output(const DecodeParams& p, const Item& 
   *reinterpret_cast<uint2*>(to) = make_uint2(pack_half(value.x, value.y), pack_half(value.z, value.w));
 }
 
-// The four warps' shares of 16 rows, of which the first Rows can be valid, become the split's result: the output itself
-// or a part for the merge. Rows also sets how many dimensions pass through the buffer at once.
-//
-// A lane has its row's dimensions 8 j + 2 (lane % 4) + {0, 1} in o[j]; with Quads, dimensions 16 c + 4 (lane % 4) +
-// {0, 2} in o[2 c] and + {1, 3} in o[2 c + 1]. The sums of this warp are multiplied by `unit`.
-template <int D, int Rows, bool Quads>
-__device__ __forceinline__ void combine_rows(const DecodeParams& p, DecodeState& shared, const Item& item, int tile_row,
-                                             int warp, int lane, const float (&o)[D / 8][4], const float (&maximum)[2],
-                                             float (&sum)[2], float unit) {
-  constexpr int kDims = 512 / Rows < D ? 512 / Rows : D, kStride = kDims + 8;
-  const int thread = warp * 32 + lane, own_row = lane / 4;
-  float factor[2];
+__device__ __forceinline__ float block_maximum(const DecodeState& state, int row) {
+  float top = state.maximum[0][row];
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 1);
-    sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 2);
-    if (lane % 4 == 0) {
-      shared.maximum[warp][half * 8 + own_row] = maximum[half];
-      shared.sum[warp][half * 8 + own_row] = sum[half];
-    }
-  }
-  named_sync(1, kConsumers);
-  const auto block_maximum = [&](int row) {
-    float top = shared.maximum[0][row];
-#pragma unroll
-    for (int w = 1; w < kConsumerWarps; ++w) top = fmaxf(top, shared.maximum[w][row]);
-    return top == -INFINITY ? 0.f : top;
-  };
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    factor[half] = exp2_fast(maximum[half] - block_maximum(half * 8 + own_row)) * unit;
-  }
+  for (int w = 1; w < kConsumerWarps; ++w) top = fmaxf(top, state.maximum[w][row]);
+  return top == -INFINITY ? 0.f : top;
+}
 
+// The four warps' shares of 16 rows, of which the first Rows can be valid, become the split's result: the output itself
+// or a part for the merge. Rows also sets how many dimensions pass through the buffer at once. The warps have written
+// their maxima and sums; `write` puts this warp's rows, relative to the block's maxima, of kDims dimensions from the
+// given one on, to its part of the buffer, rows kStride apart.
+template <int D, int Rows, typename Write>
+__device__ __forceinline__ void combine_rows(const DecodeParams& p, DecodeState& state, const Item& item, int tile_row,
+                                             int warp, int lane, Write write) {
+  constexpr int kDims = 512 / Rows < D ? 512 / Rows : D, kStride = kDims + 8;
+  const int thread = warp * 32 + lane;
+  named_sync(1, kConsumers);
   const int row = thread / (kDims / 4), dim = thread % (kDims / 4) * 4;  // this thread's part of the sum
   const bool valid = row < Rows && tile_row + row < p.rows;
   float top = 0.f, total = 1.f;
   if (valid) {
-    top = block_maximum(row);
+    top = block_maximum(state, row);
     total = 0.f;
 #pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) total += shared.sum[w][row] * exp2_fast(shared.maximum[w][row] - top);
+    for (int w = 0; w < kConsumerWarps; ++w) total += state.sum[w][row] * exp2_fast(state.maximum[w][row] - top);
   }
   const int64_t slot =
       ((static_cast<int64_t>(item.sequence) * p.splits + item.split) * p.kv_heads + item.kv_head) * p.rows + tile_row +
       row;
   if (valid && item.count > 1 && dim == 0) p.partial_state[slot] = make_float2(top, total);
 #pragma unroll
-  for (int c = 0; c < D / kDims; ++c) {
-    float* mine = shared.reduce + (warp * Rows + own_row) * kStride + lane % 4 * (Quads ? 4 : 2);
-#pragma unroll
-    for (int half = 0; half < (Rows == 16 ? 2 : 1); ++half) {
-#pragma unroll
-      for (int j = 0; j < kDims / 8; ++j) {
-        const float(&part)[4] = o[c * (kDims / 8) + j];
-        const float first = part[half * 2] * factor[half], second = part[half * 2 + 1] * factor[half];
-        float* to = mine + half * 8 * kStride + j * 8;
-        if (own_row >= Rows) continue;
-        if (!Quads) {
-          *reinterpret_cast<float2*>(to) = make_float2(first, second);
-        } else if (j % 2 == 0) {
-          const float(&odd)[4] = o[c * (kDims / 8) + j + 1];
-          *reinterpret_cast<float4*>(to) =
-              make_float4(first, odd[half * 2] * factor[half], second, odd[half * 2 + 1] * factor[half]);
-        }
-      }
-    }
+  for (int first = 0; first < D; first += kDims) {
+    write(std::integral_constant<int, kDims>{}, first, state.reduce + warp * Rows * kStride, kStride);
     named_sync(1, kConsumers);
     if (valid) {
       float4 value = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
       for (int w = 0; w < kConsumerWarps; ++w) {
-        const float4 part = *reinterpret_cast<const float4*>(shared.reduce + (w * Rows + row) * kStride + dim);
+        const float4 part = *reinterpret_cast<const float4*>(state.reduce + (w * Rows + row) * kStride + dim);
         value.x += part.x;
         value.y += part.y;
         value.z += part.z;
         value.w += part.w;
       }
       if (item.count > 1) {
-        *reinterpret_cast<float4*>(p.partial + slot * D + c * kDims + dim) = value;
+        *reinterpret_cast<float4*>(p.partial + slot * D + first + dim) = value;
       } else {
         const float scale = 1.f / total;
-        store_output<D>(p, item, tile_row + row, c * kDims + dim,
+        store_output<D>(p, item, tile_row + row, first + dim,
                         make_float4(value.x * scale, value.y * scale, value.z * scale, value.w * scale));
       }
     }
     named_sync(1, kConsumers);
-  }
-}
-
-// Picks the buffer's shape for the rows that are there.
-template <int D, int MT, bool Quads>
-__device__ __forceinline__ void combine_warps(const DecodeParams& p, DecodeState& shared, const Item& item,
-                                              int tile_row, int warp, int lane, const float (&o)[D / 8][4],
-                                              const float (&maximum)[2], float (&sum)[2], float unit) {
-  if (MT == 1 && p.rows <= 4) {
-    combine_rows<D, 4, Quads>(p, shared, item, tile_row, warp, lane, o, maximum, sum, unit);
-  } else if (MT == 1 && p.rows <= 8) {
-    combine_rows<D, 8, Quads>(p, shared, item, tile_row, warp, lane, o, maximum, sum, unit);
-  } else {
-    combine_rows<D, 16, Quads>(p, shared, item, tile_row, warp, lane, o, maximum, sum, unit);
   }
 }
 
@@ -291,8 +246,8 @@ constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 // The launchers' arguments, checked. False: not valid.
 inline bool make_params(DecodeParams& p, const void* q, void* out, const int* table, const int* context,
-                        void* workspace, int batch, int q_len, int heads, int kv_heads, int head_dim, int pages, int page_tokens,
-                        int table_stride, int splits, int min_split, int window, float scale) {
+                        void* workspace, int batch, int q_len, int heads, int kv_heads, int head_dim, int pages,
+                        int page_tokens, int table_stride, int splits, int min_split, int window, float scale) {
   if (batch < 1 || batch > kMaxBatch || q_len < 1 || kv_heads < 1 || heads % kv_heads != 0 || splits < 1 ||
       splits > kMaxSplits || (head_dim != 64 && head_dim != 128) || min_split < 1 ||
       min_split % tile_tokens(head_dim) != 0) {

@@ -17,6 +17,7 @@
 // Floors: bytes = 2 * 2 * tokens * (heads + 2 kv_heads) * head_dim + tables over the copy rate; FLOPs negligible.
 //
 // Reached (H100): 8192 tokens, 32/8 heads of 128, 80 us, 2.56 TB/s, 84 % of a device-to-device copy; 32 tokens 2.3 us.
+// To FP8 pages 84 us, 2.25 TB/s, 74 %, and 2.5 us: a lane writes 8 bytes at a time, and finds the scale first.
 #include "fp8_pages.cuh"
 #include "hopper.cuh"
 

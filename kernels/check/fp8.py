@@ -73,12 +73,12 @@ def sequences(contexts, kv_heads, d, page_tokens, size=1.0):
     return *numbers, *pools, table.to(DEVICE)
 
 
-def decode(q, pool_k, pool_v, table, context, q_len, page_tokens, splits=None, min_split=512, window=0, out=None,
+def decode(q, pool_k, pool_v, table, context, q_len, page_tokens, splits=None, min_split=256, window=0, out=None,
            workspace=None):
     _, heads, d = q.shape
     pages, kv_heads, _ = pool_k.shape
     batch = len(context)
-    splits = splits or max(1, min(64, 256 // kv_heads))
+    splits = splits or max(1, min(64, 128 // kv_heads))
     if workspace is None:
         workspace = decode_workspace(batch, q_len, heads, kv_heads, d, splits)
     out = poisoned(*q.shape) if out is None else out
@@ -230,12 +230,13 @@ def random_pool(pages, kv_heads, page_tokens, d):
 
 def time_fp8(copy_rate):
     settings = [(32, 8192, 32, 8, 128), (128, 2048, 32, 8, 128), (8, 32768, 32, 8, 128), (1, 131072, 32, 8, 128),
-                (1, 32768, 32, 8, 128), (1, 8192, 32, 8, 128), (1, 4096, 32, 8, 128), (32, 8192, 32, 8, 64), (8, 8192, 32, 32, 128)]
+                (1, 32768, 32, 8, 128), (1, 8192, 32, 8, 128), (1, 4096, 32, 8, 128), (32, 8192, 32, 8, 64),
+                (8, 8192, 32, 32, 128)]
     time_decode(copy_rate, settings)
     time_rope(copy_rate)
 
 
-def time_decode(copy_rate, settings, beside=True, variants=((512, 256),)):
+def time_decode(copy_rate, settings, beside=True, variants=((256, 128),)):
     """settings: (batch, context, heads, kv_heads, d). variants: shortest split, and splits times key-value heads."""
     page_tokens = 64
     for batch, n, heads, kv_heads, d in settings:

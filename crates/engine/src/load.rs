@@ -263,3 +263,17 @@ pub fn load_reranker_with(
 ) -> Result<BertReranker, ModelError> {
     BertReranker::load(model, folder, arithmetic).map_err(|e| e.on_load(model))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fp8_on_the_cpu_is_refused_before_anything_is_read() {
+        let options =
+            EngineOptions { device: Placement::Cpu, device_kv_precision: KvPrecision::Fp8, ..EngineOptions::default() };
+        let error = load_generator("none", Path::new("/nowhere"), &options).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("engine.device_kv_precision") && error.contains("\"half\""), "{error}");
+    }
+}

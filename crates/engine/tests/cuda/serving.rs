@@ -87,11 +87,11 @@ fn answers_are_the_cpus() {
     assert!(worst < 2e-2, "{worst}");
 }
 
-/// Keys and values have 4 significant bits.
+/// Keys and values have 4 significant bits: the error is about that of what the CPU serves with.
 #[test]
 fn answers_with_fp8_pages_are_the_cpus_but_for_rounding() {
     let (mean, worst, ..) = answers(&CUDA_F16_FP8, KvPrecision::Fp8);
-    assert!(mean < 1e-1 && worst < 4e-1, "{mean} and {worst}");
+    assert!(mean < 7e-2 && worst < 2.5e-1, "{mean} and {worst}");
 }
 
 /// Real questions: the CPU's greedy tokens, or a token the CPU finds as likely but for rounding. The relative error of

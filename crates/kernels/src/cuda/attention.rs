@@ -7,8 +7,7 @@ use super::{CudaError, Device, KvFormat, Slice, check, ffi, int, require};
 
 const HALF: usize = 2;
 const INT: usize = size_of::<c_int>();
-/// Fewest tokens of a part of a context in decode attention over pages of 16 bits; of 8 bits twice as many, which are as
-/// many bytes.
+/// Fewest tokens of a part of a context in decode attention.
 const MIN_SPLIT: usize = 256;
 /// Most parts of a context.
 const MOST_SPLITS: usize = 64;
@@ -65,18 +64,7 @@ impl PagedShape {
 
     /// Parts a context is cut into at most in decode attention: enough to keep the card busy with a single sequence.
     fn splits(&self) -> usize {
-        let heads = match self.format {
-            KvFormat::Half => 128,
-            KvFormat::Fp8 => 256,
-        };
-        (heads / self.kv_heads).clamp(1, MOST_SPLITS)
-    }
-
-    fn min_split(&self) -> usize {
-        match self.format {
-            KvFormat::Half => MIN_SPLIT,
-            KvFormat::Fp8 => 2 * MIN_SPLIT,
-        }
+        (128 / self.kv_heads).clamp(1, MOST_SPLITS)
     }
 
     /// Bytes of the workspace for decode attention over `batch` rows.
@@ -345,7 +333,7 @@ impl DecodeAttention<'_> {
         let head_dim = int("the width of a head", shape.head_dim)?;
         let [pages, page_tokens] = [int("pages", shape.pages)?, int("the size of a page", shape.page_tokens)?];
         let table_stride = int("the width of block tables", self.table_stride)?;
-        let [splits, min_split] = [int("splits", shape.splits())?, int("the shortest split", shape.min_split())?];
+        let [splits, min_split] = [int("splits", shape.splits())?, int("the shortest split", MIN_SPLIT)?];
         let (window, scale) = (int("the window", self.window.unwrap_or(0))?, shape.scale);
         let (half, stream) = (device.half(), device.stream());
         check(

@@ -106,7 +106,13 @@ impl Cuda {
         if needed <= free {
             return Ok(());
         }
-        let remedy = if weights < free {
+        let copies = fp8::scratch_bytes(config, self.options());
+        let remedy = if needed - copies <= free {
+            format!(
+                "{copies} of them are what prompts read FP8 pages through: set engine.device_kv_precision = \"half\", or \
+                 raise engine.device_memory_share"
+            )
+        } else if weights < free {
             "lower engine.device_prefill_chunk or engine.max_sequences, or raise engine.device_memory_share".to_owned()
         } else {
             let parameters = free / HALF / 1_000_000_000;
