@@ -29,13 +29,64 @@
 namespace edgewise {
 namespace {
 
-// Four consecutive dimensions of one output row.
-template <int D>
-__device__ __forceinline__ void store_output(const DecodeParams& p, const Item& item, int row, int dim, float4 value) {
-  const int token = row / p.group, head = item.kv_head * p.group + row % p.group;
-  Half* to =
-      p.out + (static_cast<int64_t>(item.sequence * p.q_len + token) * p.heads + head) * D + dim;
-  *reinterpret_cast<uint2*>(to) = make_uint2(pack_half(value.x, value.y), pack_half(value.z, value.w));
+template <int D, int MT>
+struct DecodeShared {
+  static constexpr int kStages = 3 * MT;
+  static constexpr int kTileBytes = tile_tokens(D) * D * 2;
+  alignas(1024) unsigned char keys[kStages][kTileBytes];
+  unsigned char values[kStages][kTileBytes];
+  DecodeState state;
+  alignas(8) uint64_t full[kStages];
+  uint64_t empty[kStages];
+};
+
+template <int D, int MT>
+__device__ void produce(const DecodeParams& p, const CUtensorMap* key_map, const CUtensorMap* value_map,
+                        DecodeShared<D, MT>& shared, int lane) {
+  using Shared = DecodeShared<D, MT>;
+  constexpr int kTile = tile_tokens(D);
+  Items items{p, shared.state.first_item, shared.state.context};
+  Item item, next;
+  int stage = 0;
+  uint32_t phase = 1;  // the first pass over the stages finds them empty
+  const int boxes = kTile / p.box_tokens;
+  bool more = items.at(blockIdx.x, item);
+  int rows = more ? box_rows(p, item, 0, lane) : 0;
+  for (int index = blockIdx.x + gridDim.x; more; index += gridDim.x) {
+    more = items.at(index, next);
+    const int next_rows = more ? box_rows(p, next, 0, lane) : 0;
+    int box = 0;
+    for (int tile = item.begin; tile < item.end; tile += kTile) {
+      if (box == 32) {
+        box = 0;
+        rows = box_rows(p, item, (tile - item.begin) / p.box_tokens, lane);
+      }
+      barrier_wait(&shared.empty[stage], phase);
+      if (lane == 0) barrier_expect(&shared.full[stage], 2 * Shared::kTileBytes);
+      for (int b = 0; b < boxes; ++b) {
+        const int offset = b * p.box_tokens * 128, row = __shfl_sync(0xffffffff, rows, box + b);
+        if (lane == 0) {
+#pragma unroll
+          for (int half = 0; half < D / kSwizzleRow; ++half) {
+            load_box_3d(shared.keys[stage] + half * kTile * 128 + offset, key_map, &shared.full[stage],
+                        half * kSwizzleRow, item.kv_head, row);
+          }
+#pragma unroll
+          for (int half = 0; half < D / kSwizzleRow; ++half) {
+            load_box_3d(shared.values[stage] + half * kTile * 128 + offset, value_map, &shared.full[stage],
+                        half * kSwizzleRow, item.kv_head, row);
+          }
+        }
+      }
+      box += boxes;
+      if (++stage == Shared::kStages) {
+        stage = 0;
+        phase ^= 1;
+      }
+    }
+    item = next;
+    rows = next_rows;
+  }
 }
 
 // Queries of one item as fragments of m16n8k16's A, straight from device memory.
@@ -60,82 +111,35 @@ __device__ __forceinline__ void load_queries(const DecodeParams& p, const Item& 
   }
 }
 
-// The four warps' shares of 16 rows, of which the first Rows can be valid, become the split's result: the output itself
-// or a part for the merge. Rows also sets how many dimensions pass through the buffer at once.
-template <int D, int MT, int Rows>
-__device__ __forceinline__ void combine_warps(const DecodeParams& p, DecodeShared<D, MT>& shared, const Item& item,
-                                              int tile_row, int warp, int lane, const float (&o)[D / 8][4],
-                                              const float (&maximum)[2], float (&sum)[2]) {
-  constexpr int kDims = 512 / Rows < D ? 512 / Rows : D, kStride = kDims + 8;
-  const int thread = warp * 32 + lane, own_row = lane / 4;
-  float factor[2];
+// This warp's share of 16 rows and those of the three others become one.
+template <int D, int Rows>
+__device__ __forceinline__ void combine_warps(const DecodeParams& p, DecodeState& state, const Item& item, int tile_row,
+                                              int warp, int lane, const float (&o)[D / 8][4], const float (&maximum)[2],
+                                              float (&sum)[2]) {
+  const int own_row = lane / 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 1);
     sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 2);
     if (lane % 4 == 0) {
-      shared.maximum[warp][half * 8 + own_row] = maximum[half];
-      shared.sum[warp][half * 8 + own_row] = sum[half];
+      state.maximum[warp][half * 8 + own_row] = maximum[half];
+      state.sum[warp][half * 8 + own_row] = sum[half];
     }
   }
-  named_sync(1, kConsumers);
-  const auto block_maximum = [&](int row) {
-    float top = shared.maximum[0][row];
+  combine_rows<D, Rows>(p, state, item, tile_row, warp, lane, [&](auto dims, int first, float* to, int stride) {
+    if (own_row >= Rows) return;
 #pragma unroll
-    for (int w = 1; w < kConsumerWarps; ++w) top = fmaxf(top, shared.maximum[w][row]);
-    return top == -INFINITY ? 0.f : top;
-  };
+    for (int half = 0; half < (Rows == 16 ? 2 : 1); ++half) {
+      const int row = half * 8 + own_row;
+      const float factor = exp2_fast(maximum[half] - block_maximum(state, row));
 #pragma unroll
-  for (int half = 0; half < 2; ++half) factor[half] = exp2_fast(maximum[half] - block_maximum(half * 8 + own_row));
-
-  const int row = thread / (kDims / 4), dim = thread % (kDims / 4) * 4;  // this thread's part of the sum
-  const bool valid = row < Rows && tile_row + row < p.rows;
-  float top = 0.f, total = 1.f;
-  if (valid) {
-    top = block_maximum(row);
-    total = 0.f;
-#pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) total += shared.sum[w][row] * exp2_fast(shared.maximum[w][row] - top);
-  }
-  const int64_t slot =
-      ((static_cast<int64_t>(item.sequence) * p.splits + item.split) * p.kv_heads + item.kv_head) * p.rows + tile_row +
-      row;
-  if (valid && item.count > 1 && dim == 0) p.partial_state[slot] = make_float2(top, total);
-#pragma unroll
-  for (int c = 0; c < D / kDims; ++c) {
-    float* mine = shared.reduce + (warp * Rows + own_row) * kStride + lane % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < kDims / 8; ++j) {
-      const float(&part)[4] = o[c * (kDims / 8) + j];
-      if (own_row < Rows) {
-        *reinterpret_cast<float2*>(mine + j * 8) = make_float2(part[0] * factor[0], part[1] * factor[0]);
-      }
-      if (Rows == 16) {
-        *reinterpret_cast<float2*>(mine + 8 * kStride + j * 8) =
-            make_float2(part[2] * factor[1], part[3] * factor[1]);
+      for (int j = 0; j < dims.value / 8; ++j) {
+        const float(&part)[4] = o[first / 8 + j];
+        *reinterpret_cast<float2*>(to + row * stride + lane % 4 * 2 + j * 8) =
+            make_float2(part[half * 2] * factor, part[half * 2 + 1] * factor);
       }
     }
-    named_sync(1, kConsumers);
-    if (valid) {
-      float4 value = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll
-      for (int w = 0; w < kConsumerWarps; ++w) {
-        const float4 part = *reinterpret_cast<const float4*>(shared.reduce + (w * Rows + row) * kStride + dim);
-        value.x += part.x;
-        value.y += part.y;
-        value.z += part.z;
-        value.w += part.w;
-      }
-      if (item.count > 1) {
-        *reinterpret_cast<float4*>(p.partial + slot * D + c * kDims + dim) = value;
-      } else {
-        const float scale = 1.f / total;
-        store_output<D>(p, item, tile_row + row, c * kDims + dim,
-                        make_float4(value.x * scale, value.y * scale, value.z * scale, value.w * scale));
-      }
-    }
-    named_sync(1, kConsumers);
-  }
+  });
 }
 
 template <int D, int MT>
@@ -146,7 +150,7 @@ __device__ void consume(const DecodeParams& p, DecodeShared<D, MT>& shared, int 
   const int matrix = lane / 8, row_in_matrix = lane % 8;
   const int key_token = warp * 16 * kParts + (matrix / 2) * 8 + row_in_matrix;
   const int value_token = warp * 16 * kParts + (matrix % 2) * 8 + row_in_matrix;
-  Items items{p, shared.first_item, shared.context};
+  Items items{p, shared.state.first_item, shared.state.context};
   Item item, next;
   int stage = 0;
   uint32_t phase = 0;
@@ -275,11 +279,11 @@ __device__ void consume(const DecodeParams& p, DecodeShared<D, MT>& shared, int 
     for (int mt = 0; mt < MT; ++mt) {
       const int tile_row = row0 + mt * 16;
       if (MT == 1 && p.rows <= 4) {
-        combine_warps<D, MT, 4>(p, shared, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
+        combine_warps<D, 4>(p, shared.state, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
       } else if (MT == 1 && p.rows <= 8) {
-        combine_warps<D, MT, 8>(p, shared, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
+        combine_warps<D, 8>(p, shared.state, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
       } else {
-        combine_warps<D, MT, 16>(p, shared, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
+        combine_warps<D, 16>(p, shared.state, item, tile_row, warp, lane, o[mt], maximum[mt], sum[mt]);
       }
     }
     item = next;
@@ -295,13 +299,7 @@ __global__ void __launch_bounds__(kThreads, MT == 1 ? 2 : 1)
   Shared& shared = *reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  for (int b = threadIdx.x; b < p.batch; b += kThreads) {
-    const int context = p.context[b];
-    shared.context[b] = context;
-    shared.first_item[b + 1] = splits_of(p, context).count;
-  }
   if (threadIdx.x == 0) {
-    shared.first_item[0] = 0;
     for (int stage = 0; stage < Shared::kStages; ++stage) {
       barrier_init(&shared.full[stage], 1);
       barrier_init(&shared.empty[stage], kConsumerWarps);
@@ -310,21 +308,7 @@ __global__ void __launch_bounds__(kThreads, MT == 1 ? 2 : 1)
     prefetch_map(&key_map);
     prefetch_map(&value_map);
   }
-  __syncthreads();
-  if (warp == 0) {  // prefix sums, 32 sequences at a time
-    int before = 0;
-    for (int b = 0; b < p.batch; b += 32) {
-      int count = b + lane < p.batch ? shared.first_item[b + lane + 1] : 0;
-#pragma unroll
-      for (int step = 1; step < 32; step *= 2) {
-        const int other = __shfl_up_sync(0xffffffff, count, step);
-        if (lane >= step) count += other;
-      }
-      if (b + lane < p.batch) shared.first_item[b + lane + 1] = before + count;
-      before += __shfl_sync(0xffffffff, count, 31);
-    }
-  }
-  __syncthreads();
+  count_items(p, shared.state);
 
   // So far only the batch's lengths were read; queries, keys and values come from the kernel before.
   wait_for_previous();
@@ -336,82 +320,12 @@ __global__ void __launch_bounds__(kThreads, MT == 1 ? 2 : 1)
   let_next_start();  // Not earlier: see decode_matmul.cu.
 }
 
-constexpr int kMergeThreads = 128;
-
-// One warp per output row: its splits, in order, weighted by their maxima.
-template <int D>
-__global__ void __launch_bounds__(kMergeThreads) merge_kernel(const DecodeParams p) {
-  constexpr int kPerLane = D / 32;
-  const int lane = threadIdx.x % 32;
-  const int64_t out_row = static_cast<int64_t>(blockIdx.x) * (kMergeThreads / 32) + threadIdx.x / 32;
-  if (out_row >= static_cast<int64_t>(p.batch) * p.q_len * p.heads) return;
-  const int head = out_row % p.heads;
-  const int sequence = out_row / p.heads / p.q_len, token = out_row / p.heads % p.q_len;
-  const int count = splits_of(p, p.context[sequence]).count;
-  // Also where there is nothing to merge: a grid that ended without waiting would let the next one read what the grid
-  // before still writes.
-  let_next_start();
-  wait_for_previous();
-  if (count < 2) return;
-  const int64_t stride = static_cast<int64_t>(p.kv_heads) * p.rows;
-  const int64_t base = (static_cast<int64_t>(sequence) * p.splits * p.kv_heads + head / p.group) * p.rows +
-                       token * p.group + head % p.group;
-  float2 state[2];
-  float top = -INFINITY;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    state[i] = lane + i * 32 < count ? p.partial_state[base + (lane + i * 32) * stride] : make_float2(-INFINITY, 0.f);
-    top = fmaxf(top, state[i].x);
-  }
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, step));
-  if (top == -INFINITY) top = 0.f;
-  float weight[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) weight[i] = exp2_fast(state[i].x - top);
-  float sum = weight[0] * state[0].y + weight[1] * state[1].y;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffff, sum, step);
-  float total[kPerLane] = {};
-  const float* from = p.partial + base * D + lane * kPerLane;
-#pragma unroll 16
-  for (int s = 0; s < count; ++s) {
-    const float w = __shfl_sync(0xffffffff, s < 32 ? weight[0] : weight[1], s % 32);
-    if constexpr (D == 128) {
-      const float4 part = *reinterpret_cast<const float4*>(from + s * stride * D);
-      total[0] += w * part.x;
-      total[1] += w * part.y;
-      total[2] += w * part.z;
-      total[3] += w * part.w;
-    } else {
-      const float2 part = *reinterpret_cast<const float2*>(from + s * stride * D);
-      total[0] += w * part.x;
-      total[1] += w * part.y;
-    }
-  }
-  const float scale = 1.f / sum;
-  uint32_t* to = reinterpret_cast<uint32_t*>(p.out + out_row * D + lane * kPerLane);
-#pragma unroll
-  for (int i = 0; i < kPerLane; i += 2) to[i / 2] = pack_half(total[i] * scale, total[i + 1] * scale);
-}
-
 template <int D, int MT>
-cudaError_t launch_decode(const CUtensorMap& keys, const CUtensorMap& values, const DecodeParams& p,
-                          cudaStream_t stream) {
+cudaError_t launch_pages(const CUtensorMap& keys, const CUtensorMap& values, const DecodeParams& p,
+                         cudaStream_t stream) {
   constexpr int bytes = sizeof(DecodeShared<D, MT>) + 1024;
-  int device, multiprocessors;
-  EDGEWISE_TRY(cudaGetDevice(&device));
-  EDGEWISE_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  EDGEWISE_TRY(cudaFuncSetAttribute(decode_kernel<D, MT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  const int64_t most = static_cast<int64_t>(p.batch) * p.splits * p.kv_heads * p.row_tiles;
-  const int64_t resident = multiprocessors * (MT == 1 ? 2 : 1);
-  const int blocks = static_cast<int>(most < resident ? most : resident);
-  EDGEWISE_TRY(launch_early(decode_kernel<D, MT>, blocks, kThreads, bytes, stream, keys, values, p));
-  const int merge_blocks = ceil_div(p.batch * p.q_len * p.heads, kMergeThreads / 32);
-  return launch_early(merge_kernel<D>, merge_blocks, kMergeThreads, 0, stream, p);
+  return launch_decode<D>(decode_kernel<D, MT>, bytes, MT == 1 ? 2 : 1, p, stream, keys, values);
 }
-
-constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
 }  // namespace edgewise
@@ -433,46 +347,18 @@ extern "C" cudaError_t EDGEWISE_LAUNCHER(edgewise_attention_decode)(
     void* workspace, int batch, int q_len, int heads, int kv_heads, int head_dim, int pages, int page_tokens,
     int table_stride, int splits, int min_split, int window, float scale, cudaStream_t stream) {
   using namespace edgewise;
-  if (batch < 1 || batch > kMaxBatch || q_len < 1 || kv_heads < 1 || heads % kv_heads != 0 || splits < 1 ||
-      splits > kMaxSplits || (head_dim != 64 && head_dim != 128) || min_split < 1 ||
-      min_split % tile_tokens(head_dim) != 0) {
+  DecodeParams p;
+  if (!make_params(p, q, out, table, context, workspace, batch, q_len, heads, kv_heads, head_dim, pages, page_tokens,
+                   table_stride, splits, min_split, window, scale)) {
     return cudaErrorInvalidValue;
   }
-  DecodeParams p;
-  p.tile = tile_tokens(head_dim);
-  p.box_tokens = page_box_tokens(page_tokens, p.tile);
-  if (p.box_tokens == 0) return cudaErrorInvalidValue;
-  p.q = static_cast<const Half*>(q);
-  p.out = static_cast<Half*>(out);
-  p.context = context;
-  p.table = table;
-  p.table_stride = table_stride;
-  p.batch = batch;
-  p.q_len = q_len;
-  p.heads = heads;
-  p.kv_heads = kv_heads;
-  p.group = heads / kv_heads;
-  p.rows = q_len * p.group;
-  const bool wide = p.rows > 16;
-  p.row_tiles = ceil_div(p.rows, wide ? 32 : 16);
-  p.page_tokens = page_tokens;
-  p.pool_tokens = pages * page_tokens;
-  p.splits = splits;
-  p.min_split = min_split;
-  p.window = window;
-  p.scale_log2 = scale * 1.44269504088896340736f;
-  unsigned char* space = static_cast<unsigned char*>(workspace);
-  const int64_t slots = static_cast<int64_t>(batch) * splits * q_len * heads;
-  p.partial_state = reinterpret_cast<float2*>(space);
-  p.partial = reinterpret_cast<float*>(space + aligned(slots * 8));
-
   CUtensorMap key_map, value_map;
   EDGEWISE_TRY(make_page_map(&key_map, keys, pages, page_tokens, kv_heads, head_dim, p.box_tokens));
   EDGEWISE_TRY(make_page_map(&value_map, values, pages, page_tokens, kv_heads, head_dim, p.box_tokens));
   if (head_dim == 128) {
-    return wide ? launch_decode<128, 2>(key_map, value_map, p, stream)
-                : launch_decode<128, 1>(key_map, value_map, p, stream);
+    return p.rows > 16 ? launch_pages<128, 2>(key_map, value_map, p, stream)
+                       : launch_pages<128, 1>(key_map, value_map, p, stream);
   }
-  return wide ? launch_decode<64, 2>(key_map, value_map, p, stream)
-              : launch_decode<64, 1>(key_map, value_map, p, stream);
+  return p.rows > 16 ? launch_pages<64, 2>(key_map, value_map, p, stream)
+                     : launch_pages<64, 1>(key_map, value_map, p, stream);
 }

@@ -1,4 +1,4 @@
-"""Checks and times the CUDA kernels beside torch: check.py [options] [rows] [decode] [prefill] [products], all by default.
+"""Checks and times the CUDA kernels beside torch: check.py [options] [rows] [decode] [prefill] [products] [fp8], all by default.
 
 --small: sizes for compute-sanitizer; --no-check; --no-time; --no-peers: without torch's backends; --plant: only a
 write behind a pool, which compute-sanitizer must find. Exit code 1 when a check failed.
@@ -11,6 +11,7 @@ import sys
 import torch
 
 import attention
+import fp8
 import products
 import rows
 from common import DEVICE, failures, rows as table, time_calls
@@ -31,7 +32,7 @@ def main():
     if "--plant" in options:
         rows.plant()
         return
-    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["decode", "rows", "prefill", "products"]
+    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["decode", "rows", "prefill", "products", "fp8"]
     small = "--small" in options
     torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
     if "--no-check" not in options:
@@ -47,6 +48,10 @@ def main():
             products.check_products(small)
             products.check_gate_extremes(small)
             products.check_early_start(small)
+        if "fp8" in parts:
+            fp8.check_rope()
+            fp8.check_decode(small)
+            fp8.check_prefill(small)
     if "--no-time" not in options and not small:
         matmul, copy = ceilings()
         peers = "--no-peers" not in options
@@ -72,6 +77,8 @@ def main():
             products.time_early_start(copy)
             products.time_products(matmul)
             products.time_products(matmul, (16, 64, 256, 512), (0, 1, 2, 3, 4))
+        if "fp8" in parts:
+            fp8.time_fp8(copy)
     out = os.environ.get("OUT")
     if out and table:
         with open(os.path.join(out, "-".join(parts) + ".json"), "w") as file:

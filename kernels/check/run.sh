@@ -18,7 +18,7 @@ if [ "${SANITIZE:-1}" = 1 ]; then
   # All at once, as each mostly waits for its one processor: bf16, and half precision.
   logs=$(mktemp -d)
   for tool in memcheck racecheck synccheck; do
-    for part in rows decode prefill products; do
+    for part in rows decode prefill products fp8; do
       for f16 in 0 1; do
         name="$tool $part f16=$f16"
         (EDGEWISE_F16=$f16 sanitize --tool "$tool" python3 check.py --small --no-time $part >"$logs/$name" 2>&1 ||

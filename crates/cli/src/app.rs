@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use edgewise_access::AccessStore;
-use edgewise_engine::{EngineOptions, LocalGenerator, Placement, Precision, PromptAttention};
+use edgewise_engine::{EngineOptions, KvPrecision, LocalGenerator, Placement, Precision, PromptAttention};
 use edgewise_gateway::{Recorder, Whose};
 use edgewise_ledger::{Durability, Ledger, LedgerOptions, PriceBook, Retention};
 use edgewise_model_api::{Embedder, Generator, ModelError, Tokenizer};
@@ -140,6 +140,10 @@ impl App {
             device_attention: match engine.device_attention.as_str() {
                 "flash-attn" => PromptAttention::FlashAttn,
                 _ => PromptAttention::Own,
+            },
+            device_kv_precision: match engine.device_kv_precision.as_str() {
+                "fp8" => KvPrecision::Fp8,
+                _ => KvPrecision::Half,
             },
             device_memory_share: engine.device_memory_share,
             device_cache_bytes: None,

@@ -44,4 +44,6 @@ pub use load::{load_embedder, load_embedder_with, load_generator, load_reranker,
 pub use reranker::BertReranker;
 #[doc(hidden)]
 pub use serve::SteadyBatch;
-pub use serve::{Clock, EngineOptions, LocalGenerator, Placement, Precision, PromptAttention, SystemClock};
+pub use serve::{
+    Clock, EngineOptions, KvPrecision, LocalGenerator, Placement, Precision, PromptAttention, SystemClock,
+};

@@ -6,8 +6,8 @@ use candle_core::quantized::gguf_file::Value;
 use edgewise_model_api::{ModelError, Tokenizer};
 
 use crate::{
-    BertEmbedder, BertReranker, EncoderArithmetic, EngineError, EngineOptions, LocalGenerator, PromptAttention,
-    SystemClock,
+    BertEmbedder, BertReranker, EncoderArithmetic, EngineError, EngineOptions, KvPrecision, LocalGenerator,
+    PromptAttention, SystemClock,
     decoder::{Backend, Cpu, DecoderError, GgufFile},
     model_files::{self, ModelFiles},
     serve::{Parts, Placement},
@@ -16,7 +16,7 @@ use crate::{
 #[cfg(feature = "cuda")]
 use crate::{
     Precision,
-    decoder::{Cuda, CudaOptions, Half},
+    decoder::{Cuda, CudaOptions, Half, KvFormat},
 };
 
 impl From<DecoderError> for EngineError {
@@ -44,6 +44,9 @@ pub fn load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
 
 fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Result<LocalGenerator, EngineError> {
     check_attention(options.device_attention)?;
+    if options.device == Placement::Cpu {
+        options.device_kv_precision.check_on_cpu()?;
+    }
     match options.device {
         Placement::Cpu => {}
         #[cfg(feature = "cuda")]
@@ -57,8 +60,40 @@ fn try_load_generator(model: &str, path: &Path, options: &EngineOptions) -> Resu
         #[cfg(not(feature = "cuda"))]
         Placement::Cuda => return Err(no_cuda()),
     }
+    options.device_kv_precision.say_on_cpu();
     let files = ModelFiles::load(model, path, options.context_window, Cpu::default())?;
     start(files, options)
+}
+
+impl KvPrecision {
+    /// Refuses what only a GPU has where the CPU was asked for.
+    pub(crate) fn check_on_cpu(self) -> Result<(), EngineError> {
+        match self {
+            Self::Half => Ok(()),
+            Self::Fp8 => Err(EngineError::Unsupported {
+                what: "engine.device_kv_precision = \"fp8\" with engine.device = \"cpu\"".to_owned(),
+                supported: "set it to \"half\", or engine.device to \"cuda\"".to_owned(),
+            }),
+        }
+    }
+
+    /// Says in the log that there was no GPU for it.
+    pub(crate) fn say_on_cpu(self) {
+        if self == Self::Fp8 {
+            tracing::warn!(
+                "engine.device_kv_precision = \"fp8\" has no effect: the CPU keeps keys and values in 16 bits"
+            );
+        }
+    }
+
+    /// As the device calls it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn format(self) -> KvFormat {
+        match self {
+            Self::Half => KvFormat::Half,
+            Self::Fp8 => KvFormat::Fp8,
+        }
+    }
 }
 
 /// What a program without GPU support says to whoever asks for one.
@@ -119,6 +154,7 @@ fn open_cuda(options: &EngineOptions, path: &Path) -> Result<Cuda, DecoderError>
     Cuda::open(CudaOptions {
         half,
         attention: options.device_attention,
+        kv_format: options.device_kv_precision.format(),
         max_rows: options.device_prefill_chunk + options.max_sequences,
         max_sequences: options.max_sequences,
         memory_share: options.device_memory_share,
@@ -243,12 +279,13 @@ pub fn load_reranker_with(
     BertReranker::load(model, folder, arithmetic).map_err(|e| e.on_load(model))
 }
 
-#[cfg(all(test, not(feature = "flash-attn")))]
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
+    #[cfg(not(feature = "flash-attn"))]
     fn attention_the_program_lacks_is_refused_with_the_command_that_builds_it() {
         for device in [Placement::Auto, Placement::Cpu] {
             let options =
@@ -256,5 +293,13 @@ mod tests {
             let refused = load_generator("model", Path::new("nowhere"), &options).map(|_| ()).unwrap_err().to_string();
             assert!(refused.contains("--features flash-attn") && refused.contains("\"own\""), "{refused}");
         }
+    }
+
+    #[test]
+    fn fp8_on_the_cpu_is_refused_before_anything_is_read() {
+        let options =
+            EngineOptions { device: Placement::Cpu, device_kv_precision: KvPrecision::Fp8, ..EngineOptions::default() };
+        let error = load_generator("none", Path::new("/nowhere"), &options).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("engine.device_kv_precision") && error.contains("\"half\""), "{error}");
     }
 }

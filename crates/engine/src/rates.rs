@@ -18,7 +18,7 @@ use edgewise_kv_cache::PageId;
 #[cfg(feature = "cuda")]
 use crate::decoder::{Cuda, CudaOptions, Half};
 use crate::{
-    EngineError, Placement, Precision, PromptAttention,
+    EngineError, KvPrecision, Placement, Precision, PromptAttention,
     decoder::{Backend, Cpu, Decoder, DecoderConfig, LoadOptions},
     step_model::{BatchEntry, Demand, Scores, StepModel},
 };
@@ -37,6 +37,8 @@ pub struct Plan {
     pub precision: Precision,
     /// What computes the attention of prompts on a GPU.
     pub attention: PromptAttention,
+    /// What a GPU keeps keys and values in.
+    pub kv_precision: KvPrecision,
     /// Lengths of prompts to prefill, in tokens.
     pub prefill: Vec<usize>,
     /// Sequences that decode together.
@@ -155,7 +157,7 @@ pub enum Figure {
 pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Result<(), EngineError> {
     crate::load::check_attention(plan.attention)?;
     match plan.device {
-        Placement::Cpu => {}
+        Placement::Cpu => plan.kv_precision.check_on_cpu()?,
         #[cfg(feature = "cuda")]
         Placement::Cuda | Placement::Auto => match open_cuda(plan) {
             Ok(cuda) => return on_cuda(config_json, plan, cuda, told),
@@ -167,6 +169,7 @@ pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Resu
         #[cfg(not(feature = "cuda"))]
         Placement::Cuda => return Err(crate::load::no_cuda()),
     }
+    plan.kv_precision.say_on_cpu();
     let begun = Instant::now();
     let decoder = Decoder::with_random_weights(config_json, Cpu::default(), &LoadOptions::default(), plan.seed)?;
     let pages = needed_pages(&decoder, plan);
@@ -185,10 +188,11 @@ pub fn measure(config_json: &str, plan: &Plan, told: impl FnMut(Figure)) -> Resu
 
 #[cfg(feature = "cuda")]
 fn open_cuda(plan: &Plan) -> Result<Cuda, EngineError> {
-    let &Plan { device_chunk, max_sequences, memory_share, precision, attention, .. } = plan;
+    let &Plan { device_chunk, max_sequences, memory_share, precision, attention, kv_precision, .. } = plan;
     let max_rows = device_chunk.max(max_sequences);
     let half = if precision == Precision::F16 { Half::F16 } else { Half::Bf16 };
-    Ok(Cuda::open(CudaOptions { max_rows, max_sequences, memory_share, half, attention })?)
+    let kv_format = kv_precision.format();
+    Ok(Cuda::open(CudaOptions { max_rows, max_sequences, memory_share, half, attention, kv_format })?)
 }
 
 #[cfg(feature = "cuda")]
@@ -200,11 +204,13 @@ fn on_cuda(config_json: &str, plan: &Plan, cuda: Cuda, told: impl FnMut(Figure))
     let page_bytes = cuda.plan_pages(decoder.config(), decoder.page_bytes())?;
     let pages = page_bytes / decoder.page_bytes();
     let machine = Machine {
-        device: match (plan.precision == Precision::F16, plan.attention) {
-            (false, PromptAttention::Own) => "cuda bf16",
-            (true, PromptAttention::Own) => "cuda f16",
-            (false, PromptAttention::FlashAttn) => "cuda bf16, flash-attn",
-            (true, PromptAttention::FlashAttn) => "cuda f16, flash-attn",
+        device: match (plan.precision == Precision::F16, plan.attention, plan.kv_precision) {
+            (true, PromptAttention::Own, KvPrecision::Half) => "cuda f16",
+            (true, PromptAttention::Own, KvPrecision::Fp8) => "cuda f16, fp8 pages",
+            (false, PromptAttention::Own, KvPrecision::Half) => "cuda bf16",
+            (false, PromptAttention::Own, KvPrecision::Fp8) => "cuda bf16, fp8 pages",
+            (true, PromptAttention::FlashAttn, _) => "cuda f16, flash-attn",
+            (false, PromptAttention::FlashAttn, _) => "cuda bf16, flash-attn",
         },
         load_s: begun.elapsed().as_secs_f64(),
         weight_bytes: decoder.weight_bytes(),
@@ -504,6 +510,7 @@ mod tests {
             device: Placement::Cpu,
             precision: Precision::Auto,
             attention: PromptAttention::Own,
+            kv_precision: KvPrecision::Half,
             prefill: vec![100, 600],
             batches: vec![1, 3, 9],
             context: 40,

@@ -98,6 +98,7 @@ pub const FIELDS: &[Field] = &[
     Field { key: "engine.device", kind: Kind::Choice(&["auto", "cpu", "cuda"]) },
     Field { key: "engine.device_precision", kind: Kind::Choice(&["auto", "bf16", "f16"]) },
     Field { key: "engine.device_attention", kind: Kind::Choice(&["own", "flash-attn"]) },
+    Field { key: "engine.device_kv_precision", kind: Kind::Choice(&["half", "fp8"]) },
     Field { key: "engine.device_memory_share", kind: Kind::Float { min: 0.05, max: 1.0 } },
     integer("engine.device_prefill_chunk", 64, 65_536),
     integer("engine.threads", 0, 4_096),

@@ -280,6 +280,8 @@ pub struct Engine {
     pub device_precision: String,
     /// What computes the attention of prompts on a GPU: `own` or `flash-attn`.
     pub device_attention: String,
+    /// What a GPU keeps keys and values in: `half` or `fp8`.
+    pub device_kv_precision: String,
     /// Share of a GPU's memory that may be used.
     pub device_memory_share: f64,
     /// Most prompt tokens of one step on a GPU.
@@ -314,6 +316,7 @@ impl Default for Engine {
             device: "auto".to_owned(),
             device_precision: "auto".to_owned(),
             device_attention: "own".to_owned(),
+            device_kv_precision: "half".to_owned(),
             device_memory_share: 0.9,
             device_prefill_chunk: 4096,
             threads: 0,

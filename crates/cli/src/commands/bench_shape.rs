@@ -24,6 +24,7 @@ pub(super) fn run(shape: &str, args: &BenchEngine, app: &App) -> Result<(), CliE
         device: engine.device,
         precision: engine.device_precision,
         attention: engine.device_attention,
+        kv_precision: engine.device_kv_precision,
         prefill: args.depths.clone(),
         batches: args.batches.clone(),
         context: args.batch_prompt,

@@ -41,7 +41,7 @@ pub use crate::backend::{Activations, Backend, Cpu, CpuKv, HostMatrix, Norm};
 pub use crate::backend::{Ceilings, Cuda, CudaKv, CudaOptions, PassTimes};
 pub use crate::step_model::{BatchEntry, Demand, Likeliest, Scores};
 #[cfg(feature = "cuda")]
-pub use edgewise_kernels::cuda::Half;
+pub use edgewise_kernels::cuda::{Half, KvFormat};
 
 /// How weight matrices are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -44,7 +44,7 @@ use edgewise_model_api::{
 use edgewise_types::TenantId;
 
 pub use clock::{Clock, SystemClock};
-pub use options::{EngineOptions, Placement, Precision, PromptAttention};
+pub use options::{EngineOptions, KvPrecision, Placement, Precision, PromptAttention};
 pub use steady::SteadyBatch;
 
 use crate::{

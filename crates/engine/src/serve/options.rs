@@ -41,6 +41,16 @@ pub enum PromptAttention {
     FlashAttn,
 }
 
+/// What a GPU keeps keys and values in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvPrecision {
+    /// The 16-bit numbers it computes with.
+    #[default]
+    Half,
+    /// 8 bits, e4m3 with a scale for each token and head: half of the memory, so twice the tokens, and less exact.
+    Fp8,
+}
+
 /// Limits of an engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineOptions {
@@ -50,6 +60,8 @@ pub struct EngineOptions {
     pub device_precision: Precision,
     /// What computes the attention of prompts on a GPU.
     pub device_attention: PromptAttention,
+    /// What a GPU keeps keys and values in.
+    pub device_kv_precision: KvPrecision,
     /// Share of a GPU's memory for weights, activations, keys and values together, between 0 and 1. On a GPU, keys and
     /// values take what the others leave of it, instead of `cache_bytes`.
     pub device_memory_share: f64,
@@ -89,6 +101,7 @@ impl Default for EngineOptions {
             device: Placement::Auto,
             device_precision: Precision::Auto,
             device_attention: PromptAttention::Own,
+            device_kv_precision: KvPrecision::Half,
             device_memory_share: 0.9,
             device_cache_bytes: None,
             device_prefill_chunk: 4096,

@@ -7,7 +7,7 @@
 
 use edgewise_engine::decoder::{Arithmetic, Cpu, Cuda, Decoder, Half, LoadOptions};
 
-use crate::support::{CUDA, Sequence, decoder, devices, relative_error, shapes, tokens};
+use crate::support::{CUDA, CUDA_F16_FP8, CUDA_FP8, Sequence, decoder, devices, relative_error, shapes, tokens};
 
 #[test]
 fn logits_are_the_cpus_but_for_rounding() {
@@ -22,6 +22,14 @@ fn logits_in_half_precision_are_the_cpus_but_for_rounding() {
     for (attention, device) in devices(Half::F16) {
         println!("{attention:?}");
         logits_are_the_cpus(device, 4e-3);
+    }
+}
+
+/// Rounding keys and values to 4 significant bits outweighs all other rounding.
+#[test]
+fn logits_with_fp8_pages_are_the_cpus_but_for_rounding() {
+    for device in [&*CUDA_FP8, &*CUDA_F16_FP8] {
+        logits_are_the_cpus(device, 1e-1);
     }
 }
 

@@ -4,12 +4,12 @@
 
 use edgewise_engine::{
     PromptAttention,
-    decoder::{BatchEntry, Cuda, CudaKv, Decoder, Half},
+    decoder::{BatchEntry, Cuda, CudaKv, Decoder},
 };
 use edgewise_kv_cache::PageId;
 use proptest::prelude::*;
 
-use crate::support::{CUDA, CUDA_F16, Sequence, VOCABULARY, decoder, devices, shapes, tokens};
+use crate::support::{CUDA_F16_FP8, CUDA_FP8, Sequence, VOCABULARY, all_devices, decoder, shapes, tokens};
 
 const PAGES: u32 = 64;
 
@@ -63,17 +63,16 @@ fn batched(decoder: &Decoder<Cuda>, kv: &mut CudaKv, tables: &[Vec<PageId>], pla
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
     #[test]
     fn logits_depend_on_the_sequence_alone(
         model in 0..shapes().len(),
-        halves: bool,
-        attention in 0..devices(Half::Bf16).len(),
+        device in 0..all_devices().len(),
         plans in prop::collection::vec(plan(), 1..8),
         order in Just((0..PAGES).collect::<Vec<_>>()).prop_shuffle(),
     ) {
         let (name, config) = shapes().swap_remove(model);
-        let (attention, device) = devices(if halves { Half::F16 } else { Half::Bf16 })[attention];
+        let (attention, device) = all_devices().swap_remove(device);
         let decoder = decoder(&config, device.clone());
         let mut kv = decoder.allocate(order.len()).unwrap();
         let mut pages = order.iter().copied().map(PageId);
@@ -108,9 +107,15 @@ proptest! {
 /// Pages that went to the host and came back elsewhere hold what they held.
 #[test]
 fn moved_pages_hold_what_they_held() {
-    use edgewise_engine::decoder::Backend;
     let (_, config) = shapes().remove(1);
-    let decoder = decoder(&config, CUDA.clone());
+    for (_, cuda) in all_devices() {
+        moved_pages(cuda, &config);
+    }
+}
+
+fn moved_pages(cuda: &Cuda, config: &str) {
+    use edgewise_engine::decoder::Backend;
+    let decoder = decoder(config, cuda.clone());
     let mut kv = decoder.allocate(8).unwrap();
     let tokens: Vec<u32> = (0..100).map(|i| i * 5 % VOCABULARY).collect();
     let pages = [PageId(2), PageId(5)];
@@ -121,10 +126,10 @@ fn moved_pages_hold_what_they_held() {
     feed(&mut kv, &tokens[..90], 0, &pages);
     let expected = feed(&mut kv, &tokens[90..], 90, &pages);
     let mut bytes = Vec::new();
-    CUDA.read_page(&kv, 2, &mut bytes);
+    cuda.read_page(&kv, 2, &mut bytes);
     assert_eq!(bytes.len(), decoder.page_bytes());
-    CUDA.write_page(&mut kv, 7, &bytes);
-    CUDA.copy_page(&mut kv, 5, 0, 26);
+    cuda.write_page(&mut kv, 7, &bytes);
+    cuda.copy_page(&mut kv, 5, 0, 26);
     // What they were is overwritten.
     feed(&mut kv, &tokens[..90], 0, &[PageId(5), PageId(2)]);
     let moved = feed(&mut kv, &tokens[90..], 90, &[PageId(7), PageId(0)]);
@@ -135,12 +140,43 @@ fn moved_pages_hold_what_they_held() {
 /// after a preemption, and step by step.
 #[test]
 fn generated_tokens_alone_give_the_same_logits_at_once_and_step_by_step() {
-    for (device, (name, config)) in [(&*CUDA, shapes().swap_remove(1)), (&*CUDA_F16, shapes().swap_remove(3))] {
+    for ((_, device), shape) in all_devices().into_iter().zip([1, 3].into_iter().cycle()) {
+        let (name, config) = shapes().swap_remove(shape);
         let decoder = decoder(&config, device.clone());
         let tokens = tokens(70, 3);
         let at_once = Sequence::new(&decoder, 128, 0).feed(&tokens);
         let mut stepwise = Sequence::new(&decoder, 128, 0);
         let last = tokens.iter().map(|token| stepwise.feed(&[*token])).last().unwrap();
         assert!(at_once.iter().zip(&last).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
+    }
+}
+
+/// Prompts that together are more than the room for 16-bit copies of FP8 pages, of different lengths, some of them behind
+/// tokens that are held.
+#[test]
+fn prompts_that_go_group_by_group_give_the_same_logits() {
+    for (device, shape) in [(&*CUDA_FP8, 2), (&*CUDA_F16_FP8, 4), (&*CUDA_FP8, 5)] {
+        let (name, config) = shapes().swap_remove(shape);
+        // Room for eight pages.
+        let decoder = decoder(
+            &config.replace("\"max_position_embeddings\":4096", "\"max_position_embeddings\":500"),
+            device.clone(),
+        );
+        assert_eq!(decoder.config().context_window, 500, "{name}");
+        let plan = |(i, length): (usize, usize)| {
+            let parts = if i % 2 == 0 { vec![length] } else { vec![length / 3, length - length / 3] };
+            Plan { tokens: tokens(length, i as u32), prompt: length, parts }
+        };
+        let plans: Vec<Plan> = [70, 130, 450, 40, 260, 64, 65, 300].into_iter().enumerate().map(plan).collect();
+        let mut kv = decoder.allocate(PAGES as usize).unwrap();
+        let mut pages = (0..PAGES).rev().map(PageId);
+        let tables: Vec<Vec<PageId>> =
+            plans.iter().map(|plan| pages.by_ref().take(plan.tokens.len().div_ceil(64)).collect()).collect();
+        let results = batched(&decoder, &mut kv, &tables, &plans);
+        for (plan, results) in plans.iter().zip(&results) {
+            let alone = Sequence::new(&decoder, plan.prompt, plan.prompt).feed(&plan.tokens);
+            let last = results.last().unwrap();
+            assert!(alone.iter().zip(last).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}, {} tokens", plan.prompt);
+        }
     }
 }

@@ -8,11 +8,11 @@
 use std::error::Error;
 
 use edgewise_engine::{
-    Placement, Precision,
+    KvPrecision, Placement, Precision,
     decoder::Half,
     rates::{self, Figure, Plan},
 };
-use edgewise_kernels::cuda::{CudaError, Device, DeviceMemory, Event, PagedShape, PrefillAttention};
+use edgewise_kernels::cuda::{CudaError, Device, DeviceMemory, Event, KvFormat, PagedShape, PrefillAttention};
 
 use crate::support::devices;
 
@@ -33,6 +33,7 @@ fn whole_passes() {
                 device: Placement::Cuda,
                 precision: Precision::Bf16,
                 attention,
+                kv_precision: KvPrecision::Half,
                 prefill: vec![8192, 32_768],
                 batches: Vec::new(),
                 context: 0,
@@ -123,7 +124,15 @@ fn attention_alone() -> Result<(), Box<dyn Error>> {
         for (held, rows) in [(8192, 8192), (32_768, 32_768), (32_768, 4096)] {
             let scale = 1.0 / (head_dim as f32).sqrt();
             let pages = held / PAGE;
-            let shape = PagedShape { heads: 32, kv_heads: 8, head_dim, pages, page_tokens: PAGE, scale };
+            let shape = PagedShape {
+                heads: 32,
+                kv_heads: 8,
+                head_dim,
+                pages,
+                page_tokens: PAGE,
+                scale,
+                format: KvFormat::Half,
+            };
             let bytes = rows * shape.heads * head_dim * 2;
             let (q, out) = (filled(device, bytes, half)?, DeviceMemory::new(device, bytes)?);
             let keys = filled(device, shape.pool_bytes(), half)?;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use edgewise_engine::{
-    EngineOptions, LocalGenerator, Placement,
-    decoder::{Arithmetic, Decoder, GgufFile, LoadOptions},
+    EngineOptions, KvPrecision, LocalGenerator, Placement,
+    decoder::{Arithmetic, Cuda, Decoder, GgufFile, LoadOptions},
     load_generator,
 };
 use edgewise_model_api::{
@@ -12,7 +12,7 @@ use edgewise_model_api::{
 };
 use edgewise_types::TenantId;
 
-use crate::support::{CUDA, CUDA_F16, Sequence, best, relative_error};
+use crate::support::{CUDA, CUDA_F16, CUDA_F16_FP8, Sequence, best, relative_error};
 
 fn model() -> PathBuf {
     let models =
@@ -78,15 +78,29 @@ fn run(generator: &LocalGenerator, request: GenerateRequest) -> (Vec<u32>, Strin
     collect(generator.generate(request).unwrap())
 }
 
-/// Real questions: the CPU's greedy tokens, or a token the CPU finds as likely but for rounding; and logits no further
-/// from exact arithmetic than those the CPU serves with, which rounds activations to 8 bits, on average and at worst, and
-/// nowhere further than a fiftieth. In half precision, which is what is taken for this model.
+/// Logits no further from exact arithmetic than those the CPU serves with, which rounds activations to 8 bits, on average
+/// and at worst, and nowhere further than a fiftieth. In half precision, which is what is taken for this model.
 #[test]
 fn answers_are_the_cpus() {
+    let (mean, worst, mean_served, worst_served) = answers(&CUDA_F16, KvPrecision::Half);
+    assert!(worst <= worst_served && mean <= mean_served, "{mean} and {worst}, {mean_served} and {worst_served}");
+    assert!(worst < 2e-2, "{worst}");
+}
+
+/// Keys and values have 4 significant bits: the error is about that of what the CPU serves with.
+#[test]
+fn answers_with_fp8_pages_are_the_cpus_but_for_rounding() {
+    let (mean, worst, ..) = answers(&CUDA_F16_FP8, KvPrecision::Fp8);
+    assert!(mean < 7e-2 && worst < 2.5e-1, "{mean} and {worst}");
+}
+
+/// Real questions: the CPU's greedy tokens, or a token the CPU finds as likely but for rounding. The relative error of
+/// logits, mean and largest, and that of those the CPU serves with.
+fn answers(device: &Cuda, kv_precision: KvPrecision) -> (f64, f64, f64, f64) {
     let gguf = GgufFile::open(model()).unwrap();
     let cpu = Decoder::load_gguf_with(&gguf, Arithmetic::F32).unwrap();
-    let cuda = Decoder::from_gguf(&gguf, CUDA_F16.clone(), &LoadOptions::default()).unwrap();
-    let generator = generator(&EngineOptions::default());
+    let cuda = Decoder::from_gguf(&gguf, device.clone(), &LoadOptions::default()).unwrap();
+    let generator = generator(&EngineOptions { device_kv_precision: kv_precision, ..EngineOptions::default() });
     let served = Decoder::load_gguf_with(&gguf, Arithmetic::Quantized).unwrap();
     let (mut worst, mut worst_served, mut sum, mut sum_served, mut count) = (0.0f64, 0.0f64, 0.0, 0.0, 0.0);
     for question in QUESTIONS {
@@ -119,13 +133,22 @@ fn answers_are_the_cpus() {
     let (mean, mean_served) = (sum / count, sum_served / count);
     println!("relative error of logits: mean {mean:.2e}, largest {worst:.2e}");
     println!("of those the CPU serves with: mean {mean_served:.2e}, largest {worst_served:.2e}");
-    assert!(worst <= worst_served && mean <= mean_served, "{mean} and {worst}, {mean_served} and {worst_served}");
-    assert!(worst < 2e-2, "{worst}");
+    (mean, worst, mean_served, worst_served)
 }
 
 #[test]
 fn cached_cold_alone_and_batched_give_the_same_tokens() {
-    let generator = generator(&EngineOptions { device_prefill_chunk: 512, ..EngineOptions::default() });
+    cached_cold_alone_and_batched(KvPrecision::Half);
+}
+
+#[test]
+fn cached_cold_alone_and_batched_give_the_same_tokens_with_fp8_pages() {
+    cached_cold_alone_and_batched(KvPrecision::Fp8);
+}
+
+fn cached_cold_alone_and_batched(device_kv_precision: KvPrecision) {
+    let options = EngineOptions { device_prefill_chunk: 512, device_kv_precision, ..EngineOptions::default() };
+    let generator = generator(&options);
     let long = long_question();
     let questions: Vec<&str> = QUESTIONS.into_iter().chain([long.as_str()]).collect();
     let cold: Vec<_> = questions

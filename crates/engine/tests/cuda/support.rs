@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use edgewise_engine::{
     PromptAttention,
-    decoder::{Backend, BatchEntry, Cuda, CudaOptions, Decoder, Half, LoadOptions},
+    decoder::{Backend, BatchEntry, Cuda, CudaOptions, Decoder, Half, KvFormat, LoadOptions},
 };
 use edgewise_kv_cache::PageId;
 use serde_json::{Value, json};
@@ -13,23 +13,34 @@ use serde_json::{Value, json};
 pub(crate) const VOCABULARY: u32 = 512;
 
 /// The card, shared by all tests. A small share of its memory is planned for.
-pub(crate) static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(Half::Bf16));
+pub(crate) static CUDA: LazyLock<Cuda> = LazyLock::new(|| open(Half::Bf16, KvFormat::Half));
 /// The same in half precision.
-pub(crate) static CUDA_F16: LazyLock<Cuda> = LazyLock::new(|| open(Half::F16));
+pub(crate) static CUDA_F16: LazyLock<Cuda> = LazyLock::new(|| open(Half::F16, KvFormat::Half));
+/// Both with FP8 pages. The room that prompts read them through is small, so that a batch can be more than fits.
+pub(crate) static CUDA_FP8: LazyLock<Cuda> = LazyLock::new(|| open(Half::Bf16, KvFormat::Fp8));
+pub(crate) static CUDA_F16_FP8: LazyLock<Cuda> = LazyLock::new(|| open(Half::F16, KvFormat::Fp8));
 
 /// With candle-flash-attn for prompts.
 #[cfg(feature = "flash-attn")]
-static FLASH: LazyLock<Cuda> = LazyLock::new(|| open_with(Half::Bf16, PromptAttention::FlashAttn));
+static FLASH: LazyLock<Cuda> = LazyLock::new(|| open_with(Half::Bf16, KvFormat::Half, PromptAttention::FlashAttn));
 /// The same in half precision.
 #[cfg(feature = "flash-attn")]
-static FLASH_F16: LazyLock<Cuda> = LazyLock::new(|| open_with(Half::F16, PromptAttention::FlashAttn));
+static FLASH_F16: LazyLock<Cuda> = LazyLock::new(|| open_with(Half::F16, KvFormat::Half, PromptAttention::FlashAttn));
 
-fn open(half: Half) -> Cuda {
-    open_with(half, PromptAttention::Own)
+fn open(half: Half, kv_format: KvFormat) -> Cuda {
+    open_with(half, kv_format, PromptAttention::Own)
 }
 
-fn open_with(half: Half, attention: PromptAttention) -> Cuda {
-    Cuda::open(CudaOptions { max_rows: 1024, half, attention, ..CudaOptions::default() }).unwrap()
+fn open_with(half: Half, kv_format: KvFormat, attention: PromptAttention) -> Cuda {
+    let max_rows = if kv_format == KvFormat::Half { 1024 } else { 512 };
+    Cuda::open(CudaOptions { max_rows, half, kv_format, attention, ..CudaOptions::default() }).unwrap()
+}
+
+/// What the properties hold for: those of [`devices`], and FP8 pages.
+pub(crate) fn all_devices() -> Vec<(PromptAttention, &'static Cuda)> {
+    let fp8: [&Cuda; 2] = [&CUDA_FP8, &CUDA_F16_FP8];
+    let fp8 = fp8.map(|device| (PromptAttention::Own, device));
+    [devices(Half::Bf16), devices(Half::F16)].into_iter().flatten().chain(fp8).collect()
 }
 
 /// The card with every attention of prompts that the program was built with, our own first.

@@ -1,8 +1,9 @@
-//! Launchers of what works on pages of keys and values, `[pages, page_tokens, kv_heads, head_dim]` in bf16.
+//! Launchers of what works on pages of keys and values: `[pages, page_tokens, kv_heads, head_dim]` in 16-bit numbers, or
+//! in FP8 as [`KvFormat::Fp8`] says.
 
 use std::{ffi::c_int, ptr::null_mut};
 
-use super::{CudaError, Device, Slice, check, ffi, int, require};
+use super::{CudaError, Device, KvFormat, Slice, check, ffi, int, require};
 
 const HALF: usize = 2;
 const INT: usize = size_of::<c_int>();
@@ -28,6 +29,8 @@ pub struct PagedShape {
     pub page_tokens: usize,
     /// What scores are multiplied by.
     pub scale: f32,
+    /// What keys and values are in pages.
+    pub format: KvFormat,
 }
 
 impl PagedShape {
@@ -51,9 +54,14 @@ impl PagedShape {
         Ok(())
     }
 
+    /// Bytes of a page of a layer's keys, or values.
+    pub fn page_bytes(&self) -> usize {
+        self.page_tokens * self.kv_heads * self.format.head_bytes(self.head_dim)
+    }
+
     /// Bytes of a layer's keys, or values.
     pub fn pool_bytes(&self) -> usize {
-        self.pages * self.page_tokens * self.kv_heads * self.head_dim * HALF
+        self.pages * self.page_bytes()
     }
 
     /// Parts a context is cut into at most in decode attention: enough to keep the card busy with a single sequence.
@@ -142,36 +150,58 @@ impl RopePages<'_> {
             None => Ok(null_mut()),
         };
         let (q_norm, k_norm) = (norm(self.norms.map(|[q, _]| q))?, norm(self.norms.map(|[_, k]| k))?);
-        // SAFETY: every buffer is as long as the shape calls for; the caller vouches for the indices. A head is read
-        // wholly before it is written, by the same lanes.
-        check("rope_pages", unsafe {
-            device.half().edgewise_rope_pages(
-                q,
-                k,
-                v,
-                int("the width of queries", q_width)?,
-                int("the width of keys", kv_width)?,
-                int("the width of values", kv_width)?,
-                q,
-                if self.rotates_keys { k } else { null_mut() },
-                keys,
-                values,
-                cosines.cast(),
-                sines.cast(),
-                positions.cast(),
-                slots.cast(),
-                q_norm,
-                k_norm,
-                self.eps,
-                int("the number of tokens", self.tokens)?,
-                int("heads", heads)?,
-                int("heads", kv_heads)?,
-                int("the width of a head", head_dim)?,
-                int("the rotated dimensions", self.rotary_dim)?,
-                c_int::from(self.adjacent),
-                device.stream(),
-            )
-        })
+        let [q_width, kv_width] = [int("the width of queries", q_width)?, int("the width of keys", kv_width)?];
+        let (cosines, sines, positions, slots) = (cosines.cast(), sines.cast(), positions.cast(), slots.cast());
+        let [heads, kv_heads] = [int("heads", heads)?, int("heads", kv_heads)?];
+        let (tokens, eps) = (int("the number of tokens", self.tokens)?, self.eps);
+        let head_dim = int("the width of a head", head_dim)?;
+        let rotary_dim = int("the rotated dimensions", self.rotary_dim)?;
+        let adjacent = c_int::from(self.adjacent);
+        let page_tokens = int("the size of a page", self.shape.page_tokens)?;
+        let (half, stream) = (device.half(), device.stream());
+        let k_out = if self.rotates_keys { k } else { null_mut() };
+        check(
+            "rope_pages",
+            match self.shape.format {
+                // SAFETY: every buffer is as long as the shape calls for; the caller vouches for the indices. A head is read
+                // wholly before it is written, by the same lanes.
+                KvFormat::Half => unsafe {
+                    half.edgewise_rope_pages(
+                        q, k, v, q_width, kv_width, kv_width, q, k_out, keys, values, cosines, sines, positions, slots,
+                        q_norm, k_norm, eps, tokens, heads, kv_heads, head_dim, rotary_dim, adjacent, stream,
+                    )
+                },
+                // SAFETY: as above.
+                KvFormat::Fp8 => unsafe {
+                    half.edgewise_rope_pages_fp8(
+                        q,
+                        k,
+                        v,
+                        q_width,
+                        kv_width,
+                        kv_width,
+                        q,
+                        keys,
+                        values,
+                        cosines,
+                        sines,
+                        positions,
+                        slots,
+                        q_norm,
+                        k_norm,
+                        eps,
+                        tokens,
+                        heads,
+                        kv_heads,
+                        head_dim,
+                        rotary_dim,
+                        adjacent,
+                        page_tokens,
+                        stream,
+                    )
+                },
+            },
+        )
     }
 }
 
@@ -211,18 +241,24 @@ impl PrefillAttention<'_> {
     /// [`CudaError`] when shapes don't match.
     ///
     /// # Safety
-    /// `starts` ascends from 0 to `rows`, no context is smaller than its rows, and the first
+    /// `starts` ascends between 0 and `rows`, no context is smaller than its rows, and the first
     /// `⌈context/page_tokens⌉` entries of a row of the table are pages of the pool.
     pub unsafe fn run(&self, device: &Device) -> Result<(), CudaError> {
         let shape = self.shape;
         shape.check()?;
+        require(
+            shape.format == KvFormat::Half,
+            "the width of numbers in pages of prompts",
+            8,
+            "16 bits: dequantise them",
+        )?;
         let bytes = self.rows * shape.heads * shape.head_dim * HALF;
         let (q, out) = (self.q.at_least("queries", bytes)?, self.out.at_least("attention's output", bytes)?);
         let keys = self.keys.at_least("the pool of keys", shape.pool_bytes())?;
         let values = self.values.at_least("the pool of values", shape.pool_bytes())?;
-        let table = self.table.at_least("block tables", self.batch * self.table_stride * INT)?;
-        let starts = self.starts.at_least("first rows", (self.batch + 1) * INT)?;
-        let context = self.context.at_least("contexts", self.batch * INT)?;
+        let table = self.table.ints("block tables", self.batch * self.table_stride)?;
+        let starts = self.starts.ints("first rows", self.batch + 1)?;
+        let context = self.context.ints("contexts", self.batch)?;
         // SAFETY: every buffer is as long as the shape calls for; the caller vouches for the indices.
         check("attention_prefill", unsafe {
             device.half().edgewise_attention_prefill(
@@ -230,9 +266,9 @@ impl PrefillAttention<'_> {
                 out,
                 keys,
                 values,
-                table.cast(),
-                starts.cast(),
-                context.cast(),
+                table,
+                starts,
+                context,
                 int("the batch", self.batch)?,
                 int("the number of rows", self.rows)?,
                 int("heads", shape.heads)?,
@@ -297,30 +333,69 @@ impl DecodeAttention<'_> {
         let table = self.table.at_least("block tables", self.batch * self.table_stride * INT)?;
         let context = self.context.at_least("contexts", self.batch * INT)?;
         let workspace = self.workspace.at_least("attention's workspace", shape.decode_workspace(self.batch)?)?;
-        // SAFETY: every buffer is as long as the shape calls for; the caller vouches for the indices.
-        check("attention_decode", unsafe {
-            device.half().edgewise_attention_decode(
-                q,
-                out,
-                keys,
-                values,
-                table.cast(),
-                context.cast(),
-                workspace,
-                int("the batch", self.batch)?,
-                1,
-                int("heads", shape.heads)?,
-                int("heads", shape.kv_heads)?,
-                int("the width of a head", shape.head_dim)?,
-                int("pages", shape.pages)?,
-                int("the size of a page", shape.page_tokens)?,
-                int("the width of block tables", self.table_stride)?,
-                int("splits", shape.splits())?,
-                int("the shortest split", MIN_SPLIT)?,
-                int("the window", self.window.unwrap_or(0))?,
-                shape.scale,
-                device.stream(),
-            )
-        })
+        let (table, context) = (table.cast(), context.cast());
+        let [heads, kv_heads] = [int("heads", shape.heads)?, int("heads", shape.kv_heads)?];
+        let (batch, q_len) = (int("the batch", self.batch)?, 1);
+        let head_dim = int("the width of a head", shape.head_dim)?;
+        let [pages, page_tokens] = [int("pages", shape.pages)?, int("the size of a page", shape.page_tokens)?];
+        let table_stride = int("the width of block tables", self.table_stride)?;
+        let [splits, min_split] = [int("splits", shape.splits())?, int("the shortest split", MIN_SPLIT)?];
+        let (window, scale) = (int("the window", self.window.unwrap_or(0))?, shape.scale);
+        let (half, stream) = (device.half(), device.stream());
+        check(
+            "attention_decode",
+            match shape.format {
+                // SAFETY: every buffer is as long as the shape calls for; the caller vouches for the indices.
+                KvFormat::Half => unsafe {
+                    half.edgewise_attention_decode(
+                        q,
+                        out,
+                        keys,
+                        values,
+                        table,
+                        context,
+                        workspace,
+                        batch,
+                        q_len,
+                        heads,
+                        kv_heads,
+                        head_dim,
+                        pages,
+                        page_tokens,
+                        table_stride,
+                        splits,
+                        min_split,
+                        window,
+                        scale,
+                        stream,
+                    )
+                },
+                // SAFETY: as above.
+                KvFormat::Fp8 => unsafe {
+                    half.edgewise_attention_decode_fp8(
+                        q,
+                        out,
+                        keys,
+                        values,
+                        table,
+                        context,
+                        workspace,
+                        batch,
+                        q_len,
+                        heads,
+                        kv_heads,
+                        head_dim,
+                        pages,
+                        page_tokens,
+                        table_stride,
+                        splits,
+                        min_split,
+                        window,
+                        scale,
+                        stream,
+                    )
+                },
+            },
+        )
     }
 }

@@ -3,7 +3,11 @@
 //! Device memory behaves like memory full of cells: anything that was given a slice may write it. The host never looks
 //! into it, and the stream orders all accesses.
 
-use std::{ffi::c_void, marker::PhantomData, ptr::null_mut};
+use std::{
+    ffi::{c_int, c_void},
+    marker::PhantomData,
+    ptr::null_mut,
+};
 
 use super::{CudaError, Device, check, ffi, require};
 
@@ -155,6 +159,18 @@ impl<'a> Slice<'a> {
 
     pub(super) fn pointer(&self) -> *mut c_void {
         self.pointer
+    }
+
+    /// The address where a kernel finds at least `count` int32, which it reads one by one.
+    pub(super) fn ints(&self, what: &'static str, count: usize) -> Result<*const c_int, CudaError> {
+        require(self.bytes >= count * size_of::<c_int>(), what, self.bytes, "at least as long as its shape calls for")?;
+        require(
+            self.pointer.addr().is_multiple_of(size_of::<c_int>()),
+            what,
+            self.pointer.addr(),
+            "aligned to 4 bytes",
+        )?;
+        Ok(self.pointer.cast_const().cast())
     }
 
     /// The address where a kernel finds at least `bytes` bytes, aligned for its 16-byte accesses.

@@ -17,6 +17,7 @@ mod device;
 mod ffi;
 #[cfg(feature = "flash-attn")]
 mod flash;
+mod fp8;
 mod graph;
 mod memory;
 mod pages;
@@ -32,6 +33,7 @@ pub use cublas::VendorProduct;
 pub use device::{Device, Event};
 #[cfg(feature = "flash-attn")]
 pub use flash::{FLASH_VERSION, FlashAttention, FlashKeys};
+pub use fp8::{DequantisePages, KvFormat};
 pub use graph::Graph;
 pub use memory::{DeviceMemory, PinnedMemory, Slice};
 pub use pages::PagePools;

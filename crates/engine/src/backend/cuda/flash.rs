@@ -8,7 +8,7 @@
 
 use std::{ops::Range, sync::Mutex};
 
-use edgewise_kernels::cuda::{CudaError, DeviceMemory, FlashAttention, FlashKeys, PagedShape};
+use edgewise_kernels::cuda::{CudaError, DeviceMemory, FlashAttention, FlashKeys, KvFormat, PagedShape};
 
 use super::{
     Cuda, CudaAttention, CudaKv, CudaPass, CudaTensor,
@@ -36,6 +36,11 @@ impl Flash {
     ) -> Result<Option<Self>, DecoderError> {
         if backend.options().attention != PromptAttention::FlashAttn {
             return Ok(None);
+        }
+        if backend.options().kv_format == KvFormat::Fp8 {
+            let reason = "candle-flash-attn reads no FP8 pages: set engine.device_attention = \"own\" or \
+                          engine.device_kv_precision = \"half\"";
+            return Err(DecoderError::Unsupported { reason: reason.to_owned() });
         }
         let make = || -> Result<Self, CudaError> {
             let mut windows = config.windows.clone();

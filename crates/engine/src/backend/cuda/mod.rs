@@ -1,5 +1,5 @@
 //! The forward pass's operations on NVIDIA Hopper: weights, activations, keys and values in bf16 or half precision, sums
-//! and the residual stream in f32.
+//! and the residual stream in f32; keys and values in FP8 pages where [`CudaOptions::kv_format`] says so (`fp8`).
 //!
 //! Rounding to 16 bits is what logits differ from exact arithmetic by, in every product and sublayer alike: with the 8
 //! significant bits of bf16 by about a percent, with the 11 of half precision by an eighth of that. Half precision ends
@@ -20,6 +20,7 @@ mod arena;
 mod batch;
 #[cfg(feature = "flash-attn")]
 mod flash;
+mod fp8;
 mod pages;
 mod plan;
 mod products;
@@ -37,8 +38,8 @@ use std::sync::{
 use edgewise_kernels::{
     Pairing,
     cuda::{
-        CudaError, DecodeAttention, Device, DeviceMemory, Event, PagedShape, PinnedMemory, PrefillAttention, RmsNorm,
-        RopePages, Slice, TopK, gather_rows,
+        CudaError, DecodeAttention, Device, DeviceMemory, Event, KvFormat, PagedShape, PinnedMemory, PrefillAttention,
+        RmsNorm, RopePages, Slice, TopK, gather_rows,
     },
 };
 
@@ -51,7 +52,7 @@ use weights::CudaMatrix;
 
 use self::{
     arena::Arena,
-    batch::{Batch, Kind},
+    batch::{Batch, Kind, Launch},
     steps::Steps,
 };
 use super::{Activations, Backend, HostMatrix, Norm};
@@ -111,6 +112,8 @@ pub struct CudaAttention {
     cosines: DeviceMemory,
     sines: DeviceMemory,
     workspace: Mutex<DeviceMemory>,
+    /// With FP8 pages, what prompts read them through.
+    scratch: Option<fp8::Scratch>,
     steps: Mutex<Steps>,
     #[cfg(feature = "flash-attn")]
     flash: Option<flash::Flash>,
@@ -257,6 +260,7 @@ impl Backend for Cuda {
             pages: 0,
             page_tokens: PAGE,
             scale: config.attention_scale,
+            format: self.options().kv_format,
         };
         let device = self.device();
         let table = rope.table();
@@ -285,6 +289,7 @@ impl Backend for Cuda {
             cosines: angles(f64::cos)?,
             sines: angles(f64::sin)?,
             workspace: Mutex::new(DeviceMemory::new(device, workspace).map_err(device_error)?),
+            scratch: fp8::Scratch::new(self, config)?,
             steps: Mutex::default(),
             #[cfg(feature = "flash-attn")]
             flash: flash::Flash::new(self, config, &shape)?,
@@ -302,7 +307,8 @@ impl Backend for Cuda {
             // Keys and values behind the first layer follow from it.
             PromptAttention::FlashAttn => " flash-attn",
         };
-        format!("cuda sm90 {} page {PAGE} fused products{attention}", self.options().half.name())
+        let pages = if self.options().kv_format == KvFormat::Fp8 { " fp8" } else { "" };
+        format!("cuda sm90 {} page {PAGE} fused products{attention}{pages}", self.options().half.name())
     }
 
     fn page_tokens(&self) -> usize {
@@ -496,6 +502,8 @@ impl Backend for Cuda {
         let [q, ..] = qkv;
         let [keys, values] = kv.layer(layer)?;
         let shape = PagedShape { pages: kv.pages(), ..attention.shape };
+        let (scratch, held) =
+            (&attention.scratch, |launch: &Launch| &pass.batch.numbers[launch.context..][..launch.batch]);
         for launch in &pass.batch.launches {
             #[cfg(feature = "flash-attn")]
             if let (Kind::Prompt, Some(flash)) = (launch.kind, &attention.flash) {
@@ -524,8 +532,12 @@ impl Backend for Cuda {
                         table_stride,
                         window,
                     };
-                    // SAFETY: `Batch::new` made these from entries whose pages `Decoder::check` found in the pool.
-                    unsafe { attention.run(self.device()) }
+                    match scratch {
+                        // SAFETY: `Batch::new` made these from entries whose pages `Decoder::check` found in the pool.
+                        None => unsafe { attention.run(self.device()) },
+                        // SAFETY: as above.
+                        Some(scratch) => unsafe { scratch.attend(self.device(), &attention, held(launch)) },
+                    }
                 }
                 Kind::Generated => {
                     let workspace = lock(&attention.workspace);

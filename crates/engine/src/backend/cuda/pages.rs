@@ -1,5 +1,6 @@
-//! Keys and values of all layers on the device, `[pages, page, kv_heads, head_dim]` in bf16 for each layer's keys and
-//! values. They are one allocation: a layer's keys, then its values, layer after layer.
+//! Keys and values of all layers on the device, for each layer's keys and values a pool of pages as
+//! [`edgewise_kernels::cuda::KvFormat`] lays them out. They are one allocation: a layer's keys, then its values, layer
+//! after layer.
 //!
 //! Pages go to the host and come back by way of pinned memory, several at a time on their way there: while one crosses
 //! the bus the next is copied, by all threads, as one thread copies slower than the bus.
@@ -45,7 +46,7 @@ struct Stage {
 
 /// Bytes of a page in one layer's keys, or values.
 fn array_page_bytes(attention: &CudaAttention) -> usize {
-    PAGE * attention.shape.kv_heads * attention.shape.head_dim * 2
+    attention.shape.page_bytes()
 }
 
 /// Bytes of one page over all layers, keys and values.
@@ -80,7 +81,8 @@ impl CudaKv {
         };
         let places = (0..UNDER_WAY).map(stage).collect::<Result<_, _>>()?;
         let array_page_bytes = array_page_bytes(attention);
-        let pools = PagePools::new(device, &memory, pages, PAGE, array_page_bytes / PAGE).map_err(device_error)?;
+        // Pages move as a whole, so that what is in them does not matter.
+        let pools = PagePools::new(device, &memory, pages, 1, array_page_bytes).map_err(device_error)?;
         Ok(Self { pools, memory, staging: Mutex::new(Staging { places, next: 0 }), pages, array_page_bytes })
     }
 

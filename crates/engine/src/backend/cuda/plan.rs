@@ -3,9 +3,9 @@
 //! Memory is planned once: weights are placed while loading, activations and workspaces have their size from the largest
 //! pass the engine makes, and pages get the rest of the share that was allowed.
 
-use edgewise_kernels::cuda::Half;
+use edgewise_kernels::cuda::{Half, KvFormat};
 
-use super::{Cuda, device_error};
+use super::{Cuda, device_error, fp8};
 use crate::{
     PromptAttention,
     decoder::{Activation, DecoderConfig, DecoderError, NormKind, Positions},
@@ -30,6 +30,8 @@ pub struct CudaOptions {
     pub half: Half,
     /// What computes the attention of prompts.
     pub attention: PromptAttention,
+    /// What keys and values are in pages.
+    pub kv_format: KvFormat,
 }
 
 impl Default for CudaOptions {
@@ -40,6 +42,7 @@ impl Default for CudaOptions {
             memory_share: 0.9,
             half: Half::Bf16,
             attention: PromptAttention::Own,
+            kv_format: KvFormat::Half,
         }
     }
 }
@@ -95,20 +98,26 @@ impl Cuda {
         Ok((free.saturating_sub(withheld.max(RESERVE)), total))
     }
 
-    /// Bytes planned for the activations of the largest pass.
+    /// Bytes planned for the activations of the largest pass, and for what prompts read FP8 pages through.
     pub fn activation_bytes(&self, config: &DecoderConfig) -> usize {
-        activation_bytes(config, self.options())
+        activation_bytes(config, self.options()) + fp8::scratch_bytes(config, self.options())
     }
 
     /// Refuses a model that has no room.
     pub(super) fn check_room(&self, config: &DecoderConfig) -> Result<(), DecoderError> {
-        let (weights, activations) = (weight_bytes(config), activation_bytes(config, self.options()));
+        let (weights, activations) = (weight_bytes(config), self.activation_bytes(config));
         let (free, total) = self.available()?;
         let needed = weights + activations;
         if needed <= free {
             return Ok(());
         }
-        let remedy = if weights < free {
+        let copies = fp8::scratch_bytes(config, self.options());
+        let remedy = if needed - copies <= free {
+            format!(
+                "{copies} of them are what prompts read FP8 pages through: set engine.device_kv_precision = \"half\", or \
+                 raise engine.device_memory_share"
+            )
+        } else if weights < free {
             "lower engine.device_prefill_chunk or engine.max_sequences, or raise engine.device_memory_share".to_owned()
         } else {
             let parameters = free / HALF / 1_000_000_000;
@@ -125,7 +134,6 @@ impl Cuda {
     /// [`DecoderError::DeviceMemory`] when not even a few pages fit.
     pub fn plan_pages(&self, config: &DecoderConfig, page_bytes: usize) -> Result<usize, DecoderError> {
         let (free, total) = self.available()?;
-        let activations = activation_bytes(config, self.options());
         let free = free.saturating_sub(super::pages::staging_bytes(page_bytes));
         if free < 16 * page_bytes {
             return Err(DecoderError::DeviceMemory {
@@ -141,9 +149,10 @@ impl Cuda {
         let mib = |bytes: usize| bytes >> 20;
         tracing::info!(
             precision = self.options().half.name(),
+            kv_precision = self.options().kv_format.name(),
             total_mib = mib(total),
             weights_mib = mib(weight_bytes(config)),
-            activations_mib = mib(activations),
+            activations_mib = mib(self.activation_bytes(config)),
             pages_mib = mib(free / page_bytes * page_bytes),
             tokens = free / page_bytes * super::PAGE,
             "memory of the GPU is planned"
