@@ -48,6 +48,16 @@ pub enum Scores {
     Likeliest(Likeliest),
 }
 
+impl Scores {
+    /// All logits, where these are given.
+    pub(crate) fn whole(&self) -> Option<&[f32]> {
+        match self {
+            Self::Whole(logits) => Some(logits),
+            Self::Likeliest(_) => None,
+        }
+    }
+}
+
 /// The likeliest tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Likeliest {
@@ -56,6 +66,10 @@ pub struct Likeliest {
     /// `ln Σ exp(logit)` over the whole vocabulary.
     pub log_sum: f64,
 }
+
+/// What the calling thread does while a pass runs on a device. It can be called more than once: what is done is not done
+/// again.
+pub type Meanwhile<'a> = dyn FnMut() + Send + 'a;
 
 /// A model that extends sequences, whose keys and values lie in pages.
 pub(crate) trait StepModel: Send + 'static {
@@ -107,6 +121,22 @@ pub(crate) trait StepModel: Send + 'static {
         _demands: &[Demand],
     ) -> Result<Vec<Option<Scores>>, EngineError> {
         Ok(self.forward(kv, batch)?.into_iter().map(|logits| logits.map(Scores::Whole)).collect())
+    }
+
+    /// As [`Self::forward_for`], and calls `meanwhile`: once the pass has been issued, where a device computes it; else
+    /// before it, so that what is to be done does not wait for it. A pass that fails may not have come to it.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn forward_beside(
+        &self,
+        kv: &mut Self::Kv,
+        batch: &[BatchEntry<'_>],
+        demands: &[Demand],
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Vec<Option<Scores>>, EngineError> {
+        meanwhile();
+        self.forward_for(kv, batch, demands)
     }
 
     /// Copies the first `tokens` positions of a page to another.

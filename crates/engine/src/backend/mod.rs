@@ -23,7 +23,7 @@ pub use host_matrix::HostMatrix;
 
 use crate::{
     decoder::{DecoderConfig, DecoderError, NormKind},
-    step_model::{BatchEntry, Demand, Scores},
+    step_model::{BatchEntry, Demand, Meanwhile, Scores},
 };
 
 /// A normalisation over the width of a row, or of a head.
@@ -60,6 +60,10 @@ pub struct Activations<B: Backend> {
 
 /// The operations of a forward pass. Tensors are `[rows, width]`; a row is a token of the batch.
 pub trait Backend: Debug + Clone + Send + Sync + 'static {
+    /// Whether a pass that was issued runs by itself, so that the thread that issued it can do other things until it
+    /// waits for the results.
+    const IS_DEVICE: bool = false;
+
     /// A weight matrix `[outputs, inputs]`, with its bias where it has one.
     type Matrix: Debug + Send + Sync;
     /// A vector of weights.
@@ -255,8 +259,17 @@ pub trait Backend: Debug + Clone + Send + Sync + 'static {
     fn read(&self, x: &Self::Tensor) -> Result<Vec<Vec<f32>>, DecoderError>;
 
     /// What tokens are drawn from, for each row of `logits` at least as much as its demand: the whole rows, unless the
-    /// backend can select in less time than it takes to read them.
-    fn scores(&self, logits: &Self::Tensor, _demands: &[Demand]) -> Result<Vec<Scores>, DecoderError> {
+    /// backend can select in less time than it takes to read them. Backends that are devices call `meanwhile` when
+    /// everything was issued, and wait afterwards.
+    ///
+    /// # Errors
+    /// A kernel's refusal, or what failed on the device.
+    fn scores(
+        &self,
+        logits: &Self::Tensor,
+        _demands: &[Demand],
+        _meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Vec<Scores>, DecoderError> {
         Ok(self.read(logits)?.into_iter().map(Scores::Whole).collect())
     }
 }

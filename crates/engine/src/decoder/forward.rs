@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{Decoder, DecoderConfig, DecoderError};
 use crate::{
     backend::{Activations, Backend},
-    step_model::{BatchEntry, Demand, Scores},
+    step_model::{BatchEntry, Demand, Meanwhile, Scores},
 };
 
 impl<B: Backend> Decoder<B> {
@@ -21,7 +21,7 @@ impl<B: Backend> Decoder<B> {
     /// [`DecoderError`] when an entry has no or an unknown token, exceeds the window, or its block table is too short
     /// or names a page that does not exist. Positions held before are untouched.
     pub fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, DecoderError> {
-        self.computed(kv, batch, |backend, logits| backend.read(logits), |row| is_finite(row))
+        self.computed(kv, batch, |backend, logits| backend.read(logits), |rows| are_finite(rows))
     }
 
     /// As [`Self::forward`], with what each entry's token is to be drawn from: at least as much as its place in `demands`
@@ -35,31 +35,49 @@ impl<B: Backend> Decoder<B> {
         batch: &[BatchEntry<'_>],
         demands: &[Demand],
     ) -> Result<Vec<Option<Scores>>, DecoderError> {
+        self.forward_beside(kv, batch, demands, &mut || {})
+    }
+
+    /// As [`Self::forward_for`], and calls `meanwhile` on this thread while a device computes the pass; on the CPU, whose
+    /// time the pass takes itself, before it. A pass that fails, or that nobody wants logits of, may not come to it.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_beside(
+        &self,
+        kv: &mut B::Kv,
+        batch: &[BatchEntry<'_>],
+        demands: &[Demand],
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Vec<Option<Scores>>, DecoderError> {
+        if !B::IS_DEVICE {
+            meanwhile();
+        }
         let demand = |i: usize| demands.get(i).copied().unwrap_or_default();
         let wanted: Vec<Demand> =
             batch.iter().enumerate().filter(|(_, entry)| entry.logits).map(|(i, _)| demand(i)).collect();
-        let finite = |scores: &Scores| match scores {
-            Scores::Whole(row) => is_finite(row),
-            Scores::Likeliest(likeliest) => likeliest.log_sum.is_finite(),
+        let finite = |rows: &[Scores]| {
+            let mut whole = are_finite(&rows.iter().filter_map(Scores::whole).collect::<Vec<_>>()).into_iter();
+            let is_finite = |row: &Scores| match row {
+                Scores::Whole(_) => whole.next().unwrap_or(false),
+                Scores::Likeliest(likeliest) => likeliest.log_sum.is_finite(),
+            };
+            rows.iter().map(is_finite).collect()
         };
-        self.computed(kv, batch, |backend, logits| backend.scores(logits, &wanted), finite)
+        self.computed(kv, batch, |backend, logits| backend.scores(logits, &wanted, meanwhile), finite)
     }
 
-    /// A pass over a batch that is checked, and what `read` makes of the logits, which must be finite.
-    fn computed<T: Send + Sync>(
+    /// A pass over a batch that is checked, and what `read` makes of the logits, which must all be finite.
+    fn computed<T: Send>(
         &self,
         kv: &mut B::Kv,
         batch: &[BatchEntry<'_>],
         read: impl FnOnce(&B, &B::Tensor) -> Result<Vec<T>, DecoderError> + Send,
-        is_finite: impl Fn(&T) -> bool + Sync,
+        are_finite: impl FnOnce(&[T]) -> Vec<bool>,
     ) -> Result<Vec<Option<T>>, DecoderError> {
         self.check(kv, batch)?;
         let rows = self.inner.backend.run(|| self.pass(kv, batch, read))?;
-        // A few rows are looked through faster than other threads are woken.
-        let finite: Vec<bool> = match rows.len() {
-            0..4 => rows.iter().map(&is_finite).collect(),
-            _ => rows.par_iter().map(&is_finite).collect(),
-        };
+        let finite = are_finite(&rows);
         let mut rows = rows.into_iter().zip(finite);
         let mut results = Vec::with_capacity(batch.len());
         for entry in batch {
@@ -175,6 +193,15 @@ impl<B: Backend> Decoder<B> {
             b.project_add_norm(pass, widened, (&layer.down, &mut *projected), residual, next, normed)?;
         }
         b.project(pass, normed, &mut [(weights.output(), logits)])
+    }
+}
+
+/// Whether each row [`is_finite`].
+fn are_finite(rows: &[impl AsRef<[f32]> + Sync]) -> Vec<bool> {
+    // A few rows are looked through faster than other threads are woken.
+    match rows.len() {
+        0..4 => rows.iter().map(|row| is_finite(row.as_ref())).collect(),
+        _ => rows.par_iter().map(|row| is_finite(row.as_ref())).collect(),
     }
 }
 

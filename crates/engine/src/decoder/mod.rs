@@ -39,7 +39,7 @@ pub use safetensors_files::SafetensorsFiles;
 pub use crate::backend::{Activations, Backend, Cpu, CpuKv, HostMatrix, Norm};
 #[cfg(feature = "cuda")]
 pub use crate::backend::{Ceilings, Cuda, CudaKv, CudaOptions, PassTimes};
-pub use crate::step_model::{BatchEntry, Demand, Likeliest, Scores};
+pub use crate::step_model::{BatchEntry, Demand, Likeliest, Meanwhile, Scores};
 #[cfg(feature = "cuda")]
 pub use edgewise_kernels::cuda::{Half, KvFormat};
 

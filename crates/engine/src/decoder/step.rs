@@ -5,7 +5,7 @@ use edgewise_kv_cache::PageId;
 use super::{Backend, Decoder, DecoderError};
 use crate::{
     EngineError,
-    step_model::{BatchEntry, Demand, Scores, StepModel},
+    step_model::{BatchEntry, Demand, Meanwhile, Scores, StepModel},
 };
 
 impl<B: Backend> StepModel for Decoder<B> {
@@ -46,6 +46,16 @@ impl<B: Backend> StepModel for Decoder<B> {
         demands: &[Demand],
     ) -> Result<Vec<Option<Scores>>, EngineError> {
         Ok(self.forward_for(kv, batch, demands)?)
+    }
+
+    fn forward_beside(
+        &self,
+        kv: &mut B::Kv,
+        batch: &[BatchEntry<'_>],
+        demands: &[Demand],
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Vec<Option<Scores>>, EngineError> {
+        Ok(self.forward_beside(kv, batch, demands, meanwhile)?)
     }
 
     fn copy_page(&self, kv: &mut B::Kv, from: PageId, to: PageId, tokens: usize) {

@@ -94,7 +94,10 @@ impl FairQueue {
 
     /// Counts service.
     pub(crate) fn charge(&mut self, tenant: &TenantId, tokens: u64) {
-        self.tenant(tenant).served += tokens;
+        match self.tenants.get_mut(tenant) {
+            Some(tenant) => tenant.served += tokens,
+            None => self.tenant(tenant).served += tokens,
+        }
     }
 
     /// Tenants with work, the least served first; among equals, those of which nothing waits, then by age of what does.

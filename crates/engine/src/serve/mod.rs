@@ -15,6 +15,7 @@ mod convert;
 mod fair_queue;
 mod latency_fit;
 mod options;
+mod outbox;
 mod persist;
 mod queue;
 mod report;
@@ -55,6 +56,7 @@ use crate::{
     step_model::StepModel,
     tokenizer::GeneratorTokenizer,
 };
+use outbox::Outbox;
 use persist::{Home, Persistence};
 use queue::{Call, Counters, Job, Load, Queue, lock};
 use request::Kept;
@@ -150,6 +152,7 @@ impl LocalGenerator {
             kept: Kept { min_tokens: options.min_prefix_tokens },
             scheduler: Scheduler::new(limits),
             requests: HashMap::new(),
+            outbox: Outbox::default(),
             next_request: 0,
             tidied: Duration::ZERO,
             persistence,

@@ -10,6 +10,7 @@ use edgewise_model_api::{
 use edgewise_types::Usage;
 
 use super::{
+    outbox::Outbox,
     queue::{Call, Job, Load},
     work::Work,
 };
@@ -90,13 +91,18 @@ impl Request {
 
     /// Notes that its work begins now, with `resident` tokens in the cache; the first time it says so to the caller.
     /// Whether it was the first time.
-    pub(crate) fn begin(&mut self, resident: usize, miss: Option<MissReason>, now: Instant) -> bool {
+    pub(crate) fn begin(
+        &mut self,
+        resident: usize,
+        miss: Option<MissReason>,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) -> bool {
         if self.begun.is_some() {
             return false;
         }
         self.begun = Some((now, resident));
-        // Whether anybody listens is looked at between steps.
-        let _ = self.sender.send(GenerationEvent::Started { cached_tokens: resident, miss });
+        outbox.put(&self.sender, GenerationEvent::Started { cached_tokens: resident, miss });
         true
     }
 
@@ -149,6 +155,7 @@ impl Request {
         scores: &Scores,
         tokenizer: &GeneratorTokenizer,
         now: Instant,
+        outbox: &mut Outbox,
     ) -> Result<Next, EngineError> {
         let Some(Some(sample)) = self.samples.get_mut(index) else {
             return Err(EngineError::Decoder(format!("sample {index} has ended or never began")));
@@ -176,7 +183,7 @@ impl Request {
         sample.output_tokens += 1;
         let passed = sample.stops.push(&sample.detokenizer.push(bytes));
         let event = GenerationEvent::Token { sample: index, id: draw.id, text: passed.text, logprob: draw.logprob };
-        let _ = self.sender.send(event);
+        outbox.put(&self.sender, event);
         Ok(if passed.stopped {
             Next::End(FinishReason::Stop)
         } else if sample.constraint.as_ref().is_some_and(|constraint| constraint.is_finished()) {

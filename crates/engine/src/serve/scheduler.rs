@@ -218,6 +218,10 @@ impl Scheduler {
     ) -> Option<TaskId> {
         let mut prefilling: Vec<TaskId> =
             self.running.iter().filter(|task| task.admitted && !task.decodes()).map(|task| task.id).collect();
+        // Most steps: everybody decodes, and there is nothing to put in order.
+        if prefilling.is_empty() && self.waiting.len() == 0 && self.running.iter().all(|task| task.admitted) {
+            return None;
+        }
         let is_free =
             |step: &Step, id: TaskId| !stuck.contains(&id) && !step.entries.iter().any(|entry| entry.task == id);
         let mut full = false;

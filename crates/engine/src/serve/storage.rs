@@ -4,7 +4,7 @@ use edgewise_kv_cache::{HostSlot, Move, PageId, Place};
 
 use crate::{
     EngineError,
-    step_model::{BatchEntry, Demand, Scores, StepModel},
+    step_model::{BatchEntry, Demand, Meanwhile, Scores, StepModel},
 };
 
 /// Contents of all pages.
@@ -62,10 +62,23 @@ impl<M: StepModel> Storage<M> {
         model.write_page(&mut self.kv, page, bytes)
     }
 
-    /// Runs a batch, with what each entry draws from. When it fails, every entry is tried by itself, so that only those
-    /// at fault fail: positions that were held before are untouched, and writing the others again changes nothing.
+    /// As [`Self::forward_beside`], with nothing to do beside it.
+    #[cfg(test)]
     pub(crate) fn forward(&mut self, model: &M, batch: &[BatchEntry<'_>], demands: &[Demand]) -> Vec<Computed> {
-        let error = match model.forward_for(&mut self.kv, batch, demands) {
+        self.forward_beside(model, batch, demands, &mut || {})
+    }
+
+    /// Runs a batch, with what each entry draws from, and `meanwhile` beside it. When it fails, every entry is tried by
+    /// itself, so that only those at fault fail: positions that were held before are untouched, and writing the others
+    /// again changes nothing.
+    pub(crate) fn forward_beside(
+        &mut self,
+        model: &M,
+        batch: &[BatchEntry<'_>],
+        demands: &[Demand],
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Vec<Computed> {
+        let error = match model.forward_beside(&mut self.kv, batch, demands, meanwhile) {
             Ok(scores) if scores.len() == batch.len() => return scores.into_iter().map(Ok).collect(),
             Ok(scores) => EngineError::Decoder(format!("{} results for {} sequences", scores.len(), batch.len())),
             Err(error) => error,

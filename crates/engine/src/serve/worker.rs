@@ -1,5 +1,9 @@
-//! The thread that owns the model and its page storage, and runs: admit → plan a step → move pages → compute → draw →
-//! publish → stream.
+//! The thread that owns the model and its page storage, and runs: admit → plan a step → move pages → compute → publish →
+//! draw. What callers are told of a step, they are told while the next one is computed by a device, or before it is
+//! computed by the CPU; and at once where none follows, or pages are moved or written to disk first ([`super::outbox`]).
+//!
+//! The next step is not planned before the one that runs is settled: publishing may exchange a sequence's page for one
+//! of the same content, and its block tables are only known then. It is little that this would save (`kernels/README.md`).
 //!
 //! Everything other threads may look at is in [`Shared`]; locks there are held for bookkeeping only, never during a
 //! forward pass or a copy.
@@ -25,6 +29,7 @@ use super::{
     clock::Clock,
     convert,
     latency_fit::LatencyFit,
+    outbox::Outbox,
     persist::Persistence,
     queue::{Counters, Decoding, Job, Queue, lock},
     report,
@@ -93,6 +98,7 @@ pub(crate) struct Worker<M: StepModel> {
     pub(crate) kept: Kept,
     pub(crate) scheduler: Scheduler,
     pub(crate) requests: HashMap<u64, Request>,
+    pub(crate) outbox: Outbox,
     pub(crate) next_request: u64,
     pub(crate) tidied: Duration,
     pub(crate) persistence: Option<Persistence>,
@@ -109,6 +115,7 @@ impl<M: StepModel> Worker<M> {
         if !self.scheduler.is_empty() {
             tracing::error!(reason, "the engine stops with work to do");
         }
+        self.outbox.send();
         fail_all(self.shared.queue.close(&reason), &reason);
         for (_, request) in self.requests.drain() {
             request.fail(ModelError::Stopped(reason.clone()));
@@ -138,6 +145,7 @@ impl<M: StepModel> Worker<M> {
                 if self.scheduler.is_empty() {
                     // At once: whoever asks next is told that nothing is in the way.
                     self.shared.counters.set_decoding(Decoding::default());
+                    self.outbox.send();
                 }
             }
             let now = self.shared.now();
@@ -149,6 +157,7 @@ impl<M: StepModel> Worker<M> {
 
     /// Brings the files of retained prefixes some way up to date, or all of it.
     fn keep_prefixes(&mut self, all: bool) -> Result<(), EngineError> {
+        self.outbox.send();
         let Some(files) = &mut self.persistence else { return Ok(()) };
         std::mem::take(&mut *lock(&self.shared.released)).iter().for_each(|digest| files.remove(digest));
         files.sync(&self.shared.cache, self.shared.now(), &self.model, &mut self.storage, all)
@@ -190,6 +199,8 @@ impl<M: StepModel> Worker<M> {
 
     fn fail(&mut self, id: u64, error: ModelError) {
         if let Some(request) = self.take_out(id, false) {
+            // Behind its other events.
+            self.outbox.send();
             request.fail(error);
         }
     }
@@ -237,6 +248,10 @@ impl<M: StepModel> Worker<M> {
     fn step(&mut self) -> Result<(), EngineError> {
         let (budget, now) = (self.budget(), self.shared.now());
         let step = self.scheduler.plan(&mut lock(&self.shared.cache), budget, now);
+        if !step.moves.is_empty() {
+            // Pages may go to the host and back, which nobody's events wait for.
+            self.outbox.send();
+        }
         self.storage.execute(&self.model, &step.moves)?;
         self.note(&step);
         let (mut parts, mut batch, mut demands) = (Vec::new(), Vec::new(), Vec::new());
@@ -251,10 +266,13 @@ impl<M: StepModel> Worker<M> {
             return Err(EngineError::Decoder("a step holds a sequence that does not run".to_owned()));
         }
         if batch.is_empty() {
+            self.outbox.send();
             return Ok(());
         }
         let begun = self.shared.clock.now();
-        let computed = self.storage.forward(&self.model, &batch, &demands);
+        let computed = self.storage.forward_beside(&self.model, &batch, &demands, &mut || self.outbox.send());
+        // Where the pass did not come to it: nobody wants its logits yet, or it failed.
+        self.outbox.send();
         let done = self.shared.clock.now();
         let ms = done.saturating_duration_since(begun).as_secs_f64() * 1e3;
         self.attribute(&step.entries, &parts, ms);
@@ -282,7 +300,7 @@ impl<M: StepModel> Worker<M> {
             let found = self.scheduler.task(entry.task).map(|task| task.found);
             let request = self.requests.get_mut(&entry.task.request);
             if let (Some(found), Some(request)) = (found, request)
-                && request.begin(found.resident, found.miss.map(convert::miss), now)
+                && request.begin(found.resident, found.miss.map(convert::miss), now, &mut self.outbox)
             {
                 request.prefilled(found.resident);
                 metrics::counter!(names::CACHED_TOKENS_TOTAL).increment(found.resident as u64);
@@ -307,7 +325,7 @@ impl<M: StepModel> Worker<M> {
             Ok(scores) => scores,
             Err(error) => return self.fail(id.request, error.into()),
         };
-        let cache_now = self.shared.now();
+        let cache_now = now.saturating_duration_since(self.shared.start);
         self.scheduler.computed(&mut lock(&self.shared.cache), entry, cache_now);
         let Some(request) = self.requests.get_mut(&id.request) else { return };
         if let Some(task) = self.scheduler.task(id)
@@ -339,7 +357,7 @@ impl<M: StepModel> Worker<M> {
         }
         for id in ids {
             let Some(request) = self.requests.get_mut(&id.request) else { return };
-            match request.draw(id.sample, scores, &self.tokenizer, now) {
+            match request.draw(id.sample, scores, &self.tokenizer, now, &mut self.outbox) {
                 Ok(Next::Token(token)) => self.scheduler.append(id, token),
                 Ok(Next::End(reason)) => self.finish(id, reason),
                 Err(error) => return self.fail(id.request, error.into()),
@@ -361,7 +379,7 @@ impl<M: StepModel> Worker<M> {
             if let GenerationEvent::Finished { usage, .. } = &event {
                 metrics::counter!(names::OUTPUT_TOKENS_TOTAL).increment(usage.output_tokens as u64);
             }
-            let _ = request.sender.send(event);
+            self.outbox.put(&request.sender, event);
         }
         if request.is_over() {
             self.requests.remove(&id.request);

@@ -59,7 +59,7 @@ use super::{Activations, Backend, HostMatrix, Norm};
 use crate::{
     PromptAttention,
     decoder::{DecoderConfig, DecoderError, Positions},
-    step_model::{BatchEntry, Demand, Scores},
+    step_model::{BatchEntry, Demand, Meanwhile, Scores},
 };
 
 /// Positions in a page: prefill reads pages of 64 faster than pages of 32 by 7 %, and larger ones waste more.
@@ -227,6 +227,8 @@ impl Cuda {
 }
 
 impl Backend for Cuda {
+    const IS_DEVICE: bool = true;
+
     type Matrix = CudaMatrix;
     type Vector = DeviceMemory;
     type Tensor = CudaTensor;
@@ -589,7 +591,12 @@ impl Backend for Cuda {
         self.download(x, 0..x.rows)
     }
 
-    fn scores(&self, logits: &CudaTensor, demands: &[Demand]) -> Result<Vec<Scores>, DecoderError> {
-        self.select(logits, demands)
+    fn scores(
+        &self,
+        logits: &CudaTensor,
+        demands: &[Demand],
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Vec<Scores>, DecoderError> {
+        self.select(logits, demands, meanwhile)
     }
 }

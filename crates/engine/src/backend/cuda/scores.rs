@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::{Cuda, CudaTensor, device_error, lock};
 use crate::{
     decoder::DecoderError,
-    step_model::{Demand, Likeliest, Scores},
+    step_model::{Demand, Likeliest, Meanwhile, Scores},
 };
 
 impl Cuda {
@@ -34,8 +34,13 @@ impl Cuda {
         })
     }
 
-    /// What the rows of `logits` demand.
-    pub(super) fn select(&self, logits: &CudaTensor, demands: &[Demand]) -> Result<Vec<Scores>, DecoderError> {
+    /// What the rows of `logits` demand; `meanwhile` is called between issuing the selection and waiting for it.
+    pub(super) fn select(
+        &self,
+        logits: &CudaTensor,
+        demands: &[Demand],
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Vec<Scores>, DecoderError> {
         let most = if logits.is_float { TopK::most(logits.width) } else { 0 };
         let selected = |row: usize| match demands.get(row) {
             Some(Demand::Likeliest(k)) if (1..=most).contains(k) => Some(*k),
@@ -48,6 +53,7 @@ impl Cuda {
             top_k.issue(self.device(), logits.all()?, shape, k).map_err(device_error)?;
         }
         lock(&self.0.times).issued().map_err(device_error)?;
+        meanwhile();
         let mut likeliest = match largest {
             Some(_) => top_k.read(self.device()).map_err(device_error)?,
             None => Vec::new(),

@@ -5,6 +5,7 @@
 mod accounting;
 mod drawing;
 mod marks;
+mod overlap;
 mod policy;
 mod scripted;
 mod serving;
