@@ -21,7 +21,7 @@ impl<B: Backend> Decoder<B> {
     /// [`DecoderError`] when an entry has no or an unknown token, exceeds the window, or its block table is too short
     /// or names a page that does not exist. Positions held before are untouched.
     pub fn forward(&self, kv: &mut B::Kv, batch: &[BatchEntry<'_>]) -> Result<Vec<Option<Vec<f32>>>, DecoderError> {
-        self.computed(kv, batch, |backend, logits| backend.read(logits), |rows| are_finite(rows))
+        self.computed(kv, batch, |backend, logits| backend.read(logits), are_finite)
     }
 
     /// As [`Self::forward`], with what each entry's token is to be drawn from: at least as much as its place in `demands`
