@@ -497,8 +497,7 @@ impl Backend for Cuda {
         let shape = PagedShape { pages: kv.pages(), ..attention.shape };
         for launch in &pass.batch.launches {
             #[cfg(feature = "flash-attn")]
-            if let (Kind::Prompt, Some(flash)) = (launch.kind, &attention.flash) {
-                flash.attend(self, attention, (pass, launch), (kv, layer), window, qkv, out)?;
+            if self.attend_by_flash(attention, (pass, launch), (kv, layer), window, qkv, out)? {
                 continue;
             }
             let (batch, table_stride) = (launch.batch, launch.table_stride);
