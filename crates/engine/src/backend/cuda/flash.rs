@@ -6,13 +6,16 @@
 //! of its sequence and of where the prompt was cut, and a cached prompt's logits equal a cold one's within rounding only.
 //! Neither the batch nor the pages change a bit. Generated tokens go through our own kernel.
 
-use std::{ops::Range, sync::Mutex};
+use std::{
+    ops::Range,
+    sync::{Mutex, MutexGuard},
+};
 
 use edgewise_kernels::cuda::{CudaError, DeviceMemory, FlashAttention, FlashKeys, KvFormat, PagedShape};
 
 use super::{
     Cuda, CudaAttention, CudaKv, CudaPass, CudaTensor,
-    batch::{Batch, Launch},
+    batch::{Batch, Kind, Launch},
     device_error, lock,
 };
 use crate::{
@@ -55,28 +58,42 @@ impl Flash {
         make().map(Some).map_err(device_error)
     }
 
-    /// Attention of the rows of a launch of prompts; `qkv` are those of the batch, with keys rotated.
-    pub(super) fn attend(
+    /// The sums, with room for those of `rows` rows.
+    fn sums(
         &self,
         backend: &Cuda,
+        shape: &PagedShape,
+        rows: usize,
+    ) -> Result<MutexGuard<'_, DeviceMemory>, DecoderError> {
+        let mut sums = lock(&self.sums);
+        let bytes = FlashAttention::sum_bytes(shape, rows);
+        if sums.bytes() < bytes {
+            *sums = DeviceMemory::new(backend.device(), bytes).map_err(device_error)?;
+        }
+        Ok(sums)
+    }
+}
+
+impl Cuda {
+    /// Attention of the rows of a launch of prompts, and whether there was any: not of generated tokens, nor where our own
+    /// kernel is to be used. `qkv` are those of the batch, with keys rotated.
+    pub(super) fn attend_by_flash(
+        &self,
         attention: &CudaAttention,
         (pass, launch): (&CudaPass, &Launch),
         (kv, layer): (&CudaKv, usize),
         window: Option<usize>,
         [q, k, v]: [&CudaTensor; 3],
         out: &CudaTensor,
-    ) -> Result<(), DecoderError> {
+    ) -> Result<bool, DecoderError> {
+        let (Kind::Prompt, Some(flash)) = (launch.kind, &attention.flash) else { return Ok(false) };
         let shape = PagedShape { pages: kv.pages(), ..attention.shape };
         let rows = launch.rows.len();
         if pass.batch.numbers.get(launch.ends + launch.batch) == Some(&i32::MAX) {
             let reason = "the prompts of a pass hold more than 2^31 positions together: lower engine.max_sequences";
             return Err(DecoderError::Device(reason.to_owned()));
         }
-        let mut sums = lock(&self.sums);
-        let bytes = FlashAttention::sum_bytes(&shape, rows);
-        if sums.bytes() < bytes {
-            *sums = DeviceMemory::new(backend.device(), bytes).map_err(device_error)?;
-        }
+        let sums = flash.sums(self, &shape, rows)?;
         for group in groups(&pass.batch, launch) {
             let (first, batch) = (group.sequences.start, group.sequences.len());
             let keys = if group.begins {
@@ -103,9 +120,9 @@ impl Flash {
             };
             // SAFETY: `Batch::new` made these from entries whose pages `Decoder::check` found in the pool; the keys of
             // sequences that begin are as many as their queries.
-            unsafe { flash.run(backend.device()) }.map_err(device_error)?;
+            unsafe { flash.run(self.device()) }.map_err(device_error)?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -508,8 +508,7 @@ impl Backend for Cuda {
             (&attention.scratch, |launch: &Launch| &pass.batch.numbers[launch.context..][..launch.batch]);
         for launch in &pass.batch.launches {
             #[cfg(feature = "flash-attn")]
-            if let (Kind::Prompt, Some(flash)) = (launch.kind, &attention.flash) {
-                flash.attend(self, attention, (pass, launch), (kv, layer), window, qkv, out)?;
+            if self.attend_by_flash(attention, (pass, launch), (kv, layer), window, qkv, out)? {
                 continue;
             }
             let (batch, table_stride) = (launch.batch, launch.table_stride);
