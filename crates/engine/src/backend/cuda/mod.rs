@@ -17,6 +17,7 @@
 //! What the kernels do not have (ALiBi, other widths of heads, other cards) is refused when a model is loaded.
 
 mod arena;
+mod attend;
 mod batch;
 #[cfg(feature = "flash-attn")]
 mod flash;
@@ -38,8 +39,8 @@ use std::sync::{
 use edgewise_kernels::{
     Pairing,
     cuda::{
-        CudaError, DecodeAttention, Device, DeviceMemory, Event, KvFormat, PagedShape, PinnedMemory, PrefillAttention,
-        RmsNorm, RopePages, Slice, TopK, gather_rows,
+        CudaError, Device, DeviceMemory, Event, KvFormat, PagedShape, PinnedMemory, RmsNorm, RopePages, Slice, TopK,
+        gather_rows,
     },
 };
 
@@ -50,11 +51,7 @@ use times::Times;
 pub use times::{Ceilings, PassTimes};
 use weights::CudaMatrix;
 
-use self::{
-    arena::Arena,
-    batch::{Batch, Kind, Launch},
-    steps::Steps,
-};
+use self::{arena::Arena, batch::Batch, steps::Steps};
 use super::{Activations, Backend, HostMatrix, Norm};
 use crate::{
     PromptAttention,
@@ -496,72 +493,12 @@ impl Backend for Cuda {
         &self,
         attention: &CudaAttention,
         pass: &CudaPass,
-        (kv, layer): (&CudaKv, usize),
+        layer: (&CudaKv, usize),
         window: Option<usize>,
         qkv: [&CudaTensor; 3],
         out: &mut CudaTensor,
     ) -> Result<(), DecoderError> {
-        let [q, ..] = qkv;
-        let [keys, values] = kv.layer(layer)?;
-        let shape = PagedShape { pages: kv.pages(), ..attention.shape };
-        let (scratch, held) =
-            (&attention.scratch, |launch: &Launch| &pass.batch.numbers[launch.context..][..launch.batch]);
-        for launch in &pass.batch.launches {
-            #[cfg(feature = "flash-attn")]
-            if self.attend_by_flash(attention, (pass, launch), (kv, layer), window, qkv, out)? {
-                continue;
-            }
-            let (batch, table_stride) = (launch.batch, launch.table_stride);
-            let rows = launch.rows.len();
-            let (q, out) = (q.rows(launch.rows.start, rows)?, out.rows(launch.rows.start, rows)?);
-            let table = pass.numbers(launch.table, batch * table_stride)?;
-            let context = pass.numbers(launch.context, batch)?;
-            let launched = match launch.kind {
-                Kind::Prompt => {
-                    let starts = pass.numbers(launch.starts, batch + 1)?;
-                    let attention = PrefillAttention {
-                        shape,
-                        q,
-                        out,
-                        keys,
-                        values,
-                        table,
-                        starts,
-                        context,
-                        batch,
-                        rows,
-                        table_stride,
-                        window,
-                    };
-                    match scratch {
-                        // SAFETY: `Batch::new` made these from entries whose pages `Decoder::check` found in the pool.
-                        None => unsafe { attention.run(self.device()) },
-                        // SAFETY: as above.
-                        Some(scratch) => unsafe { scratch.attend(self.device(), &attention, held(launch)) },
-                    }
-                }
-                Kind::Generated => {
-                    let workspace = lock(&attention.workspace);
-                    let attention = DecodeAttention {
-                        shape,
-                        q,
-                        out,
-                        keys,
-                        values,
-                        table,
-                        context,
-                        workspace: workspace.all(),
-                        batch,
-                        table_stride,
-                        window,
-                    };
-                    // SAFETY: as above; a row sees at least its own position.
-                    unsafe { attention.run(self.device()) }
-                }
-            };
-            launched.map_err(device_error)?;
-        }
-        Ok(())
+        self.attend_launches(attention, pass, layer, window, qkv, out)
     }
 
     fn gelu(&self, _: &mut CudaTensor) -> Result<(), DecoderError> {
