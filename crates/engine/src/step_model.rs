@@ -123,6 +123,11 @@ pub(crate) trait StepModel: Send + 'static {
         Ok(self.forward(kv, batch)?.into_iter().map(|logits| logits.map(Scores::Whole)).collect())
     }
 
+    /// Whether passes are computed by a device beside the calling thread.
+    fn is_device(&self) -> bool {
+        false
+    }
+
     /// As [`Self::forward_for`], and calls `meanwhile`: once the pass has been issued, where a device computes it; else
     /// before it, so that what is to be done does not wait for it. A pass that fails may not have come to it.
     ///

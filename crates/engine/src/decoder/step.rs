@@ -48,6 +48,10 @@ impl<B: Backend> StepModel for Decoder<B> {
         Ok(self.forward_for(kv, batch, demands)?)
     }
 
+    fn is_device(&self) -> bool {
+        B::IS_DEVICE
+    }
+
     fn forward_beside(
         &self,
         kv: &mut B::Kv,

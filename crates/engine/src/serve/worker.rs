@@ -269,11 +269,15 @@ impl<M: StepModel> Worker<M> {
             self.outbox.send();
             return Ok(());
         }
+        if !self.model.is_device() {
+            // Not part of the step's time, which is shared out among the requests and which latencies are learnt from.
+            self.outbox.send();
+        }
         let begun = self.shared.clock.now();
         let computed = self.storage.forward_beside(&self.model, &batch, &demands, &mut || self.outbox.send());
+        let done = self.shared.clock.now();
         // Where the pass did not come to it: nobody wants its logits yet, or it failed.
         self.outbox.send();
-        let done = self.shared.clock.now();
         let ms = done.saturating_duration_since(begun).as_secs_f64() * 1e3;
         self.attribute(&step.entries, &parts, ms);
         report::step(&parts);

@@ -71,6 +71,10 @@ impl StepModel for Device {
         self.inner.forward(kv, batch)
     }
 
+    fn is_device(&self) -> bool {
+        true
+    }
+
     fn forward_beside(
         &self,
         kv: &mut Self::Kv,
