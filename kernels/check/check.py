@@ -76,6 +76,7 @@ def main():
             products.time_few_rows(copy)
             products.time_early_start(copy)
             products.time_products(matmul)
+            products.time_sustained()
             products.time_products(matmul, (16, 64, 256, 512), (0, 1, 2, 3, 4))
         if "fp8" in parts:
             fp8.time_fp8(copy)

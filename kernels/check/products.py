@@ -1,6 +1,8 @@
 """Checks and timings of the products of prompts' rows."""
 
 import ctypes
+import statistics
+import time
 
 import torch
 
@@ -155,6 +157,47 @@ def time_products(limit, rows_=(2048, 8192), tiles=(0,)):
             report("fused_matmul", f"{rows} rows, {name}", times[tiles[0]], flops / times[tiles[0]] / 1e6, limit,
                    "TFLOP/s", others)
             del x, weights, outs, halves
+
+
+def _burst(launch, count):
+    """Microseconds of one of so many launches in a row."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(count):
+        launch()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e3 / count
+
+
+def time_sustained(rows=8192, rounds=4, seconds=0.06):
+    """What the card's power leaves: cuBLAS's 8192^3 in ten launches, 0.2 s and 1 s after a pause each, and the products of a
+    layer for 60 ms each in turn with cuBLAS's."""
+    a, b = [torch.randn(8192, 8192, device=DEVICE).to(HALF) for _ in range(2)]
+    out, flops = torch.empty_like(a), 2 * 8192**3
+    square = lambda: torch.matmul(a, b.T, out=out)
+    square()
+    for long in (0.2, 1.0):
+        torch.cuda.synchronize()
+        time.sleep(0.5)
+        short = _burst(square, 10)
+        sustained = _burst(square, int(long * 1e6 / short))
+        print(f"# cuBLAS 8192^3: {flops / short / 1e6:.0f} TFLOP/s in ten launches, {flops / sustained / 1e6:.0f} over {long} s")
+    for name, columns, outputs, mode in SHAPES:
+        x, weights = random(rows, columns), [random(n, columns, scale=columns**-0.5) for n in outputs]
+        outs = [torch.zeros(rows, n, dtype=torch.float32 if mode == ADD else HALF, device=DEVICE) for n in outputs]
+        halves = [torch.empty(rows, n, dtype=HALF, device=DEVICE) for n in outputs]
+        calls = {"own": lambda: fused_matmul(x, weights, [None] * len(weights), outs, mode),
+                 "torch, bare": lambda: [torch.matmul(x, w.T, out=o) for w, o in zip(weights, halves)]}
+        count = max(4, int(seconds * 7e14 / (2 * rows * columns * sum(outputs))))
+        times = {call: [] for call in calls}
+        for _ in range(rounds):
+            for call, launch in calls.items():
+                launch()
+                times[call].append(_burst(launch, count))
+        print(f"# {rows} rows, {name}, sustained: "
+              + ", ".join(f"{call} {statistics.median(found):.0f} us" for call, found in times.items()), flush=True)
+        del x, weights, outs, halves
 
 
 def time_few_rows(copy_rate):

@@ -128,8 +128,8 @@ pub(crate) trait StepModel: Send + 'static {
         false
     }
 
-    /// As [`Self::forward_for`], and calls `meanwhile`: once the pass has been issued, where a device computes it; else
-    /// before it, so that what is to be done does not wait for it. A pass that fails may not have come to it.
+    /// As [`Self::forward_for`], and where a device computes the pass, calls `meanwhile` once it has been issued. A pass
+    /// that fails, or that nobody wants logits of, may not come to it.
     ///
     /// # Errors
     /// As [`Self::forward`].
@@ -138,9 +138,8 @@ pub(crate) trait StepModel: Send + 'static {
         kv: &mut Self::Kv,
         batch: &[BatchEntry<'_>],
         demands: &[Demand],
-        meanwhile: &mut Meanwhile<'_>,
+        _meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Vec<Option<Scores>>, EngineError> {
-        meanwhile();
         self.forward_for(kv, batch, demands)
     }
 

@@ -38,8 +38,8 @@ impl<B: Backend> Decoder<B> {
         self.forward_beside(kv, batch, demands, &mut || {})
     }
 
-    /// As [`Self::forward_for`], and calls `meanwhile` on this thread while a device computes the pass; on the CPU, whose
-    /// time the pass takes itself, before it. A pass that fails, or that nobody wants logits of, may not come to it.
+    /// As [`Self::forward_for`], and calls `meanwhile` on this thread while a device computes the pass; not where the CPU
+    /// does, whose time the pass takes itself. A pass that fails, or that nobody wants logits of, may not come to it.
     ///
     /// # Errors
     /// As [`Self::forward`].
@@ -50,9 +50,6 @@ impl<B: Backend> Decoder<B> {
         demands: &[Demand],
         meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Vec<Option<Scores>>, DecoderError> {
-        if !B::IS_DEVICE {
-            meanwhile();
-        }
         let demand = |i: usize| demands.get(i).copied().unwrap_or_default();
         let wanted: Vec<Demand> =
             batch.iter().enumerate().filter(|(_, entry)| entry.logits).map(|(i, _)| demand(i)).collect();

@@ -6,6 +6,5 @@
 mod attention;
 mod families;
 mod properties;
-mod rates;
 mod serving;
 mod support;

@@ -1,34 +1,41 @@
-//! How fast prompts are computed with each attention of them: its kernels alone, and whole passes of some layers in the
-//! shape of Llama 3.1 8B with made-up weights. Measurements, which ask for a card of their own:
+//! How fast prompts are computed with each attention that the program was built with: its kernels alone, and whole passes of
+//! some layers in the shape of Llama 3.1 8B with made-up weights.
 //!
-//! `cargo test -p edgewise-engine --features flash-attn --test cuda -- --ignored --nocapture --test-threads 1 rates`
-
+//! `cargo run -p edgewise-engine --features flash-attn --example attention_rates`, or `--features cuda` for our own alone.
+#![allow(clippy::print_stdout)]
 #![allow(unsafe_code, reason = "launchers' indices are vouched for here")]
 
 use std::error::Error;
 
 use edgewise_engine::{
-    KvPrecision, Placement, Precision,
+    KvPrecision, Placement, Precision, PromptAttention,
     decoder::Half,
     rates::{self, Figure, Plan},
 };
 use edgewise_kernels::cuda::{CudaError, Device, DeviceMemory, Event, KvFormat, PagedShape, PrefillAttention};
 
-use crate::support::devices;
-
-const SHAPE: &str = include_str!("../../../../config/shapes/llama-3.1-8b.json");
+const SHAPE: &str = include_str!("../../../config/shapes/llama-3.1-8b.json");
 /// Layers of the 32, so that making up weights takes seconds.
 const LAYERS: usize = 8;
 
-#[test]
-#[ignore = "a measurement"]
-fn whole_passes() {
-    let mut config: serde_json::Value = serde_json::from_str(SHAPE).unwrap();
+/// The attentions of prompts that the program was built with, our own first.
+#[cfg(feature = "flash-attn")]
+const ATTENTIONS: &[PromptAttention] = &[PromptAttention::Own, PromptAttention::FlashAttn];
+#[cfg(not(feature = "flash-attn"))]
+const ATTENTIONS: &[PromptAttention] = &[PromptAttention::Own];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    attention_alone()?;
+    whole_passes()
+}
+
+fn whole_passes() -> Result<(), Box<dyn Error>> {
+    let mut config: serde_json::Value = serde_json::from_str(SHAPE)?;
     config["num_hidden_layers"] = LAYERS.into();
     config["vocab_size"] = 16_384.into();
     // Of 8192 tokens, as `scripts/cuda-sweep` has it, and all at once.
     for chunk in [8192, 32_768] {
-        for (attention, _) in devices(Half::Bf16) {
+        for &attention in ATTENTIONS {
             let plan = Plan {
                 device: Placement::Cuda,
                 precision: Precision::Bf16,
@@ -64,10 +71,10 @@ fn whole_passes() {
                     println!("  prefix {}: cold {cold:.1} ms, warm {warm:.2} ms", prefix.tokens);
                 }
                 _ => {}
-            })
-            .unwrap();
+            })?;
         }
     }
+    Ok(())
 }
 
 /// Numbers that look random, all over the memory.
@@ -112,8 +119,6 @@ fn times(device: &Device, launches: &[Launch<'_>]) -> Result<Vec<f32>, Box<dyn E
     Ok(found.into_iter().map(median).collect())
 }
 
-#[test]
-#[ignore = "a measurement"]
 fn attention_alone() -> Result<(), Box<dyn Error>> {
     const PAGE: usize = 64;
     let half = Half::Bf16;
